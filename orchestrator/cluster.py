@@ -1,0 +1,105 @@
+"""Ray: a cluster of one's own on this machine, or one that is there."""
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from trainables.errors import UserError
+
+WORKER_ENVIRONMENT = {
+    # glibc keeps freed pages instead of giving them back to the kernel after every step.
+    "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
+    "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+DRIVER_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    # The store and Optuna's journal are the state of a sweep; Tune's snapshots are not read.
+    "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    "TUNE_MAX_LEN_IDENTIFIER": "130",
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray for the length of a block.
+
+    Args:
+        address: ``auto`` or ``HOST:PORT`` of a running cluster; None starts one on this machine
+            and ends it with the block.
+
+    Raises:
+        UserError: no cluster answers at ``address``.
+    """
+    os.environ.update({key: os.environ.get(key, v) for key, v in DRIVER_ENVIRONMENT.items()})
+    local = address is None
+    if local and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+        # A token of this run alone, in this process's environment: nothing is left on disk.
+        # Once imported, Ray has read its mode and looks after the token itself.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    options: dict[str, Any] = {
+        "address": "local" if local else address,
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+    }
+    if local:
+        options |= {"include_dashboard": False, "num_cpus": os.cpu_count()}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if local:
+            raise
+        raise UserError(
+            f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]})"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(cpus: float, gpus: float) -> int:
+    """How many trials the cluster has room for at once."""
+    import ray
+
+    total = ray.cluster_resources()
+    room = [total.get("CPU", 1.0) / cpus] + ([total.get("GPU", 0.0) / gpus] if gpus else [])
+    return max(1, int(min(room) + 1e-9))
+
+
+def gpu_share(requested: str) -> float:
+    """The GPUs that a trial asks for: a number, or ``auto``: one where there are any.
+
+    Raises:
+        UserError: not a number >= 0, or more than the cluster's nodes have.
+    """
+    import ray
+
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if requested == "auto":
+        return 1.0 if there else 0.0
+    try:
+        share = float(requested)
+    except ValueError:
+        share = -1.0
+    if share < 0 or (share > 1 and not share.is_integer()):
+        raise UserError(
+            f"--gpus-per-trial: expected auto, a fraction, or a whole number, got {requested!r}"
+        )
+    if share > there:
+        raise UserError(f"--gpus-per-trial {requested}: the cluster has {there:g} GPUs")
+    return share

@@ -1,0 +1,171 @@
+"""Which students are worth a look: averages over seeds, and the non-dominated front.
+
+Everything here selects on validation columns; the test set is only ever shown.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from orchestrator.store import SCHEMAS
+from trainables.errors import UserError, unknown
+
+Direction = Literal["max", "min"]
+OBJECTIVES: Mapping[str, Direction] = {"val_acc": "max", "compression_params": "max"}
+
+_SEEDS = ("seed", "view_seed", "stage")
+# Confirm trials learn from the whole training set: the one setting in which they differ.
+_SPLIT = ("val_fraction",)
+_GROUP = ["dataset", "teacher", "stage", "settings"]
+_MEASURED = [field.name for field in SCHEMAS["trials"] if pa.types.is_floating(field.type)]
+
+
+def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Average the finished trials that differ in their seeds only.
+
+    Args:
+        frame: rows of ``trials``. Search and confirm trials are never averaged together, and a
+            trial that ran twice (one ``config_key``) counts once.
+
+    Returns:
+        One row per config with the columns of ``trials``: measured ones are means over the seeds,
+        the others are those of the first trial. And ``settings`` (JSON of the config without
+        seeds and stage), ``n`` (trials), ``trial_ids`` (all, separated by spaces), and for
+        val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed) and ``*_n`` (how many had it).
+    """
+    finished = frame[frame["status"] == "completed"].copy()
+    finished["stage"] = finished["stage"].fillna("search")
+    finished["settings"] = [
+        _without(config if isinstance(config, str) else json.dumps([sweep, trial_id]), _SEEDS)
+        for config, sweep, trial_id in zip(
+            finished["config"], finished["sweep"], finished["trial_id"], strict=True
+        )
+    ]
+    repeated = finished.duplicated([*_GROUP, "config_key"], keep="last")
+    finished = finished[~repeated | finished["config_key"].isna()]
+    groups = finished.groupby(_GROUP, sort=False, dropna=False)
+    how = {
+        name: "mean" if name in _MEASURED else "first"
+        for name in frame.columns
+        if name not in _GROUP
+    }
+    points = groups.agg(how)
+    points["n"] = groups.size()
+    points["trial_ids"] = groups["trial_id"].agg(" ".join)
+    for metric in ("val_acc", "test_acc"):
+        points[f"{metric}_sd"] = groups[metric].std()
+        points[f"{metric}_n"] = groups[metric].count()
+    return points.reset_index()
+
+
+def _without(config: str, names: Collection[str]) -> str:
+    """The JSON of a config less some keys. A trial without a config stands for itself."""
+    settings = json.loads(config)
+    if isinstance(settings, dict):
+        settings = {name: value for name, value in settings.items() if name not in names}
+    return json.dumps(settings, sort_keys=True)
+
+
+def non_dominated(frame: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
+    """Which rows no other row dominates (at least as good everywhere, better somewhere).
+
+    Args:
+        frame: any frame with the objectives as columns.
+        objectives: column -> ``"max"`` or ``"min"``.
+
+    Returns:
+        Booleans on the frame's index. Equal rows stay together; a row with a missing objective
+        is never on the front, and dominates none.
+
+    Raises:
+        UserError: a column or a direction is unknown.
+    """
+    for name, direction in objectives.items():
+        if name not in frame.columns:
+            raise unknown("objective", name, _MEASURED)
+        if direction not in ("max", "min"):
+            raise unknown(f"direction of objective {name}", direction, ("max", "min"))
+    signs = np.array([1.0 if way == "max" else -1.0 for way in objectives.values()])
+    values = frame[list(objectives)].to_numpy(dtype=float, na_value=np.nan) * signs
+    complete = np.flatnonzero(~np.isnan(values).any(axis=1))
+    # Best sums first: they throw out most others, and only members of the front take a turn.
+    alive = complete[np.argsort(-values[complete].sum(axis=1), kind="stable")]
+    turn = 0
+    while turn < len(alive):
+        rivals = values[alive]
+        pivot = rivals[turn]
+        beaten = (pivot >= rivals).all(axis=1) & (pivot > rivals).any(axis=1)
+        turn += 1 - int(beaten[:turn].sum())
+        alive = alive[~beaten]
+    mask = np.zeros(len(frame), dtype=bool)
+    mask[alive] = True
+    return pd.Series(mask, index=frame.index)
+
+
+def front(frame: pd.DataFrame, objectives: Mapping[str, Direction] = OBJECTIVES) -> pd.DataFrame:
+    """The non-dominated configs of the search, each averaged over its seeds.
+
+    Args:
+        frame: rows of ``trials``; confirm rows are left out, as they saw the validation images.
+        objectives: validation and cost columns -> ``"max"`` or ``"min"``.
+
+    Returns:
+        Rows as `over_seeds` gives them, one front per dataset and teacher, sorted by compression.
+
+    Raises:
+        UserError: an objective is unknown or is a test column.
+    """
+    for name in objectives:
+        if "test" in name:
+            raise UserError(f"objective '{name}': selection is on validation columns only")
+    points = over_seeds(frame[frame["stage"] != "confirm"])
+    return points[_per_teacher(points, objectives)].sort_values(
+        ["dataset", "teacher", "compression_params", "val_acc"], ignore_index=True
+    )
+
+
+def _per_teacher(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
+    mask = non_dominated(points.iloc[:0], objectives)  # checks the objectives
+    groups = [
+        non_dominated(group, objectives)
+        for _, group in points.groupby(["dataset", "teacher"], dropna=False)
+    ]
+    return pd.concat([mask, *groups]).reindex(points.index).astype(bool)
+
+
+def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Every config with the accuracy to show: of its confirm trials if it has some.
+
+    Args:
+        frame: rows of ``trials``.
+        metric: ``"test_acc"``, or ``"val_acc"``, which confirm trials have not.
+
+    Returns:
+        Rows as `over_seeds` gives them, one per config. ``shown``, ``shown_sd``, ``shown_n`` are
+        the metric's mean, sd and count, ``shown_stage`` the stage they come from; ``trial_id``,
+        ``trial_ids`` and ``config_key`` are of that stage. ``val_acc`` is of the search.
+
+    Raises:
+        UserError: the metric is unknown.
+    """
+    if metric not in ("test_acc", "val_acc"):
+        raise unknown("metric", metric, ("test_acc", "val_acc"))
+    points = over_seeds(frame)
+    names = {metric: "shown", f"{metric}_sd": "shown_sd", f"{metric}_n": "shown_n"}
+    for source, target in names.items():
+        points[target] = points[source]
+    points["shown_stage"] = points["stage"]
+    points["match"] = [_without(settings, _SPLIT) for settings in points["settings"]]
+    is_confirm = points["stage"] == "confirm"
+    searched, confirmed = points[~is_confirm], points[is_confirm]
+    if metric == "val_acc":
+        return searched.drop(columns="match")
+    # A confirm trial learned from the validation images: its own val_acc says nothing.
+    confirmed = confirmed[confirmed["shown"].notna()].drop(columns="val_acc")
+    chosen = confirmed.merge(searched[["match", "val_acc"]], on="match", how="left")
+    others = searched[~searched["match"].isin(confirmed["match"])]
+    return pd.concat([chosen, others], ignore_index=True).drop(columns="match")

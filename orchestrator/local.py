@@ -1,0 +1,156 @@
+"""One trial in this process, without Ray: to debug, to profile, to repeat."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator import query
+from orchestrator.plan import Plan
+from orchestrator.sweep import Options, absolute, reopen
+from search_spaces.spec import Dimension, Study, Value, setting_of
+from trainables.config import TrialConfig
+from trainables.errors import UserError, unknown
+from trainables.files import open_folder
+from trainables.job import Run
+from trainables.models.weights import Card
+from trainables.teachers.train import train_teacher
+
+Say = Callable[[str], None]
+
+PROFILED_EPOCH = 2
+
+
+def run_trial(
+    study: Study, options: Options, *, say: Say, profile: Path | None = None
+) -> dict[str, Any]:
+    """One trial of a study: dimensions that are not fixed take their default.
+
+    Args:
+        study: with what the user wants to try fixed in it.
+        options: results (for the teacher) and data.
+        say: gets a line for every epoch.
+        profile: where to write a torch profile of one epoch.
+
+    Returns:
+        Its row of the ``trials`` table, which is not stored.
+    """
+    plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teacher()
+    plan.check()
+    config = study.config(study.draw(default_value))
+    return _run(plan, config, say, profile)
+
+
+def replay(
+    sweep: str, trial_id: str, options: Options, *, say: Say, profile: Path | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A trial of a sweep again, with the same seeds.
+
+    Returns:
+        The row of the sweep, and the row of now.
+
+    Raises:
+        UserError: no such sweep or trial.
+    """
+    plan = reopen(sweep, options)
+    frame = query.trials(plan.results, [sweep])
+    found = frame[frame["trial_id"] == trial_id]
+    if found.empty:
+        raise unknown("trial", trial_id, frame["trial_id"])
+    row = found.iloc[0].to_dict()
+    config = TrialConfig.from_mapping(json.loads(row["config"]))
+    return row, _run(plan, config, say, profile)
+
+
+def run_teacher(study: Study, options: Options, *, say: Say) -> Card:
+    """Trains the teacher of a study here, unless it is there already.
+
+    Raises:
+        UserError: the study trains no teacher.
+    """
+    plan = Plan(study, study.name, absolute(options.results), options.data_dir)
+    open_folder(plan.results).check_writable()
+    if plan.recipe is None:
+        raise UserError(f"study '{study.name}' trains no teacher; set teacher.model")
+    return _teacher(plan, say)
+
+
+def _teacher(plan: Plan, say: Say) -> Card:
+    assert plan.recipe is not None
+    return train_teacher(
+        plan.recipe, plan.results, plan.data_dir, _device(), lambda row: say(_line(row))
+    )
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def default_value(key: str, dimension: Dimension) -> Value:
+    """The value of a dimension where nobody chooses one: the first choice; of a range the
+    setting's own default where it lies inside, else its low end."""
+    if dimension.choices is not None:
+        return dimension.choices[0]
+    assert dimension.low is not None
+    assert dimension.high is not None
+    default = setting_of(key).default
+    if isinstance(default, int | float) and dimension.low <= default <= dimension.high:
+        return default
+    return dimension.low
+
+
+def _run(plan: Plan, config: TrialConfig, say: Say, profile: Path | None) -> dict[str, Any]:
+    if plan.recipe is not None and plan.teacher is None:
+        say(f"training the teacher {plan.recipe.name} first")
+        _teacher(plan, say)
+        plan = plan.with_teacher()
+    # As in a sweep: the number of threads decides the last bits of a sum.
+    torch.set_num_threads(int(plan.cpus))
+    job = plan.job(config, trial_id="trial", attempt=1)
+    run = Run(job, _device(), keep=False)
+    say(f"{config.method} on {config.dataset}: {run.choice.name}, config_key {plan.key(config)}")
+    if profile is not None and config.epochs < PROFILED_EPOCH:
+        raise UserError(
+            f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
+        )
+    while not run.finished:
+        watched = profile is not None and run.training.epoch + 1 == PROFILED_EPOCH
+        with _profiler(profile, say) if watched else nullcontext():
+            row = run.run_epoch()
+        say(_line(row))
+    return run.row("completed")
+
+
+def _profiler(path: Path | None, say: Say) -> AbstractContextManager[Any]:
+    """Writes a Chrome trace and says where the time went."""
+    assert path is not None
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    by = "self_cpu_time_total"
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+        by = "self_device_time_total"
+
+    def write(profiler: torch.profiler.profile) -> None:
+        profiler.export_chrome_trace(str(path))
+        say(profiler.key_averages().table(sort_by=by, row_limit=15, max_name_column_width=40))
+        say(f"trace of epoch {PROFILED_EPOCH}: {path}")
+
+    return torch.profiler.profile(activities=activities, on_trace_ready=write)
+
+
+def _line(row: dict[str, Any]) -> str:
+    val = f"  val {100 * row['val_acc']:.2f} %" if row["val_acc"] is not None else ""
+    terms = "  ".join(f"{name} {value:.4f}" for name, value in row["term_losses"].items())
+    return (
+        f"epoch {row['epoch']:3d}  loss {row['train_loss']:.4f} ({terms}){val}"
+        f"  {row['images_per_second']:.0f} images/s"
+    )
+
+
+def print_line(text: str) -> None:
+    """Says a line at once, also into a pipe."""
+    print(text, file=sys.stdout, flush=True)

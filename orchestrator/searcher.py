@@ -1,0 +1,285 @@
+"""StudySearcher: hands trials to Ray Tune and books how they end.
+
+Why our own and not Ray's OptunaSearch: that one knows no early-stopped trials, leaves failed
+ones running for ever, trains duplicates, and keeps its state in pickles.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ray.tune.search import Searcher
+
+from orchestrator.plan import Plan
+from orchestrator.source import Proposal, Source
+from orchestrator.store import SCHEMAS, Store
+from trainables.config import TrialConfig
+from trainables.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+OUT_OF_MEMORY = "OutOfMemoryError"
+DEATH = "the worker process died; see Ray's logs of its node"
+
+Row = Mapping[str, Any]
+
+
+class Watcher(Protocol):
+    """Sees what happens, to show it while it runs."""
+
+    def started(self, trial_id: str, config: TrialConfig) -> None: ...
+    def epoch(self, row: Row, epochs: int) -> None: ...
+    def ended(self, row: Row) -> None: ...
+    def answered(self, trial_id: str, by: str) -> None: ...
+
+
+@dataclass
+class Ask:
+    """One trial to run."""
+
+    group: "Group"
+    repeat: int
+    config: TrialConfig
+    trial_id: str
+    attempt: int = 1
+    gpus: float = 0.0
+    key: str = ""
+    last: Row = field(default_factory=dict)
+
+
+@dataclass
+class Group:
+    """A proposal under way: its repeats' rows as they come."""
+
+    proposal: Proposal
+    rows: dict[int, Row] = field(default_factory=dict)
+    trained: bool = False
+    told: bool = False
+
+
+class StudySearcher(Searcher):
+    """Turns a source's proposals into trials.
+
+    A trial is booked in this order: its row is on disk, then the source is told. So whatever is
+    killed when, every finished trial has its row, and the next run tells the source what the
+    last one could not.
+
+    Trials whose `config_key` equals that of a finished or running one are answered from its
+    row. A trial whose worker died is tried again, up to `MAX_ATTEMPTS` times; one that ran out
+    of GPU memory once, with twice the share.
+
+    Args:
+        source: of the configs.
+        plan: of the sweep.
+        store: where rows are booked; rows of an interrupted run are read from it.
+        watcher: is told what happens.
+        trial_name: of trial ``number``.
+        retry_seconds: pause before results that could not be written are tried again.
+
+    Attributes:
+        finished: whether the source has nothing left and every trial is booked.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        store: Store,
+        watcher: Watcher,
+        trial_name: str = "{sweep}-{number:05d}",
+        retry_seconds: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.source, self.plan, self.store, self.watcher = source, plan, store, watcher
+        self._trial_name, self._retry_seconds = trial_name, retry_seconds
+        self._booked: dict[str, Row] = {}
+        self._attempts: dict[str, int] = {}
+        self._completed: dict[str, Row] = {}
+        self._owner: dict[str, str] = {}
+        self._waiting: dict[str, list[Ask]] = {}
+        self._live: dict[str, Ask] = {}
+        self._queue: deque[Ask] = deque()
+        self.finished = False
+        self._read_interrupted()
+
+    def _read_interrupted(self) -> None:
+        """Takes up what an earlier run of the sweep has booked and left open."""
+        for row in self.store.read("epochs").to_pylist():
+            self._saw(row["trial_id"], row["attempt"])
+        for row in self.store.read("trials").to_pylist():
+            self._saw(row["trial_id"], row["attempt"])
+            last = self._booked.get(row["trial_id"])
+            if last is None or row["attempt"] >= last["attempt"]:
+                self._booked[row["trial_id"]] = row
+        for row in self._booked.values():
+            if row["status"] == "completed":
+                self._completed[row["config_key"]] = row
+        for proposal in self.source.unfinished():
+            self._take(proposal)
+
+    @property
+    def booked(self) -> int:
+        """Trials that ended for good in earlier runs of the sweep."""
+        return sum(row["status"] != "failed" for row in self._booked.values())
+
+    def _saw(self, trial_id: str, attempt: int) -> None:
+        self._attempts[trial_id] = max(self._attempts.get(trial_id, 0), attempt)
+
+    # What Tune calls
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        while True:
+            if not self._queue:
+                proposal = self.source.ask()
+                if proposal is None:
+                    self.finished = not self._live
+                    return Searcher.FINISHED if self.finished else None
+                self._take(proposal)
+                continue
+            ask = self._queue.popleft()
+            if self._answer(ask):
+                continue
+            self._live[trial_id] = ask
+            self._owner[ask.key] = ask.trial_id
+            self.watcher.started(ask.trial_id, ask.config)
+            job = self.plan.job(ask.config, ask.trial_id, ask.attempt, gpus=ask.gpus)
+            return job.to_dict()
+
+    def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        ask = self._live[trial_id]
+        self._note(ask, result)
+        self.store.maybe_flush()
+
+    def on_trial_complete(
+        self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False
+    ) -> None:
+        ask = self._live.pop(trial_id, None)
+        if ask is None:
+            return
+        if result is not None and not error:
+            self._note(ask, result)
+            row = dict(ask.last)
+        else:
+            row = {**self._blank(ask), **ask.last, "status": "failed", "error": DEATH}
+        again = self._again(ask, row, died=error or result is None)
+        self._book(ask, row, final=again is None)
+        if again is not None:
+            log.warning("trial %s: %s; trying again", ask.trial_id, row["error"])
+            self._queue.appendleft(again)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its searcher at the start, for a restore that we do otherwise.
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal and the store are the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        return False
+
+    # Booking
+
+    def _take(self, proposal: Proposal) -> None:
+        """Queues the repeats of a proposal that are not booked yet."""
+        group = Group(proposal)
+        repeats = len(proposal.configs)
+        for repeat, config in enumerate(proposal.configs):
+            number = proposal.number * repeats + repeat
+            name = self._trial_name.format(sweep=self.plan.sweep, number=number)
+            booked = self._booked.get(name)
+            if booked is not None and booked["status"] != "failed":
+                group.rows[repeat], group.trained = booked, True
+                continue
+            attempt = self._attempts.get(name, 0) + 1
+            ask = Ask(group, repeat, config, name, attempt, self.plan.gpus)
+            try:
+                ask.key = self.plan.key(config)
+            except UserError as error:
+                row = {**self._blank(ask), "status": "infeasible", "error": str(error)}
+                self._book(ask, row)
+            else:
+                self._queue.append(ask)
+        self._tell_if_whole(group)
+
+    def _answer(self, ask: Ask) -> bool:
+        """Answers a trial from an equal one's row, now or when that one ends."""
+        if ask.key in self._completed:
+            twin = self._completed[ask.key]
+            self.watcher.answered(ask.trial_id, str(twin["trial_id"]))
+            ask.group.rows[ask.repeat] = twin
+            self._tell_if_whole(ask.group)
+            return True
+        if self._owner.get(ask.key, ask.trial_id) != ask.trial_id:
+            self._waiting.setdefault(ask.key, []).append(ask)
+            return True
+        return False
+
+    def _note(self, ask: Ask, result: Mapping[str, Any]) -> None:
+        columns = SCHEMAS["epochs"].names
+        keys = {"trial_id": ask.trial_id, "attempt": ask.attempt}
+        rows = [{key: row[key] for key in columns if key in row} | keys for row in result["epochs"]]
+        self.store.add_epochs(rows)
+        ask.last = result["trial"][0]
+        for row in rows:
+            self.watcher.epoch(row, ask.config.epochs)
+
+    def _again(self, ask: Ask, row: Row, *, died: bool) -> Ask | None:
+        """The next attempt at a failed trial; None where it has failed for good."""
+        gpus = ask.gpus
+        if not died:
+            out_of_memory = str(row.get("error")).startswith(OUT_OF_MEMORY)
+            if not out_of_memory or ask.attempt > 1 or gpus >= 1:
+                return None
+            gpus = min(1.0, 2 * gpus)
+        elif ask.attempt >= MAX_ATTEMPTS:
+            return None
+        return Ask(ask.group, ask.repeat, ask.config, ask.trial_id, ask.attempt + 1, gpus, ask.key)
+
+    def _book(self, ask: Ask, row: Row, *, final: bool = True) -> None:
+        """Writes an attempt's row; tells the source when the whole proposal is done."""
+        self.store.add_trial(row)
+        while self.store.pending:
+            # The sweep pauses: no result may be told that is not on disk. The store has said why.
+            time.sleep(self._retry_seconds)
+            self.store.flush()
+        self.watcher.ended(row)
+        if not final:
+            return
+        ask.group.rows[ask.repeat], ask.group.trained = row, True
+        if row["status"] == "completed":
+            self._completed[ask.key] = row
+        # Equal trials that waited: answered if this one completed, else they take their turn.
+        self._owner.pop(ask.key, None)
+        self._queue.extendleft(self._waiting.pop(ask.key, []))
+        self._tell_if_whole(ask.group)
+
+    def _tell_if_whole(self, group: Group) -> None:
+        repeats = len(group.proposal.configs)
+        if len(group.rows) == repeats and not group.told:
+            group.told = True
+            rows = [group.rows[repeat] for repeat in range(repeats)]
+            self.source.tell(group.proposal.number, rows, answered=not group.trained)
+
+    def _blank(self, ask: Ask) -> dict[str, Any]:
+        """A row of what is known without training."""
+        return {
+            "trial_id": ask.trial_id,
+            "attempt": ask.attempt,
+            "config_key": ask.key or None,
+            "stage": ask.config.stage,
+            "method": ask.config.method,
+            "dataset": ask.config.dataset,
+            "student_requested": ask.config.student,
+            "compression_kind": ask.config.compression,
+            "compression_requested": ask.config.amount,
+            "seed": ask.config.seed,
+            "view_seed": ask.config.view_seed,
+            "config": ask.config.to_json(),
+        }

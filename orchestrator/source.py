@@ -1,0 +1,191 @@
+"""Where configs come from: Optuna's ask and tell, or a list."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import optuna
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import FrozenTrial, TrialState
+
+from orchestrator.journal import Journal
+from search_spaces.spec import Dimension, Study, Value, setting_of
+from trainables.config import TrialConfig
+
+LOCK_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A config to train, once per repeat.
+
+    Attributes:
+        number: counts the proposals of a source from 0.
+        configs: one per repeat, alike but for their seeds.
+    """
+
+    number: int
+    configs: tuple[TrialConfig, ...]
+
+
+class Source(Protocol):
+    """Gives configs and is told how they did."""
+
+    def unfinished(self) -> list[Proposal]:
+        """Proposals of an interrupted run that were never told."""
+
+    def ask(self) -> Proposal | None:
+        """The next proposal; None where there is none left."""
+
+    def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
+        """How a proposal did: its ``trials`` rows, one per repeat.
+
+        Args:
+            number: the proposal's.
+            rows: any that is not ``completed`` decides for all.
+            answered: whether the rows are those of earlier, equal trials.
+        """
+
+
+class ListSource:
+    """Given configs, in order."""
+
+    def __init__(self, groups: Sequence[Sequence[TrialConfig]]) -> None:
+        self._proposals = [Proposal(i, tuple(group)) for i, group in enumerate(groups)]
+        self._next = 0
+
+    def unfinished(self) -> list[Proposal]:
+        return []
+
+    def ask(self) -> Proposal | None:
+        if self._next == len(self._proposals):
+            return None
+        self._next += 1
+        return self._proposals[self._next - 1]
+
+    def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
+        pass
+
+
+class OptunaSource:
+    """A study's space under an Optuna sampler, kept in a journal file beside the results.
+
+    ``optuna-dashboard PATH`` opens the journal. Budget: the study's ``trials``, counting
+    configs that were trained; a config equal to an earlier one costs nothing. The search ends
+    early where `PATIENCE` proposals in a row bring nothing new: the space is exhausted.
+
+    Args:
+        study: what to try.
+        journal: of the sweep.
+        sweep: name of the Optuna study.
+    """
+
+    PATIENCE = 100
+
+    def __init__(self, study: Study, journal: Journal, sweep: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.study = study
+        self._journal = journal
+        lock = JournalFileOpenLock(str(journal.path), grace_period=LOCK_SECONDS)
+        storage = JournalStorage(JournalFileBackend(str(journal.path), lock_obj=lock))
+        self.optuna = optuna.create_study(
+            study_name=sweep,
+            storage=storage,
+            directions=[f"{goal}imize" for goal in study.objectives.values()],
+            load_if_exists=True,
+        )
+        known = self.optuna.get_trials(deepcopy=False)
+        self.optuna.sampler = _sampler(study, len(known))
+        points = study.first_points()
+        for point in points[len(known) :]:
+            self.optuna.enqueue_trial(point)
+        listed_only = study.sampler in ("grid", "points")
+        self.budget = study.trials or len(points)
+        self._asks_sampler = not listed_only
+        self._trained = sum(_counts(trial) for trial in known)
+        self._useless = 0
+        self._live: dict[int, optuna.Trial] = {}
+
+    def unfinished(self) -> list[Proposal]:
+        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        # Optuna has no public way to go on with a trial that another process asked for.
+        return [self._proposal(optuna.Trial(self.optuna, trial._trial_id)) for trial in running]
+
+    def ask(self) -> Proposal | None:
+        waiting = self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if self._trained >= self.budget or self._useless >= self.PATIENCE:
+            return None
+        if not waiting and not self._asks_sampler:
+            return None
+        self._trained += 1
+        return self._proposal(self.optuna.ask())
+
+    def _proposal(self, trial: optuna.Trial) -> Proposal:
+        drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
+        configs = tuple(self.study.config(drawn, repeat=k) for k in range(self.study.repeats))
+        trial.set_user_attr("config", configs[0].to_dict())
+        self._live[trial.number] = trial
+        return Proposal(trial.number, configs)
+
+    def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
+        self._useless = self._useless + 1 if answered else 0
+        trial = self._live.pop(number)
+        trial.set_user_attr("trial_ids", [row["trial_id"] for row in rows])
+        trial.set_user_attr("answered", answered)
+        if answered:
+            self._trained -= 1
+        values = _objectives(self.study, rows)
+        if values is not None:
+            self.optuna.tell(trial, values)
+        elif any(row["status"] == "stopped" for row in rows):
+            # Without its values: what a few epochs gave says nothing about the full budget.
+            self.optuna.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        self._journal.keep()
+
+
+def _objectives(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Means over the repeats; None unless all of them completed with all values."""
+    if any(row["status"] != "completed" for row in rows):
+        return None
+    means = []
+    for key in study.objectives:
+        values = [row.get(key) for row in rows]
+        if any(value is None or value != value for value in values):
+            return None
+        means.append(sum(values) / len(values))  # type: ignore[arg-type]
+    return means
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial of an earlier run has used a part of the budget."""
+    return trial.state != TrialState.WAITING and not trial.user_attrs.get("answered", False)
+
+
+def _sampler(study: Study, known: int) -> BaseSampler:
+    # A resumed run goes on with other random numbers than it began with.
+    seed = study.sampler_seed + known
+    if study.sampler == "nsga2":
+        return NSGAIISampler(seed=seed)
+    if study.sampler == "tpe":
+        return TPESampler(seed=seed, constant_liar=True)
+    return RandomSampler(seed=seed)
+
+
+def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
+    if dimension.choices is not None:
+        value: Value = trial.suggest_categorical(key, dimension.choices)
+        return value
+    assert dimension.low is not None
+    assert dimension.high is not None
+    if setting_of(key).kind is int:
+        step = int(dimension.step or 1)
+        return trial.suggest_int(
+            key, int(dimension.low), int(dimension.high), step=step, log=dimension.log
+        )
+    return trial.suggest_float(
+        key, dimension.low, dimension.high, step=dimension.step, log=dimension.log
+    )

@@ -1,0 +1,217 @@
+"""The Parquet store of a sweep: one explicit schema and a durable writer.
+
+``RESULTS/SWEEP/trials/*.parquet`` has a row per attempt that ended, ``epochs/*.parquet`` one per
+(trial, attempt, epoch). A row is on disk, in a whole file, before the call that wrote it says so;
+what cannot be written stays buffered.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from orchestrator.parts import Parts
+from trainables.errors import UserError, unknown
+from trainables.files import Folder, open_folder
+
+log = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+"""Raised whenever a column is added; columns are never renamed, retyped or removed."""
+
+TableName = Literal["trials", "epochs"]
+
+_TYPES = {
+    "text": pa.string(),
+    "int": pa.int64(),
+    "float": pa.float64(),
+    "time": pa.timestamp("us", tz="UTC"),
+}
+
+
+def _schema(**columns: str) -> pa.Schema:
+    return pa.schema(
+        [(name, _TYPES[kind]) for kind, names in columns.items() for name in names.split()]
+    )
+
+
+SCHEMAS: dict[TableName, pa.Schema] = {
+    "trials": _schema(
+        text="sweep trial_id config_key stage status error method dataset teacher student "
+        "student_requested compression_kind term_losses host device code_version versions config",
+        int="attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
+        "peak_memory_bytes schema_version",
+        float="compression_requested compression_params compression_macs compression_bytes "
+        "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
+        "images_per_second teacher_cache_hit_rate",
+        time="started_at ended_at",
+    ),
+    "epochs": _schema(
+        text="sweep trial_id",
+        int="attempt epoch",
+        float="lr train_loss val_loss val_acc seconds images_per_second",
+    ),
+}
+"""Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
+``term_losses`` and ``versions`` are JSON; ``size_bytes`` is at the student's bit width."""
+
+_KEYS: dict[TableName, list[str]] = {
+    "trials": ["sweep", "trial_id", "attempt"],
+    "epochs": ["sweep", "trial_id", "attempt", "epoch"],
+}
+_SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Store:
+    """The results of one sweep. One thread writes; any number of processes may read meanwhile.
+
+    Args:
+        results: the results folder or URI.
+        sweep: the sweep's name, a folder in it. Nothing is made before the first write.
+        flush_seconds: how long an epoch row may wait in memory for `maybe_flush`.
+
+    Raises:
+        UserError: ``results`` cannot be opened, or ``sweep`` is no name for a folder.
+    """
+
+    def __init__(self, results: str | Path | Folder, sweep: str, flush_seconds: float = 10.0):
+        if not _SWEEP_NAME.fullmatch(sweep):
+            raise UserError(f"sweep name '{sweep}': expected letters, digits, '.', '_' and '-'")
+        self.results = open_folder(results)
+        self.sweep = sweep
+        self.folder = self.results / sweep
+        self._flush_seconds = flush_seconds
+        self._last_flush = time.monotonic()
+        self._failing = False
+        self._epochs = self._parts("epochs")
+        self._trials = self._parts("trials")
+
+    def _parts(self, table: TableName) -> Parts:
+        return Parts(self.folder / table, SCHEMAS[table], SCHEMA_VERSION, _KEYS[table])
+
+    @property
+    def pending(self) -> int:
+        """How many rows are not on disk yet."""
+        return self._epochs.rows + self._trials.rows
+
+    def add_epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Buffer epoch rows; `maybe_flush`, `flush` or the next `add_trial` writes them.
+
+        Args:
+            rows: columns of the ``epochs`` schema; ``sweep`` is filled in, missing ones are null.
+
+        Raises:
+            TypeError: a row has a column that the schema has not.
+        """
+        self._epochs.add({"sweep": self.sweep, **row} for row in rows)
+
+    def add_trial(self, row: Mapping[str, Any]) -> bool:
+        """Write a trial's row, after all buffered epochs.
+
+        Args:
+            row: columns of the ``trials`` schema; ``sweep`` and ``schema_version`` are filled in,
+                missing ones are null.
+
+        Returns:
+            Whether everything is on disk; if not, the rows stay buffered (see `flush`).
+
+        Raises:
+            TypeError: the row has a column that the schema has not.
+        """
+        self._trials.add([{"sweep": self.sweep, "schema_version": SCHEMA_VERSION, **row}])
+        return self.flush()
+
+    def maybe_flush(self) -> bool:
+        """`flush` if the last one is more than ``flush_seconds`` ago. Cheap to call often.
+
+        Returns:
+            Whether the last flush succeeded.
+        """
+        if self.pending and time.monotonic() - self._last_flush >= self._flush_seconds:
+            return self.flush()
+        return not self._failing
+
+    def flush(self) -> bool:
+        """Write all buffered rows; the next call tries again what could not be written.
+
+        Returns:
+            Whether everything is on disk.
+        """
+        self._last_flush = time.monotonic()
+        try:
+            self._epochs.flush()
+            self._trials.flush()  # after its epochs: a trial that ended has all of them
+        except OSError as error:
+            if not self._failing:
+                log.error(
+                    "results cannot be written to %s (%s); %d rows wait in memory until the disk "
+                    "has space or the store answers again",
+                    *(self.folder, error, self.pending),
+                )
+            self._failing = True
+            return False
+        if self._failing:
+            log.warning("results can be written to %s again; no row was lost", self.folder)
+        self._failing = False
+        return True
+
+    def compact(self) -> None:
+        """Merge each table's part files into one. Readers may read meanwhile.
+
+        Raises:
+            UserError: a part file is damaged; nothing of its table was deleted.
+            OSError: a merged file could not be written; nothing of its table was deleted.
+        """
+        self._epochs.compact()
+        self._trials.compact()
+
+    def read(self, table: TableName) -> pa.Table:
+        """Every attempt's rows on disk, each once, oldest first.
+
+        Raises:
+            UserError: there is no such sweep, or a part file is damaged.
+        """
+        self._check_exists()
+        return (self._epochs if table == "epochs" else self._trials).read()
+
+    def save_study(self, text: str) -> None:
+        """Write the resolved study as ``study.yaml``.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self.folder.write("study.yaml", text.encode())
+
+    def read_study(self) -> str:
+        """The text of ``study.yaml``.
+
+        Raises:
+            UserError: there is no such sweep, or it has no study.
+        """
+        self._check_exists()
+        try:
+            return self.folder.read("study.yaml").decode()
+        except FileNotFoundError as error:
+            raise UserError(f"{self.folder}/study.yaml is missing") from error
+
+    @staticmethod
+    def sweeps(results: str | Path | Folder) -> list[str]:
+        """Sorted names of the sweeps in a results folder."""
+        folder = open_folder(results)
+        return [name for name in folder.folders() if _is_sweep(folder / name)]
+
+    def _check_exists(self) -> None:
+        if _is_sweep(self.folder):
+            return
+        known = self.sweeps(self.results)
+        if not known:
+            raise UserError(f"unknown sweep '{self.sweep}': {self.results} has no sweeps")
+        raise unknown("sweep", self.sweep, known)
+
+
+def _is_sweep(folder: Folder) -> bool:
+    return any(folder.exists(name) for name in ("study.yaml", "trials", "epochs"))

@@ -1,0 +1,290 @@
+"""A sweep from its study to its last row: run, resume, confirm."""
+
+import itertools
+import logging
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from orchestrator import cluster
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress
+from orchestrator.source import ListSource, OptunaSource, Source
+from orchestrator.store import Store
+from search_spaces.load import parse_study
+from search_spaces.spec import Study
+from trainables.config import TrialConfig
+from trainables.errors import UserError
+from trainables.files import open_folder
+from trainables.teachers.teacher import teacher_folder
+from trainables.version import code_version, versions
+
+if TYPE_CHECKING:
+    from orchestrator.searcher import StudySearcher
+
+NOTES = "kdsweep"
+"""Key of ``study.yaml`` under which a sweep notes what it found: versions, fingerprints."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Where and how a sweep runs.
+
+    Attributes:
+        results: folder or URI.
+        data_dir: as ``--data``; None: ``KDSWEEP_DATA``.
+        address: of a Ray cluster; None for one of its own.
+        max_concurrent: trials at once; None for as many as there is room for.
+        gpus_per_trial: ``auto`` or a number.
+    """
+
+    results: str
+    data_dir: str | None = None
+    address: str | None = None
+    max_concurrent: int | None = None
+    gpus_per_trial: str = "auto"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        sweep: its name.
+        finished: whether everything asked for was done; False after an interruption.
+        completed, failed: trials of this run.
+    """
+
+    sweep: str
+    finished: bool
+    completed: int
+    failed: int
+
+
+def run(study: Study, options: Options, name: str | None = None) -> Outcome:
+    """Starts a new sweep.
+
+    Everything that can be checked is checked before anything is written or started.
+
+    Raises:
+        UserError: whatever the user can mend, by name.
+    """
+    results = absolute(options.results)
+    open_folder(results).check_writable()
+    name = name or _free_name(results, study.name)
+    if name in Store.sweeps(results):
+        raise UserError(
+            f"--name {name}: there is such a sweep in {results}; "
+            f"go on with it by `kdsweep resume {name}`, or choose another name"
+        )
+    data_dir = os.path.abspath(options.data_dir) if options.data_dir else None
+    plan = Plan(study, name, results, data_dir).with_teacher()
+    plan.check()
+    with _locked(results, name):
+        _write_study(plan)
+        return _search(plan, options)
+
+
+def resume(sweep: str, options: Options) -> Outcome:
+    """Goes on with an interrupted sweep; without effect on one that is finished.
+
+    Raises:
+        UserError: no such sweep, it is running, or its data has changed.
+    """
+    plan = reopen(sweep, options)
+    with _locked(plan.results, sweep):
+        return _search(plan, options)
+
+
+def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Outcome:
+    """Trains chosen configs again under several seeds; continues where it was interrupted.
+
+    Args:
+        sweep: rows go to the same sweep, with stage ``confirm``.
+        groups: the configs, each with its repeats.
+        options: as for `run`.
+    """
+    plan = reopen(sweep, options)
+    with _locked(plan.results, sweep):
+        total = sum(len(group) for group in groups)
+        return _train(plan, options, ListSource(groups), "{sweep}-confirm-{number:05d}", total)
+
+
+def reopen(sweep: str, options: Options) -> Plan:
+    """The plan of a sweep that exists, from its ``study.yaml``.
+
+    Raises:
+        UserError: no such sweep, or its data is not what it was.
+    """
+    results = absolute(options.results)
+    content = yaml.safe_load(Store(results, sweep).read_study())
+    notes = content.pop(NOTES)
+    data_dir = os.path.abspath(options.data_dir) if options.data_dir else notes["data_dir"]
+    plan = Plan(parse_study(content), sweep, results, data_dir)
+    if plan.dataset.fingerprint != notes["data_fingerprint"]:
+        raise UserError(
+            f"dataset '{plan.study.dataset}' is not the one that sweep '{sweep}' began with: "
+            f"its fingerprint is {plan.dataset.fingerprint[:12]}, "
+            f"expected {notes['data_fingerprint'][:12]}"
+        )
+    return plan.with_teacher()
+
+
+def _search(plan: Plan, options: Options) -> Outcome:
+    journal = Journal(open_folder(plan.results) / plan.sweep)
+    source = OptunaSource(plan.study, journal, plan.sweep)
+    total = source.budget * plan.study.repeats
+    outcome = _train(plan, options, source, "{sweep}-{number:05d}", total)
+    journal.keep(now=True)
+    return outcome
+
+
+def _train(plan: Plan, options: Options, source: Source, trial_name: str, total: int) -> Outcome:
+    """The teacher if it is missing, then all trials of a source."""
+    progress = Progress(plan.sweep, total)
+    store = Store(plan.results, plan.sweep)
+    with progress, _terminated_as_interrupted():
+        progress.stage("starting Ray")
+        with cluster.connected(options.address):
+            plan = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
+            plan = _with_teacher(plan, progress)
+            # Imports Ray, which reads its environment at that moment.
+            from orchestrator.searcher import StudySearcher
+
+            searcher = StudySearcher(source, plan, store, progress, trial_name)
+            progress.began(searcher.booked)
+            room = options.max_concurrent or cluster.slots(plan.cpus, plan.gpus)
+            _tune(searcher, plan.sweep, room)
+        store.flush()
+        store.compact()
+    return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
+
+
+def _tune(searcher: "StudySearcher", sweep: str, room: int) -> None:
+    from ray import tune
+
+    from trainables.trainable import DistillTrainable
+
+    for name in ("ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Of what Tune itself writes nothing is read again.
+    with tempfile.TemporaryDirectory(prefix="kdsweep-") as scratch:
+        tune.Tuner(
+            DistillTrainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=-1,
+                # One more than there is room for: the next trial waits for an actor to reuse.
+                max_concurrent_trials=room + 1,
+                reuse_actors=True,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(name=sweep, storage_path=scratch, verbose=0),
+        ).fit()
+
+
+def _with_teacher(plan: Plan, progress: Progress) -> Plan:
+    """The plan with its teacher, trained on Ray now if there is none yet."""
+    plan = plan.with_teacher()
+    recipe = plan.recipe
+    if plan.teacher is not None or recipe is None:
+        return plan
+    import ray
+    import torch
+
+    from trainables.teachers.train import TeacherTraining
+
+    device = torch.device("cuda" if plan.gpus else "cpu")
+    cpus = 1 if plan.gpus else os.cpu_count()
+    with _teacher_lock(plan):
+        plan = plan.with_teacher()
+        if plan.teacher is not None:
+            return plan
+        progress.stage(f"training the teacher {recipe.name}")
+        worker: Any = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
+            recipe, plan.results, plan.data_dir, device
+        )
+        try:
+            while (row := ray.get(worker.run_epoch.remote())) is not None:
+                val = row["val_acc"]
+                shown = f", val {100 * val:.2f} %" if val is not None else ""
+                progress.stage(
+                    f"teacher {recipe.name}: epoch {row['epoch']}/{recipe.config.epochs}{shown}"
+                )
+            card = ray.get(worker.finish.remote())
+        finally:
+            ray.kill(worker)
+        progress.stage(f"teacher {card.name}: test {100 * card.test_acc:.2f} %")
+    return plan.with_teacher()
+
+
+def _write_study(plan: Plan) -> None:
+    content: dict[str, Any] = plan.study.model_dump(mode="json", exclude_defaults=True)
+    content[NOTES] = {
+        "sweep": plan.sweep,
+        "data_dir": plan.data_dir,
+        "data_fingerprint": plan.dataset.fingerprint,
+        "teacher_file": plan.teacher_file,
+        "code_version": code_version(),
+        "versions": versions(),
+    }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    Store(plan.results, plan.sweep).save_study(text)
+
+
+@contextmanager
+def _locked(results: str, sweep: str) -> Iterator[None]:
+    """Keeps a second driver away from the sweep; the system releases it when this one dies."""
+    folder = open_folder(results) / sweep
+    if not folder.is_local:
+        yield
+        return
+    Path(folder.path).mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(Path(folder.path) / ".lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UserError(f"sweep '{sweep}' is being run by another process") from error
+
+
+@contextmanager
+def _teacher_lock(plan: Plan) -> Iterator[None]:
+    """One training per teacher, however many sweeps of a results folder wait for it."""
+    folder = teacher_folder(plan.results)
+    if not folder.is_local:
+        yield
+        return
+    Path(folder.path).mkdir(parents=True, exist_ok=True)
+    with FileLock(Path(folder.path) / f".{plan.teacher_file}.lock"):
+        yield
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM as SIGINT, which Tune answers by ending in order."""
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _free_name(results: str, wanted: str) -> str:
+    """``digits``, ``digits-2``, ...: the first that no sweep has."""
+    taken = set(Store.sweeps(results))
+    numbered = (f"{wanted}-{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
+
+
+def absolute(results: str) -> str:
+    """A local path made absolute, since workers run elsewhere; a URI as it is."""
+    return results if "://" in results else os.path.abspath(os.path.expanduser(results))

@@ -1,0 +1,274 @@
+"""The table of a paper: methods by compression, mean and spread over seeds."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+
+import pandas as pd
+
+from orchestrator.front import with_confirmation
+from trainables.errors import UserError, unknown
+
+_PANEL = ["dataset", "teacher"]
+_COLUMN = [*_PANEL, "column"]
+_ABSENT = "–"
+_NAMES = {"test_acc": "test accuracy", "val_acc": "validation accuracy"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one compression. Accuracies are fractions.
+
+    Attributes:
+        compression: header of the column.
+        compression_params: factor of the student that is shown.
+        stage: ``confirm`` or ``search``: where the accuracy comes from.
+        mean: over the seeds.
+        sd: over the seeds (ddof 1); None for one seed.
+        n: number of seeds.
+        diff: to the plain student of the same compression and stage; None if there is none.
+        val_acc: of the search, what the config was chosen by; None if it was confirmed only.
+        config_key: of the first seed; so is ``trial_id``.
+        best: whether no other method of the column has a higher mean.
+    """
+
+    dataset: str
+    teacher: str | None
+    method: str
+    compression: str
+    compression_params: float | None
+    student: str
+    stage: str
+    mean: float
+    sd: float | None
+    n: int
+    diff: float | None
+    val_acc: float | None
+    config_key: str | None
+    trial_id: str
+    best: bool
+
+
+_CELL = [field.name for field in fields(Cell)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The cells of one dataset and teacher, columns from little compression to much."""
+
+    caption: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """The headers."""
+        return list(dict.fromkeys(cell.compression for cell in self.cells))
+
+    @property
+    def methods(self) -> list[str]:
+        """The plain student first, the others by name."""
+        names = {cell.method for cell in self.cells}
+        return sorted(names, key=lambda name: (name != "student", name))
+
+    @property
+    def mixes_stages(self) -> bool:
+        """Whether some cells were confirmed and others not."""
+        return len({cell.stage for cell in self.cells}) > 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Panels, one per dataset and teacher."""
+
+    panels: tuple[Panel, ...]
+
+
+def compression_table(frame: pd.DataFrame, metric: str = "test_acc") -> Table:
+    """Methods by compression: for each, the config that is best on validation.
+
+    Args:
+        frame: rows of ``trials``, search and confirm.
+        metric: what to show, ``"test_acc"`` or ``"val_acc"``.
+
+    Raises:
+        UserError: the metric is unknown, or no trial has finished.
+    """
+    cells = best_cells(frame, metric)
+    if cells.empty:
+        raise UserError("no finished trials: a table needs trials with status 'completed'")
+    finished = frame[frame["status"] == "completed"]
+    panels = []
+    for (dataset, teacher), group in cells.groupby(_PANEL, dropna=False, sort=False):
+        filled = group.astype(object).where(group.notna(), None)
+        rows = filled[_CELL].itertuples(index=False, name=None)
+        panel = Panel("", tuple(Cell(*row) for row in rows))
+        trials = finished[(finished["dataset"] == dataset) & _same(finished["teacher"], teacher)]
+        panels.append(replace(panel, caption=_caption(panel, trials, metric)))
+    return Table(tuple(panels))
+
+
+def _same(column: pd.Series, value: object) -> pd.Series:
+    return column == value if isinstance(value, str) else column.isna()
+
+
+def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The cells of `compression_table`, for all datasets and teachers in one frame."""
+    points = with_confirmation(frame, metric).dropna(subset="shown")
+    points["column"] = [
+        f"{requested:g}x" if kind == "factor" else student
+        for kind, requested, student in zip(
+            points["compression_kind"],
+            points["compression_requested"],
+            points["student"],
+            strict=True,
+        )
+    ]
+    points = points.sort_values(["val_acc", "config_key"], ascending=[False, True])
+    cells = points.drop_duplicates([*_COLUMN, "method"]).copy()
+    cells = cells.drop(columns=["stage", "n"]).rename(
+        columns={"shown": "mean", "shown_sd": "sd", "shown_n": "n", "shown_stage": "stage"}
+    )
+    plain = cells.loc[cells["method"] == "student", [*_COLUMN, "stage", "mean"]]
+    plain = plain.rename(columns={"mean": "plain"})
+    cells = cells.merge(plain, on=[*_COLUMN, "stage"], how="left")
+    cells["diff"] = (cells["mean"] - cells["plain"]).where(cells["method"] != "student")
+    columns = cells.groupby(_COLUMN, dropna=False)
+    cells["best"] = cells["mean"] == columns["mean"].transform("max")
+    cells["achieved"] = columns["compression_params"].transform("mean")
+    cells = cells.sort_values([*_PANEL, "achieved", "column", "method"], ignore_index=True)
+    headers = [_headers(panel) for _, panel in cells.groupby(_PANEL, dropna=False, sort=False)]
+    return cells.assign(compression=pd.concat(headers) if headers else "")
+
+
+def _headers(panel: pd.DataFrame) -> pd.Series:
+    """``4.1x`` for a requested factor, ``resnet20 (4.1x)`` for a named student."""
+    factor = panel["achieved"].map("{:.1f}x".format, na_action="ignore")
+    named = (panel["student"] + " (" + factor + ")").fillna(panel["student"])
+    label = factor.fillna(panel["column"]).where(panel["compression_kind"] == "factor", named)
+    # Two requests that led to one size are two columns.
+    shared = panel.groupby(label)["column"].transform("nunique") > 1
+    return label.where(~shared, label + " for " + panel["column"])
+
+
+def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
+    accuracy = trials["teacher_test_acc"].mean()
+    teacher = panel.cells[0].teacher or "none"
+    if not math.isnan(accuracy):
+        teacher += f" ({100 * accuracy:.2f} % test accuracy)"
+    seeds = sorted({int(seed) for seed in trials["seed"].dropna()})
+    listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
+    marked = (
+        " Cells marked † have no confirm trials: they did not learn from the validation images."
+        if panel.mixes_stages
+        else ""
+    )
+    return (
+        f"{panel.cells[0].dataset}, teacher {teacher}. {_NAMES[metric].capitalize()} in %, "
+        f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
+        f"student of the same compression; {len(trials)} finished trials, {listed}. Each "
+        f"cell shows the config with the best validation accuracy.{marked}"
+    )
+
+
+def render(table: Table, form: str = "text") -> str:
+    """The table as ``text``, ``markdown``, ``latex`` (booktabs) or ``csv`` (a row per cell).
+
+    Raises:
+        UserError: ``form`` is none of these.
+    """
+    if form == "csv":
+        return _csv(table)
+    forms: dict[str, Callable[[Panel], str]] = {
+        "text": _text,
+        "markdown": _markdown,
+        "latex": _latex,
+    }
+    if form not in forms:
+        raise unknown("table format", form, [*forms, "csv"])
+    return "\n".join(forms[form](panel) for panel in table.panels)
+
+
+def _grid(panel: Panel, bold: str) -> list[list[str]]:
+    """Header and rows as text; ``bold`` is a format with the accuracy as ``{}``."""
+    text = {}
+    for cell in panel.cells:
+        shown = f"{100 * cell.mean:.2f}"
+        if cell.sd is not None:
+            shown += f" ± {100 * cell.sd:.2f}"
+        shown = bold.format(shown) if cell.best else shown
+        shown += f" ({cell.n})"
+        if panel.mixes_stages and cell.stage != "confirm":
+            shown += "†"
+        if cell.diff is not None:
+            shown += f" {100 * cell.diff:+.2f}"
+        text[cell.method, cell.compression] = shown
+    rows = [
+        [method, *(text.get((method, column), _ABSENT) for column in panel.columns)]
+        for method in panel.methods
+    ]
+    return [["method", *panel.columns], *rows]
+
+
+def _text(panel: Panel) -> str:
+    grid = _grid(panel, "*{}*")
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in grid]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([panel.caption, "", *lines, ""])
+
+
+def _markdown(panel: Panel) -> str:
+    grid = [[cell.replace("|", r"\|") for cell in row] for row in _grid(panel, "**{}**")]
+    grid.insert(1, ["---"] + ["---:"] * len(panel.columns))
+    lines = ["| " + " | ".join(row) + " |" for row in grid]
+    return "\n".join([panel.caption, "", *lines, ""])
+
+
+_TEX = {char: rf"\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "–": "--",
+}
+
+
+def _latex(panel: Panel) -> str:
+    def escape(text: str) -> str:
+        return re.sub(".", lambda match: _TEX.get(match.group(), match.group()), text)
+
+    def cell(text: str) -> str:
+        text = re.sub(r" ([+-])([\d.]+)$", r" $\1\2$", escape(text))
+        return re.sub("\0(.*)\0", r"\\textbf{\1}", text)
+
+    header, *rows = ([cell(text) for text in row] for row in _grid(panel, "\0{}\0"))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{escape(panel.caption)}}}",
+            rf"  \begin{{tabular}}{{l{'r' * len(panel.columns)}}}",
+            r"    \toprule",
+            f"    {' & '.join(header)} \\\\",
+            r"    \midrule",
+            *(f"    {' & '.join(row)} \\\\" for row in rows),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def _csv(table: Table) -> str:
+    """Tidy: accuracies are fractions; a cell without trials has no row."""
+    sink = io.StringIO()
+    names = [name for name in _CELL if name != "best"]
+    writer = csv.DictWriter(sink, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(cell) for panel in table.panels for cell in panel.cells)
+    return sink.getvalue()

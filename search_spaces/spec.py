@@ -1,0 +1,336 @@
+"""Study: what to try, typed. One YAML file is one study."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from trainables.config import COMPRESSIONS, TrialConfig
+from trainables.errors import UserError, unknown
+from trainables.methods.method import method_settings
+from trainables.methods.registry import PLAIN, term_class, term_names
+from trainables.settings import Setting, settings_of
+
+Value = bool | int | float | str
+Draw = Callable[[str, "Dimension"], Value]
+
+MAX_GRID = 100_000
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dimension(_Strict):
+    """One thing to search: listed choices, or a range of numbers.
+
+    In YAML a plain list stands for ``choices``.
+    """
+
+    choices: list[Value] | None = Field(None, min_length=1, description="the values to choose from")
+    low: float | None = Field(None, description="least value of a range")
+    high: float | None = Field(None, description="greatest value of a range, included")
+    log: bool = Field(False, description="search the range on a log scale")
+    step: float | None = Field(None, gt=0, description="distance between the values of a range")
+    when: dict[str, list[Value]] = Field(
+        default_factory=dict,
+        description="only in trials in which these keys have one of these values",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Dimension":
+        ranged = self.low is not None and self.high is not None
+        if ranged == (self.choices is not None):
+            raise ValueError("expected a list of choices, or low and high")
+        if ranged:
+            assert self.low is not None
+            assert self.high is not None
+            if self.low > self.high:
+                raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+            if self.log and self.low <= 0:
+                raise ValueError("a log range must start above 0")
+            if self.log and self.step is not None:
+                raise ValueError("a log range has no step")
+        return self
+
+    def ends(self) -> list[Value]:
+        """Values that stand for the dimension when it is checked: choices, or both ends."""
+        if self.choices is not None:
+            return self.choices
+        assert self.low is not None
+        assert self.high is not None
+        return [self.low, self.high]
+
+
+def _as_choices(value: Any) -> Any:
+    return {"choices": value} if isinstance(value, list) else value
+
+
+class TeacherSpec(BaseModel):
+    """The teacher: trained as the first stage of the sweep, or imported before.
+
+    Further keys are training settings (``epochs``, ``lr``, ...); those not given are the
+    study's ``fixed`` ones.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    model: str | None = Field(None, description="the network to train: see `kdsweep models`")
+    name: str | None = Field(None, description="an imported teacher: see `kdsweep teacher list`")
+
+    @model_validator(mode="after")
+    def _one(self) -> "TeacherSpec":
+        if (self.model is None) == (self.name is None):
+            raise ValueError("expected either model (to train it) or name (an imported one)")
+        if self.name is not None and self.model_extra:
+            raise ValueError(f"an imported teacher takes no {', '.join(self.model_extra)}")
+        return self
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """The settings that differ from the study's fixed ones."""
+        return dict(self.model_extra or {})
+
+
+class Study(_Strict):
+    """A study: data, teacher, what is fixed, what is searched, for what and how long."""
+
+    name: str = Field(description="the study's name; the file's by default")
+    description: str = Field("", description="what it is for, and what to expect of it")
+    dataset: str = Field(description="see `kdsweep datasets`")
+    teacher: TeacherSpec | None = Field(None, description="the teacher of all trials")
+    fixed: dict[str, Value | None] = Field(
+        default_factory=dict, description="settings that all trials share"
+    )
+    dimensions: dict[str, Annotated[Dimension, BeforeValidator(_as_choices)]] = Field(
+        default_factory=dict, description="settings to search; those of a term by TERM.KEY"
+    )
+    points: list[dict[str, Value]] = Field(
+        default_factory=list, description="values of dimensions to try before anything else"
+    )
+    cover: list[str] = Field(
+        default_factory=list,
+        description="dimensions of which every combination of choices is tried first",
+    )
+    objectives: dict[str, Literal["max", "min"]] = Field(
+        default_factory=lambda: {"val_acc": "max", "compression_params": "max"},
+        min_length=1,
+        description="columns of the trials table to optimise; none of the test set",
+    )
+    sampler: Literal["tpe", "nsga2", "random", "grid", "points"] = Field(
+        "tpe", description="how Optuna chooses; grid tries all choices, points only the listed"
+    )
+    sampler_seed: int = Field(0, ge=0)
+    trials: int | None = Field(None, ge=1, description="configs to train; grid, points: all")
+    repeats: int = Field(1, ge=1, description="seeds under which every config is trained")
+
+    @field_validator("objectives")
+    @classmethod
+    def _never_test(cls, objectives: dict[str, str]) -> dict[str, str]:
+        for key in objectives:
+            if key.startswith("test_"):
+                raise ValueError(f"{key}: nothing is ever selected on the test set")
+        return objectives
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Study":
+        if self.sampler not in ("grid", "points") and self.trials is None:
+            raise ValueError("trials: expected how many configs to train")
+        for key in self.dimensions:
+            if key in self.fixed:
+                raise ValueError(f"{key}: is both fixed and a dimension")
+        for key in self.cover:
+            if key not in self.dimensions or self.dimensions[key].choices is None:
+                raise ValueError(f"cover: {key} is not a dimension with listed choices")
+        for key, dimension in self.dimensions.items():
+            if self.sampler == "grid" and dimension.choices is None and dimension.step is None:
+                raise ValueError(f"dimensions.{key}: a grid needs choices, or a range with step")
+        for point in self.points:
+            for key in point:
+                if key not in self.dimensions:
+                    raise ValueError(f"points: {key} is not a dimension")
+        return self
+
+    # What a trial is
+
+    def draw(self, draw: Draw) -> dict[str, Value]:
+        """Draws every dimension that exists in a trial, those that decide others first.
+
+        A setting of a term exists where the method has the term, an amount of compression
+        where it is the trial's kind of compression, anything else where its ``when`` holds.
+
+        Args:
+            draw: gives a value for a dimension, by its key.
+        """
+        values: dict[str, Value] = {}
+        for key in sorted(self.dimensions, key=_decides_first):
+            if self._exists(key, values):
+                values[key] = draw(key, self.dimensions[key])
+        return values
+
+    def config(self, drawn: Mapping[str, Value], *, repeat: int = 0) -> TrialConfig:
+        """The trial of drawn values, under the seeds of a repeat.
+
+        Raises:
+            UserError: a value out of its range.
+        """
+        values = {**self.fixed, **drawn, "dataset": self.dataset, "teacher": self._teacher_name()}
+        method = str(values.get("method", PLAIN))
+        applies = {key for key in values if self._applies(key, method, values)}
+        values = {key: value for key, value in values.items() if key in applies}
+        for seed in ("seed", "view_seed"):
+            values[seed] = int(values.get(seed) or 0) + repeat
+        return TrialConfig.from_mapping(values)
+
+    def teacher_config(self) -> TrialConfig | None:
+        """The training of the teacher; None where there is none to train."""
+        if self.teacher is None or self.teacher.model is None:
+            return None
+        shared = {key: value for key, value in self.fixed.items() if key in _TRAINING}
+        values = {**shared, **self.teacher.training}
+        for key in self.teacher.training:
+            if key not in _TRAINING:
+                raise unknown("key", f"teacher.{key}", [f"teacher.{name}" for name in _TRAINING])
+        return TrialConfig.from_mapping(
+            {**values, "dataset": self.dataset, "student": self.teacher.model}
+        )
+
+    def grid(self) -> Iterator[dict[str, Value]]:
+        """Every combination of choices, each once, in the written order."""
+        yield from self._product(list(self.dimensions))
+
+    def first_points(self) -> list[dict[str, Value]]:
+        """What is tried before the sampler is asked: the listed points, then the cover."""
+        points = [dict(point) for point in self.points]
+        if self.cover:
+            points += self._product(self.cover)
+        if self.sampler == "grid":
+            points += self.grid()
+        return points
+
+    def check(self) -> None:
+        """Builds the config of every corner of the space.
+
+        Raises:
+            UserError: an unknown key or method, or a value out of its range, by name.
+        """
+        if self.teacher is not None:
+            self.teacher_config()
+        for key in [*self.fixed, *self.dimensions]:
+            _known(key)
+        for key, dimension in self.dimensions.items():
+            kind = setting_of(key)
+            for value in dimension.ends():
+                kind.check(f"dimensions.{key}", value)
+        for key, value in self.fixed.items():
+            if value is not None:
+                setting_of(key).check(f"fixed.{key}", value)
+        for method in self._values_of("method", PLAIN):
+            for compression in self._values_of("compression", None):
+                corner = {"method": method}
+                if compression is not None:
+                    corner["compression"] = compression
+                self.config(self.draw(_first_value(corner)))
+
+    def _values_of(self, key: str, default: Value | None) -> list[Any]:
+        if key in self.dimensions:
+            return self.dimensions[key].ends()
+        return [self.fixed.get(key, default)]
+
+    def _teacher_name(self) -> str | None:
+        return (self.teacher.model or self.teacher.name) if self.teacher else None
+
+    def _exists(self, key: str, values: Mapping[str, Value]) -> bool:
+        known = {**self.fixed, **values}
+        if any(
+            known.get(other) not in allowed for other, allowed in self.dimensions[key].when.items()
+        ):
+            return False
+        return self._applies(key, str(known.get("method", PLAIN)), known)
+
+    def _applies(self, key: str, method: str, values: Mapping[str, Any]) -> bool:
+        """Whether a key has an effect in a trial of this method and compression."""
+        if key in COMPRESSIONS:
+            return values.get("compression", key) == key
+        if key in settings_of(TrialConfig):
+            return True
+        known = method_settings(method)
+        return key in known or any(full.partition(".")[2] == key for full in known)
+
+    def _product(self, keys: list[str]) -> list[dict[str, Value]]:
+        """All combinations of the listed dimensions that exist together."""
+        found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
+        ordered = sorted(keys, key=_decides_first)
+        for combination in itertools.product(
+            *(grid_values(self.dimensions[k], k) for k in ordered)
+        ):
+            chosen = dict(zip(ordered, combination, strict=True))
+            values: dict[str, Value] = {}
+            for key in ordered:
+                if self._exists(key, values):
+                    values[key] = chosen[key]
+            found.setdefault(tuple(values.items()), values)
+            if len(found) > MAX_GRID:
+                raise UserError(f"dimensions: the grid has more than {MAX_GRID:,} points")
+        return list(found.values())
+
+
+_TRAINING = [
+    key
+    for key in settings_of(TrialConfig)
+    if key not in ("dataset", "teacher", "student", "method", "stage", *COMPRESSIONS)
+    and key != "compression"
+]
+
+
+def setting_of(key: str) -> Setting:
+    """The setting behind a key of a study: a trial's, a term's (``kd.alpha``), or a bare name.
+
+    A bare name stands for the setting of every term that has it; the first gives the type.
+
+    Raises:
+        UserError: no such key.
+    """
+    _known(key)
+    own = settings_of(TrialConfig)
+    if key in own:
+        return own[key]
+    for name in term_names():
+        settings = settings_of(term_class(name).Config)
+        if key in (f"{name}.{short}" for short in settings):
+            return settings[key.partition(".")[2]]
+        if key in settings:
+            return settings[key]
+    raise AssertionError(key)
+
+
+def grid_values(dimension: Dimension, key: str) -> list[Value]:
+    """The values that a grid tries."""
+    if dimension.choices is not None:
+        return dimension.choices
+    assert dimension.low is not None
+    assert dimension.high is not None
+    assert dimension.step is not None
+    count = int((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
+    whole = setting_of(key).kind is int
+    values = [dimension.low + index * dimension.step for index in range(count)]
+    return [int(value) for value in values] if whole else values
+
+
+def _known(key: str) -> None:
+    names = list(settings_of(TrialConfig))
+    for term in term_names():
+        for short in settings_of(term_class(term).Config):
+            names += [short, f"{term}.{short}"]
+    if key not in names:
+        raise unknown("key", key, set(names))
+
+
+def _decides_first(key: str) -> int:
+    """Method and compression decide which other dimensions exist."""
+    return {"method": 0, "compression": 1}.get(key, 2)
+
+
+def _first_value(corner: Mapping[str, Value]) -> Draw:
+    return lambda key, dimension: corner.get(key, dimension.ends()[0])

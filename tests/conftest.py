@@ -1,0 +1,20 @@
+"""What every test shares: the real data where it is present, one thread per process."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder with CIFAR-10 and the imported teachers; the test is skipped where it is absent."""
+    folder = Path(
+        os.environ.get("KDSWEEP_DATA") or Path(__file__).parents[2] / "shared" / "data"
+    ).resolve()
+    if not (folder / "cifar10").is_dir():
+        pytest.skip(f"needs CIFAR-10 in {folder} (set KDSWEEP_DATA)")
+    return folder

@@ -1,0 +1,128 @@
+"""Queries see the last attempt, and nothing but the results."""
+
+import pytest
+
+from orchestrator.query import connect, epochs, run_sql, trials
+from orchestrator.store import Store
+from trainables.errors import UserError
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Sweep ``a``: trial 0 died after epoch 2 and was continued; trial 1 ran once. Sweep ``b``."""
+    folder = tmp_path / "results"
+    store = Store(folder, "a")
+    store.save_study("dataset: digits\n")
+    rows = [(0, 1, 1, 0.1), (0, 1, 2, 0.2), (0, 1, 3, 0.3), (1, 1, 1, 0.15)]
+    store.add_epochs(row(*values) for values in rows)
+    store.add_trial(dict(trial_id="a-1", attempt=1, status="completed", method="kd", val_acc=0.15))
+    store.add_trial(dict(trial_id="a-0", attempt=1, status="failed", method="kd", error="died"))
+    store.add_epochs(row(*values) for values in [(0, 2, 3, 0.35), (0, 2, 4, 0.4)])
+    store.add_trial(dict(trial_id="a-0", attempt=2, status="completed", method="kd", val_acc=0.4))
+    Store(folder, "b").add_trial(dict(trial_id="a-0", attempt=1, status="stopped", method="at"))
+    return folder
+
+
+def row(trial, attempt, epoch, val_acc):
+    return dict(trial_id=f"a-{trial}", attempt=attempt, epoch=epoch, val_acc=val_acc)
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_last_attempt_counts(results, compacted):
+    if compacted:
+        Store(results, "a").compact()
+    frame = trials(results, ["a"]).set_index("trial_id")
+    assert sorted(frame.index) == ["a-0", "a-1"]
+    assert (frame.status["a-0"], frame.attempt["a-0"], frame.val_acc["a-0"]) == (
+        "completed",
+        2,
+        0.4,
+    )
+    curve = epochs(results, ["a"]).query("trial_id == 'a-0'")
+    assert curve.epoch.tolist() == [1, 2, 3, 4]
+    assert curve.attempt.tolist() == [1, 1, 2, 2]
+    assert curve.val_acc.tolist() == [0.1, 0.2, 0.35, 0.4]
+
+
+def test_every_attempt_is_in_the_all_views(results):
+    assert run_sql(results, "SELECT count(*) n FROM trials_all").n.item() == 4
+    assert run_sql(results, "SELECT count(*) n FROM epochs_all", ["a"]).n.item() == 6
+
+
+def test_sweeps_are_told_apart(results):
+    assert len(trials(results)) == 3
+    assert trials(results, ["b"]).status.tolist() == ["stopped"]
+    assert len(trials(results, ["b", "b"])) == 1
+    assert epochs(results, ["b"]).empty
+
+
+def test_sql_joins_trials_and_epochs(results):
+    sql = """SELECT t.method, max(e.val_acc) AS best FROM "EPOCHS" e
+             JOIN trials t USING (sweep, trial_id) GROUP BY t.method"""
+    assert run_sql(results, sql).to_dict("list") == {"method": ["kd"], "best": [0.4]}
+
+
+def test_tables_can_be_listed_and_times_are_utc(results):
+    assert run_sql(results, "SHOW TABLES").name.tolist() == [
+        *("epochs", "epochs_all", "trials", "trials_all")
+    ]
+    assert str(run_sql(results, "SELECT started_at FROM trials").started_at.dt.tz) == "UTC"
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/passwd')",
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM read_parquet('https://localhost/x.parquet')",
+        "COPY trials TO '{folder}/out.csv'",
+        "COPY trials TO '{folder}/out.parquet' (FORMAT parquet)",
+        "EXPORT DATABASE '{folder}/out'",
+        "ATTACH '{folder}/out.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "SET enable_external_access = true",
+        "RESET lock_configuration",
+        "PRAGMA enable_profiling",
+        "SELECT 1; COPY trials TO '{folder}/out.csv'",
+        "SELECT * FROM secret_frame",
+    ],
+)
+def test_query_can_read_only_the_results(results, tmp_path, sql):
+    secret_frame = trials(results)  # a Python variable that DuckDB would find by its name
+    with pytest.raises(UserError, match=r"^query: ") as caught:
+        run_sql(results, sql.format(folder=tmp_path))
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    assert len(secret_frame) == 3
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("SELECT nosuch FROM trials", "nosuch"),
+        ("SELEC 1", "syntax error"),
+        ("SELECT 'a'::INT", "Could not convert"),
+        ("", "expected a SELECT"),
+    ],
+)
+def test_wrong_sql_is_one_line(results, sql, message):
+    with pytest.raises(UserError, match=message) as caught:
+        run_sql(results, sql)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_sweeps_are_named(results, tmp_path):
+    with pytest.raises(UserError, match="unknown sweep 'c'; known: a, b"):
+        trials(results, ["a", "c"])
+    with pytest.raises(UserError, match="no sweeps in .*; name the right folder with --results"):
+        trials(tmp_path / "nothing")
+
+
+def test_connection_is_a_snapshot(results):
+    with connect(results) as connection:
+        Store(results, "b").add_trial(dict(trial_id="late", attempt=1))
+        assert connection.sql("SELECT count(*) FROM trials").fetchall() == [(3,)]
+    assert len(trials(results)) == 4

@@ -1,0 +1,321 @@
+"""The store's promises: no reported row is lost, no file is torn, every row is seen once."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow import fs
+
+from orchestrator import parts
+from orchestrator.store import SCHEMAS, Store
+from trainables.errors import UserError
+from trainables.files import Folder
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def trial(number: int, **columns) -> dict:
+    return {"trial_id": f"s-{number}", "attempt": 1, "status": "completed", **columns}
+
+
+def epoch(number: int, epoch: int, **columns) -> dict:
+    return {"trial_id": f"s-{number}", "attempt": 1, "epoch": epoch, "val_acc": 0.5, **columns}
+
+
+def ids(store: Store) -> list[str]:
+    return store.read("trials")["trial_id"].to_pylist()
+
+
+@pytest.fixture(params=["local", "remote"])
+def results(request, tmp_path):
+    if request.param == "local":
+        return tmp_path / "results"
+    memory = fs.PyFileSystem(fs.FSSpecHandler(MemoryFileSystem()))
+    return Folder(memory, f"bucket-{uuid.uuid4().hex}", is_local=False)
+
+
+def test_rows_come_back_with_their_types(results):
+    store = Store(results, "sweep")
+    started = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    store.add_epochs([epoch(0, 1, lr=0.1), epoch(0, 2, lr=0.01)])
+    assert store.pending == 2
+    assert store.add_trial(
+        trial(0, val_acc=0.75, params=123, started_at=started, config='{"method": "kd"}')
+    )
+    assert store.pending == 0
+    table = Store(results, "sweep").read("trials")
+    assert table.schema.equals(SCHEMAS["trials"])
+    (row,) = table.to_pylist()
+    assert row["sweep"] == "sweep"
+    assert row["schema_version"] == 1
+    assert row["started_at"] == started
+    assert (row["val_acc"], row["params"], row["config"]) == (0.75, 123, '{"method": "kd"}')
+    assert row["test_acc"] is None
+    assert store.read("epochs")["lr"].to_pylist() == [0.1, 0.01]
+
+
+def test_schema_has_the_columns_of_the_contract():
+    text = "sweep trial_id config_key stage status error method dataset teacher student config"
+    assert all(SCHEMAS["trials"].field(name).type == pa.string() for name in text.split())
+    for name in ["attempt", "params", "macs", "size_bytes", "seed", "view_seed", "epochs", "peak_memory_bytes"]:
+        assert SCHEMAS["trials"].field(name).type == pa.int64()
+    for name in ["compression_params", "compression_requested", "val_acc", "test_acc", "latency_ms"]:
+        assert SCHEMAS["trials"].field(name).type == pa.float64()
+    assert SCHEMAS["trials"].field("ended_at").type == pa.timestamp("us", tz="UTC")
+    assert SCHEMAS["epochs"].names == [
+        *("sweep", "trial_id", "attempt", "epoch", "lr", "train_loss", "val_loss", "val_acc"),
+        *("seconds", "images_per_second"),
+    ]
+
+
+def test_wrong_columns_and_types_are_refused_at_once(tmp_path):
+    store = Store(tmp_path, "sweep")
+    with pytest.raises(TypeError, match="no column val_accuracy"):
+        store.add_trial(trial(0, val_accuracy=0.5))
+    with pytest.raises(TypeError, match="no column loss"):
+        store.add_epochs([epoch(0, 1, loss=0.5)])
+    with pytest.raises((TypeError, pa.ArrowException)):
+        store.add_trial(trial(0, config={"not": "text"}))
+    assert store.pending == 0
+
+
+def test_epochs_wait_for_the_flush_and_no_longer(tmp_path):
+    patient, eager = Store(tmp_path, "patient", 3600), Store(tmp_path, "eager", 0)
+    for store in (patient, eager):
+        store.add_epochs([epoch(0, 1)])
+        assert store.maybe_flush()
+    assert (patient.pending, eager.pending) == (1, 0)
+    assert patient.flush()
+    assert Store(tmp_path, "patient").read("epochs").num_rows == 1
+
+
+def test_row_written_again_counts_once_as_last_written(results):
+    store = Store(results, "sweep")
+    store.add_trial(trial(0, val_acc=0.1))
+    store.add_trial(trial(1, val_acc=0.2))
+    store.add_trial(trial(0, val_acc=0.3))
+    store.add_trial(trial(0, val_acc=0.4, attempt=2))
+    for _ in range(2):
+        assert ids(store) == ["s-1", "s-0", "s-0"]
+        assert store.read("trials")["val_acc"].to_pylist() == [0.2, 0.3, 0.4]
+        store.compact()
+
+
+def test_compaction_leaves_one_file_and_the_same_rows(results):
+    store = Store(results, "sweep")
+    for number in range(20):
+        store.add_epochs([epoch(number, 1), epoch(number, 2)])
+        store.add_trial(trial(number, val_acc=number / 20))
+    before = store.read("trials"), store.read("epochs")
+    store.compact()
+    for table in ("trials", "epochs"):
+        (name,) = (store.folder / table).names()
+        assert name.startswith("merged-")
+    assert (store.read("trials"), store.read("epochs")) == before
+    store.add_trial(trial(20))
+    store.compact()
+    assert ids(store) == [f"s-{number}" for number in range(21)]
+
+
+def test_compaction_cut_short_doubles_nothing(tmp_path):
+    """Killed between the write and the deletes: merged file and parts lie side by side."""
+    store = Store(tmp_path, "sweep")
+    for number in range(3):
+        store.add_trial(trial(number))
+    old = {name: (store.folder / "trials").read(name) for name in (store.folder / "trials").names()}
+    store.compact()
+    for name, data in old.items():
+        (store.folder / "trials").write(name, data)
+    assert ids(store) == ["s-0", "s-1", "s-2"]
+    store.compact()
+    assert len((store.folder / "trials").names()) == 1
+    assert ids(store) == ["s-0", "s-1", "s-2"]
+
+
+def test_many_parts_are_compacted_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "MAX_PARTS", 8)
+    for _ in range(3):  # each time a new process's store, as after resume
+        store = Store(tmp_path, "sweep")
+        for number in range(7):
+            store.add_trial(trial(number))
+            assert len((store.folder / "trials").names()) <= 8
+    assert sorted(ids(store)) == [f"s-{number}" for number in range(7)]
+
+
+def test_unwritable_results_are_kept_told_once_and_written_later(tmp_path, caplog):
+    store = Store(tmp_path / "results", "sweep", flush_seconds=0)
+    blocker = tmp_path / "results"
+    blocker.write_bytes(b"")  # a file where the folder should be: refused to root as well
+    with pytest.raises(UserError):
+        Store(blocker, "sweep")
+    with caplog.at_level(logging.INFO, logger="orchestrator.store"):
+        store.add_epochs([epoch(0, 1)])
+        assert not store.add_trial(trial(0))
+        assert not store.maybe_flush()
+        assert not store.add_trial(trial(1))
+    assert store.pending == 3
+    (message,) = caplog.messages
+    assert "cannot be written" in message
+    assert str(tmp_path) in message
+    blocker.unlink()
+    assert store.maybe_flush()
+    assert store.pending == 0
+    assert ids(store) == ["s-0", "s-1"]
+    assert store.read("epochs").num_rows == 1
+
+
+FULL_DISK = """
+import resource, sys
+from orchestrator.store import Store
+store = Store(sys.argv[1], "sweep")
+assert store.add_trial({"trial_id": "s-0", "attempt": 1})
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+store.add_epochs([{"trial_id": "s-1", "attempt": 1, "epoch": 1}])
+assert not store.add_trial({"trial_id": "s-1", "attempt": 1})
+assert store.pending == 2
+assert store.read("trials").num_rows == 1
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+assert store.flush() and store.pending == 0
+"""
+
+
+def test_disk_full_tears_nothing(tmp_path):
+    """The file size limit cuts each write after 1000 bytes, as a full disk does."""
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True, cwd=REPOSITORY)
+    store = Store(tmp_path, "sweep")
+    assert ids(store) == ["s-0", "s-1"]
+    assert store.read("epochs").num_rows == 1
+    assert [name for name in os.listdir(tmp_path / "sweep/trials") if name[0] == "."] == []
+
+
+WRITER = """
+import itertools, sys
+from orchestrator import parts
+from orchestrator.store import Store
+parts.MAX_PARTS = 10
+store = Store(sys.argv[1], "sweep")
+for number in itertools.count(int(sys.argv[2])):
+    store.add_epochs({"trial_id": f"s-{number}", "attempt": 1, "epoch": e} for e in (1, 2, 3))
+    assert store.add_trial({"trial_id": f"s-{number}", "attempt": 1})
+    print(number, flush=True)
+"""
+
+
+def start_writer(results: Path, first: int) -> subprocess.Popen:
+    command = [sys.executable, "-c", WRITER, str(results), str(first)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+
+
+def test_killed_writers_lose_no_acknowledged_row(tmp_path):
+    """Killed at any moment, in a write or in a compaction, and started again."""
+    acknowledged: list[int] = []
+    for life in range(4):
+        with start_writer(tmp_path, 1000 * life) as writer:
+            for _ in range(23 + 7 * life):
+                acknowledged.append(int(writer.stdout.readline()))
+            writer.send_signal(signal.SIGKILL)
+            acknowledged += [int(line) for line in writer.stdout if line.endswith("\n")]
+        store = Store(tmp_path, "sweep")
+        found = ids(store)
+        assert len(found) == len(set(found))
+        assert {f"s-{number}" for number in acknowledged} <= set(found)
+        epochs = store.read("epochs").to_pandas().groupby("trial_id")["epoch"].apply(list)
+        assert all(epochs[name] == [1, 2, 3] for name in found)
+
+
+def test_reader_beside_a_compacting_writer_sees_each_row_once(tmp_path):
+    with start_writer(tmp_path, 0) as writer:
+        known = 0
+        for _ in range(40):
+            known = max(known, int(writer.stdout.readline()) + 1)
+            found = ids(Store(tmp_path, "sweep"))
+            assert len(found) >= known
+            assert found == [f"s-{number}" for number in range(len(found))]
+            known = len(found)
+        writer.send_signal(signal.SIGKILL)
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "flipped", "foreign", "newer"])
+def test_damaged_part_is_refused_by_name(tmp_path, damage):
+    store = Store(tmp_path, "sweep")
+    for number in range(2):
+        store.add_trial(trial(number, config="abc" * 100))
+    name = sorted(os.listdir(tmp_path / "sweep/trials"))[1]
+    path = tmp_path / "sweep/trials" / name
+    data = path.read_bytes()
+    if damage == "foreign":
+        pq.write_table(pa.table({"x": [1]}), path)
+    elif damage == "newer":
+        metadata = {b"kdsweep_schema_version": b"99"}
+        pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    else:
+        flipped = data[:60] + bytes([data[60] ^ 0xFF]) + data[61:]
+        cases = {"empty": b"", "cut": data[:-20], "text": b"hello", "flipped": flipped}
+        path.write_bytes(cases[damage])
+    with pytest.raises(UserError, match=name) as caught:
+        store.read("trials")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=name):
+        store.compact()
+    assert len(os.listdir(tmp_path / "sweep/trials")) == 2
+
+
+def test_damage_in_the_data_never_passes_as_data(tmp_path):
+    """Any one byte of the data pages may flip: refused, or the very same rows."""
+    store = Store(tmp_path, "sweep")
+    store.add_epochs([epoch(0, number, lr=number / 7, seconds=1.5) for number in range(50)])
+    store.flush()
+    (path,) = (tmp_path / "sweep/epochs").iterdir()
+    data, rows = path.read_bytes(), store.read("epochs")
+    footer = int.from_bytes(data[-8:-4], "little") + 8
+    refused = 0
+    for position in range(0, len(data) - footer, 3):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        try:
+            assert store.read("epochs") == rows
+        except UserError:
+            refused += 1
+    assert refused > 100
+
+
+def test_older_files_read_with_nulls(tmp_path):
+    store = Store(tmp_path, "sweep")
+    store.add_trial(trial(0, val_acc=0.5))
+    (path,) = (tmp_path / "sweep/trials").iterdir()
+    pq.write_table(pq.read_table(path).drop_columns(["versions", "view_seed"]), path)
+    table = store.read("trials")
+    assert table.schema.equals(SCHEMAS["trials"])
+    assert table.to_pylist()[0]["view_seed"] is None
+    assert table.to_pylist()[0]["val_acc"] == 0.5
+
+
+def test_study_and_sweeps(results):
+    assert Store.sweeps(results) == []
+    with pytest.raises(UserError, match="unknown sweep 'cifar': .* has no sweeps"):
+        Store(results, "cifar").read_study()
+    Store(results, "cifar10").save_study("dataset: cifar10\nµ: 1\n")
+    Store(results, "cifar10").save_study("dataset: cifar10\nµ: 2\n")
+    Store(results, "digits").add_trial(trial(0))
+    Store(results, "digits").folder.filesystem.create_dir(f"{Store(results, 'x').results.path}/tmp")
+    assert Store.sweeps(results) == ["cifar10", "digits"]
+    assert Store(results, "cifar10").read_study() == "dataset: cifar10\nµ: 2\n"
+    assert Store(results, "cifar10").read("trials").num_rows == 0
+    with pytest.raises(UserError, match="did you mean cifar10"):
+        Store(results, "cifar").read("trials")
+    with pytest.raises(UserError, match=r"digits/study\.yaml is missing"):
+        Store(results, "digits").read_study()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])
+def test_sweep_name_cannot_leave_the_results(tmp_path, name):
+    with pytest.raises(UserError, match="sweep name"):
+        Store(tmp_path, name)

@@ -1,0 +1,170 @@
+"""The cache of decoded images: decoded once, shared, and never trusted when damaged."""
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainables.data import image_folder
+from trainables.data.dataset import Dataset
+
+Load = Callable[..., Dataset]
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> str:
+    """The name of a small image folder."""
+    pixels = np.random.RandomState(0).randint(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        folder = tmp_path / "pets" / ("train" if i < 4 else "test") / ("cat", "dog")[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{i}.png")
+    return f"imagefolder:{tmp_path / 'pets'}"
+
+
+@pytest.fixture
+def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows by one name whenever a data set is decoded."""
+    names: list[str] = []
+    decode = image_folder.decode_resized
+
+    def counted(splits, image_size):  # type: ignore[no-untyped-def]
+        names.append(splits[0].name)
+        return decode(splits, image_size)
+
+    monkeypatch.setattr(image_folder, "decode_resized", counted)
+    return names
+
+
+def assert_same(first: Dataset, second: Dataset) -> None:
+    assert first.fingerprint == second.fingerprint
+    assert (first.mean, first.std, first.classes) == (second.mean, second.std, second.classes)
+    for ours, theirs in ((first.train, second.train), (first.read_test(), second.read_test())):
+        assert torch.equal(ours.images, theirs.images)
+        assert torch.equal(ours.labels, theirs.labels)
+
+
+def entry_of(cache: Path) -> Path:
+    (entry,) = (path for path in (cache / "data").iterdir() if path.is_dir())
+    return entry
+
+
+def test_second_load_decodes_nothing_and_is_identical(
+    pets: str, load_again: Load, decodings: list[str]
+) -> None:
+    first = load_again(pets)
+    second = load_again(pets)
+    assert len(decodings) == 1
+    assert first is not second
+    assert_same(first, second)
+
+
+def test_cached_images_may_be_written_to_without_harm(
+    pets: str, load_again: Load, recwarn: pytest.WarningsRecorder
+) -> None:
+    first = load_again(pets)
+    before = first.train.images.clone()
+    first.train.images.zero_()
+    assert torch.equal(load_again(pets).train.images, before)
+    assert not [w for w in recwarn if "writ" in str(w.message)]
+
+
+def test_changed_files_and_another_size_decode_again(
+    pets: str, load_again: Load, decodings: list[str]
+) -> None:
+    first = load_again(pets)
+    assert load_again(pets, image_size=8).image_shape == (3, 8, 8)
+    victim = Path(pets.partition(":")[2]) / "train" / "cat" / "0.png"
+    Image.new("RGB", (16, 16), "red").save(victim)
+    changed = load_again(pets)
+    assert len(decodings) == 3
+    assert changed.fingerprint != first.fingerprint
+
+
+@pytest.mark.parametrize(
+    "damage", ["flipped byte", "truncated", "empty", "missing", "record", "shape", "labels"]
+)
+def test_damaged_entry_is_rebuilt(
+    pets: str, load_again: Load, decodings: list[str], cache: Path, damage: str
+) -> None:
+    first = load_again(pets)
+    pristine = first.train.images.clone()
+    entry = entry_of(cache)
+    # Replaced, not written over: the first data set still reads the old file.
+    victim = entry / ("content.json" if damage == "record" else "test_images.npy")
+    data = bytearray(victim.read_bytes())
+    victim.unlink()
+    if damage == "flipped byte":
+        data[-5] ^= 1
+        victim.write_bytes(data)
+    elif damage == "truncated":
+        victim.write_bytes(data[:-5])
+    elif damage == "empty":
+        victim.write_bytes(b"")
+    elif damage == "record":
+        victim.write_text(json.dumps({"classes": ["cat", "dog"]}))
+    elif damage == "shape":
+        np.save(victim, np.zeros((4, 3, 8, 8), dtype=np.uint8))
+    elif damage == "labels":
+        victim.write_bytes(data)
+        (entry / "train_labels.npy").unlink()
+        np.save(entry / "train_labels.npy", np.array([0, 0, 1, 0]))
+    rebuilt = load_again(pets)
+    assert len(decodings) == 2
+    assert rebuilt.fingerprint == first.fingerprint
+    assert torch.equal(rebuilt.train.images, pristine)
+    load_again(pets)
+    assert len(decodings) == 2
+
+
+def test_what_a_killed_builder_left_is_cleared(
+    pets: str, load_again: Load, decodings: list[str], cache: Path
+) -> None:
+    load_again(pets)
+    entry = entry_of(cache)
+    entry.rename(f"{entry}.building")
+    (Path(f"{entry}.building") / "content.json").unlink()
+    load_again(pets)
+    assert len(decodings) == 2
+    assert entry_of(cache) == entry
+
+
+def test_test_set_survives_the_loss_of_the_cache(pets: str, load_again: Load, cache: Path) -> None:
+    """A trial reads the test set hours after it started."""
+    dataset = load_again(pets)
+    expected = load_again(pets).read_test().images.clone()
+    shutil.rmtree(cache)
+    assert torch.equal(dataset.read_test().images, expected)
+
+
+def test_without_a_writable_cache_it_still_loads(
+    pets: str,
+    load_again: Load,
+    decodings: list[str],
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cached = load_again(pets)
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    monkeypatch.setenv("KDSWEEP_CACHE", str(blocked / "cache"))
+    with pytest.warns(UserWarning, match="KDSWEEP_CACHE"):
+        assert_same(load_again(pets), cached)
+    assert len(decodings) == 2
+
+
+def test_many_loaders_at_once_decode_once(
+    pets: str, load_again: Load, decodings: list[str]
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        loaded = list(pool.map(lambda _: load_again(pets), range(8)))
+    assert len(decodings) == 1
+    for dataset in loaded:
+        assert_same(dataset, loaded[0])

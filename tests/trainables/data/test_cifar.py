@@ -1,0 +1,243 @@
+"""CIFAR: known properties of the real data, and every kind of damage refused by file name."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from trainables.data.dataset import Dataset
+from trainables.data.sources import load_dataset
+from trainables.errors import UserError
+
+TEST_FILE = "test-00000-of-00001.parquet"
+Load = Callable[..., Dataset]
+Encode = Callable[[np.ndarray], bytes]
+
+
+@pytest.fixture
+def cifar10(shared_data: Path, cifar10_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    monkeypatch.setenv("KDSWEEP_CACHE", str(cifar10_cache))
+    return load_dataset("cifar10", shared_data)
+
+
+@pytest.fixture
+def copy(shared_data: Path, tmp_path: Path) -> Path:
+    """A folder whose ``cifar10`` holds links to the real files, to be replaced one by one."""
+    folder = tmp_path / "data" / "cifar10" / "plain_text"
+    folder.mkdir(parents=True)
+    for file in (shared_data / "cifar10").glob("*.parquet"):
+        (folder / file.name).symlink_to(file)
+    return tmp_path / "data"
+
+
+def rewrite(copy: Path, file: str, change: Callable[[list, list], None]) -> Path:
+    """Write a file of ``copy`` anew after ``change(encoded images, labels)`` edited its rows."""
+    path = copy / "cifar10" / "plain_text" / file
+    table = pq.read_table(path)
+    images, labels = table["img"].to_pylist(), table["label"].to_pylist()
+    change(images, labels)
+    path.unlink()
+    pq.write_table(pa.table({"img": images, "label": labels}), path)
+    return path
+
+
+def test_known_properties(cifar10: Dataset) -> None:
+    test = cifar10.read_test()
+    assert cifar10.image_shape == (3, 32, 32)
+    assert (cifar10.crop_padding, cifar10.flip) == (4, True)
+    assert cifar10.classes[6] == "frog"
+    assert cifar10.train.labels[:5].tolist() == [6, 9, 9, 4, 1]
+    assert test.labels[:5].tolist() == [3, 8, 8, 0, 6]
+    assert torch.bincount(cifar10.train.labels).tolist() == [5000] * 10
+    assert torch.bincount(test.labels).tolist() == [1000] * 10
+    assert cifar10.mean == pytest.approx((0.4914, 0.4822, 0.4465), abs=5e-5)
+    assert cifar10.std == pytest.approx((0.2470, 0.2435, 0.2616), abs=5e-5)
+    # The first pixel of the first frog.
+    assert cifar10.train.images[0, :, 0, 0].tolist() == [59, 62, 63]
+
+
+def test_second_load_is_fast_and_identical(
+    cifar10: Dataset, shared_data: Path, load_again: Load
+) -> None:
+    started = time.perf_counter()
+    again = load_again("cifar10", shared_data)
+    seconds = time.perf_counter() - started
+    assert again is not cifar10
+    assert again.fingerprint == cifar10.fingerprint
+    assert torch.equal(again.train.images, cifar10.train.images)
+    assert torch.equal(again.read_test().labels, cifar10.read_test().labels)
+    assert seconds < 1
+
+
+def test_the_folder_itself_may_be_given(
+    cifar10: Dataset, shared_data: Path, load_again: Load
+) -> None:
+    assert load_again("cifar10", shared_data / "cifar10").fingerprint == cifar10.fingerprint
+
+
+def test_truncated_shard_is_named(copy: Path) -> None:
+    victim = copy / "cifar10" / "plain_text" / TEST_FILE
+    data = victim.read_bytes()
+    victim.unlink()
+    victim.write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match=f"{victim}: not a readable Parquet file"):
+        load_dataset("cifar10", copy)
+
+
+def test_missing_shard_is_named(copy: Path) -> None:
+    victim = copy / "cifar10" / "plain_text" / "train-00001-of-00003.parquet"
+    victim.unlink()
+    with pytest.raises(UserError, match=f"{victim}: missing"):
+        load_dataset("cifar10", copy)
+
+
+def test_missing_test_set_is_named(copy: Path) -> None:
+    (copy / "cifar10" / "plain_text" / TEST_FILE).unlink()
+    with pytest.raises(UserError, match=r"plain_text: expected test\*.parquet"):
+        load_dataset("cifar10", copy)
+
+
+def test_byte_flipped_in_an_image_is_named(copy: Path) -> None:
+    victim = copy / "cifar10" / "plain_text" / TEST_FILE
+    image = pq.read_table(victim)["img"][7].as_py()["bytes"]
+    data = bytearray(victim.read_bytes())
+    # Compressed pixels pass through Parquet's own compression nearly unchanged.
+    middle = image[len(image) // 2 :][:64]
+    assert data.count(middle) == 1
+    data[data.index(middle) + 10] ^= 0xFF
+    victim.unlink()
+    victim.write_bytes(data)
+    with pytest.raises(UserError, match=f"{victim} row 7: does not decode"):
+        load_dataset("cifar10", copy)
+
+
+def test_silently_changed_pixel_is_refused(copy: Path, cifar10: Dataset, png: Encode) -> None:
+    pixels = cifar10.read_test().images[1234].permute(1, 2, 0).numpy().copy()
+    pixels[5, 6, 1] ^= 1
+
+    def change(images: list, labels: list) -> None:
+        images[1234] = {"bytes": png(pixels), "path": None}
+
+    victim = rewrite(copy, TEST_FILE, change)
+    expected = f"{victim}: damaged: the test images 0 to 9999 have sha256 .*, expected 8193b3fbce55"
+    with pytest.raises(UserError, match=expected):
+        load_dataset("cifar10", copy)
+
+
+def test_two_swapped_labels_are_refused(copy: Path) -> None:
+    def change(images: list, labels: list) -> None:
+        assert labels[0] != labels[1]
+        labels[0], labels[1] = labels[1], labels[0]
+
+    victim = rewrite(copy, TEST_FILE, change)
+    with pytest.raises(UserError, match=f"{victim}: damaged"):
+        load_dataset("cifar10", copy)
+
+
+def test_wrong_row_count_names_the_files(copy: Path) -> None:
+    def change(images: list, labels: list) -> None:
+        del images[-1], labels[-1]
+
+    rewrite(copy, TEST_FILE, change)
+    with pytest.raises(UserError, match=f"expected 10000 test images.*{TEST_FILE}: 9999"):
+        load_dataset("cifar10", copy)
+
+
+def test_image_of_another_size_is_named(copy: Path, png: Encode) -> None:
+    def change(images: list, labels: list) -> None:
+        images[3] = {"bytes": png(np.zeros((32, 31, 3), dtype=np.uint8)), "path": None}
+
+    victim = rewrite(copy, TEST_FILE, change)
+    with pytest.raises(UserError, match=f"{victim} row 3: .*31x32 pixels, expected 32x32"):
+        load_dataset("cifar10", copy)
+
+
+@pytest.mark.slow
+def test_blocks_in_another_order_give_the_same_data_set(
+    cifar10: Dataset, copy: Path, png: Encode
+) -> None:
+    folder = copy / "cifar10" / "plain_text"
+    tables = [pq.read_table(folder / f"train-0000{i}-of-00003.parquet") for i in range(3)]
+    whole = pa.concat_tables(tables)
+    for i in range(3):
+        (folder / f"train-0000{i}-of-00003.parquet").unlink()
+    archive = pa.concat_tables([whole.slice(block * 10_000, 10_000) for block in (3, 2, 1, 4, 0)])
+    pq.write_table(archive, folder / "train.parquet")
+    other = load_dataset("cifar10", copy)
+    assert other.fingerprint == cifar10.fingerprint
+    assert torch.equal(other.train.images, cifar10.train.images)
+
+
+@pytest.mark.slow
+def test_damaged_block_of_the_training_set_names_its_files(copy: Path, png: Encode) -> None:
+    def change(images: list, labels: list) -> None:
+        images[15_000] = images[15_001]
+
+    rewrite(copy, "train-00001-of-00003.parquet", change)
+    with pytest.raises(UserError) as caught:
+        load_dataset("cifar10", copy)
+    # Row 15,000 of the second file is image 31,667: its block spans the second and third file.
+    message = str(caught.value)
+    assert "train images 30000 to 39999" in message
+    assert "train-00001-of-00003.parquet, " in message
+    assert "train-00002-of-00003.parquet: damaged" in message
+    assert "train-00000" not in message
+    assert "expected bb996a8ffff8" in message
+
+
+def write_cifar100(folder: Path, png: Encode, labels: np.ndarray) -> None:
+    """A stand-in with the layout of CIFAR-100; the image of class k has the colour (k, 0, 9)."""
+    folder.mkdir(parents=True)
+    colours = [png(np.full((32, 32, 3), (k, 0, 9), dtype=np.uint8)) for k in range(100)]
+    for split, rows in (("train", labels), ("test", np.arange(10_000) % 100)):
+        table = {
+            "img": [{"bytes": colours[k % 100], "path": None} for k in rows],
+            "fine_label": rows,
+            "coarse_label": rows // 5,
+        }
+        pq.write_table(pa.table(table), folder / f"{split}-00000-of-00001.parquet")
+
+
+@pytest.mark.slow
+def test_cifar100_reads_the_fine_labels(tmp_path: Path, png: Encode) -> None:
+    write_cifar100(tmp_path / "cifar100" / "cifar100", png, np.arange(50_000) % 100)
+    cifar100 = load_dataset("cifar100", tmp_path)
+    assert cifar100.num_classes == 100
+    assert cifar100.classes[:2] == ("apple", "aquarium_fish")
+    assert cifar100.classes[99] == "worm"
+    assert torch.equal(cifar100.train.images[:, 0, 0, 0].long(), cifar100.train.labels)
+    assert len(cifar100.read_test()) == 10_000
+
+
+def test_cifar100_with_wrong_labels_is_refused(tmp_path: Path, png: Encode) -> None:
+    labels = np.arange(50_000) % 100
+    labels[77] = 100
+    write_cifar100(tmp_path / "cifar100", png, labels)
+    with pytest.raises(UserError, match="train-00000-of-00001.parquet row 77: label 100"):
+        load_dataset("cifar100", tmp_path)
+
+
+def test_cifar100_with_unequal_classes_is_refused(tmp_path: Path, png: Encode) -> None:
+    labels = np.arange(50_000) % 100
+    labels[77] = 78
+    write_cifar100(tmp_path / "cifar100", png, labels)
+    with pytest.raises(UserError, match="499 train images have label 77, expected 500"):
+        load_dataset("cifar100", tmp_path)
+
+
+def test_torchvision_files_that_are_missing_or_damaged_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]
+    for name in names[:-1]:
+        (folder / name).write_bytes(b"not a batch")
+    with pytest.raises(UserError, match=r"batches.meta: missing"):
+        load_dataset("cifar10", tmp_path)
+    (folder / "batches.meta").write_bytes(b"not a batch")
+    with pytest.raises(UserError, match=r"data_batch_1: damaged: it has md5 .*, expected c99cafc1"):
+        load_dataset("cifar10", tmp_path)

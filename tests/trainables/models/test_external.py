@@ -1,0 +1,93 @@
+"""Networks of timm and torchvision."""
+
+import pytest
+import torch
+
+from trainables.errors import UserError
+from trainables.models import create_model, output_shapes
+
+SHAPE = (3, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        (
+            "torchvision:resnet18",
+            ((64, 32, 32), (64, 16, 16), (128, 8, 8), (256, 4, 4), (512, 2, 2)),
+        ),
+        # A block that halves the resolution still has a convolution at the full one.
+        (
+            "torchvision:resnet50",
+            ((64, 32, 32), (256, 16, 16), (512, 8, 8), (1024, 4, 4), (2048, 2, 2)),
+        ),
+        # Squeeze-and-excitation branches are 1x1 and no stage.
+        (
+            "timm:efficientnet_b0",
+            ((16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4), (1280, 2, 2)),
+        ),
+        # Attention maps are 4-D and no stage; the patches are.
+        ("timm:vit_tiny_patch16_224", ((192, 4, 4),)),
+        # The norm behind global pooling works on one pixel and is no stage.
+        ("torchvision:convnext_tiny", ((96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2))),
+        # Adaptive pooling to 7x7 enlarges small maps and is no stage.
+        (
+            "torchvision:vgg11_bn",
+            ((64, 64, 64), (128, 32, 32), (256, 16, 16), (512, 8, 8), (512, 4, 4), (512, 2, 2)),
+        ),
+    ],
+)
+def test_stages(name: str, stages: tuple[tuple[int, int, int], ...]) -> None:
+    with torch.device("meta"):
+        assert output_shapes(create_model(name, 10, SHAPE), SHAPE).stages == stages
+
+
+def test_stage_is_what_the_network_computes() -> None:
+    torch.manual_seed(0)
+    model = create_model("torchvision:resnet18", 10, SHAPE).eval()
+    images = torch.randn(2, *SHAPE)
+    backbone = model.backbone
+    x = backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(images))))
+    x = backbone.layer2(backbone.layer1(x))
+    torch.testing.assert_close(model(images).stages[2], x)
+
+
+def test_last_stage_of_one_pixel_is_kept_but_global_pooling_is_none() -> None:
+    with torch.device("meta"):
+        stages = output_shapes(
+            create_model("torchvision:resnet18", 10, (3, 32, 32)), (3, 32, 32)
+        ).stages
+    assert stages[-1] == (512, 1, 1)
+    with torch.device("meta"):
+        stages = output_shapes(create_model("torchvision:resnet18", 10, SHAPE), SHAPE).stages
+    assert stages[-1] == (512, 2, 2)
+
+
+def test_no_hook_stays() -> None:
+    model = create_model("torchvision:resnet18", 10, SHAPE).eval()
+    model(torch.randn(1, *SHAPE))
+    with pytest.raises(RuntimeError):
+        model(torch.randn(1, 5, 64, 64))
+    for module in model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+
+
+@pytest.mark.parametrize(
+    "name", ["torchvision:googlenet", "torchvision:vit_b_16", "torchvision:regnet_y_400mf"]
+)
+def test_special_constructors(name: str) -> None:
+    shape = (1, 64, 64)
+    with torch.device("meta"):
+        model = create_model(name, 7, shape).train()
+        assert model(torch.empty(2, *shape)).logits.shape == (2, 7)
+
+
+def test_refusals_name_the_model() -> None:
+    with pytest.raises(UserError, match=r"torchvision:vit_b_32.*\(3, 40, 40\): .*patch"):
+        create_model("torchvision:vit_b_32", 10, (3, 40, 40))
+    with pytest.raises(UserError, match=r"torchvision:inception_v3.*\(3, 32, 32\)"):
+        create_model("torchvision:inception_v3", 10, (3, 32, 32))
+    for name in ("torchvision:squeezenet1_1", "timm:deit_tiny_distilled_patch16_224"):
+        with pytest.raises(UserError, match=f"{name}.*one linear layer"):
+            create_model(name, 10, SHAPE)

@@ -1,0 +1,114 @@
+"""Folders: atomic writes, listing, and the errors a user meets, locally and in an object store."""
+
+import os
+import pickle
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow import fs
+
+from trainables.errors import UserError
+from trainables.files import Folder, open_folder
+
+
+@pytest.fixture(params=["local", "file uri", "remote"])
+def folder(request, tmp_path):
+    if request.param == "local":
+        return open_folder(tmp_path / "results")
+    if request.param == "file uri":
+        return open_folder((tmp_path / "results").as_uri())
+    memory = fs.PyFileSystem(fs.FSSpecHandler(MemoryFileSystem()))
+    return Folder(memory, f"bucket-{uuid.uuid4().hex}/results", is_local=False)
+
+
+def test_files_come_back_as_written(folder):
+    assert folder.names() == []
+    folder.write("b.parquet", b"one")
+    folder.write("a.parquet", bytes(range(256)) * 1000)
+    folder.write("b.parquet", b"two")
+    folder.write("study.yaml", b"")
+    assert folder.read("a.parquet") == bytes(range(256)) * 1000
+    assert folder.read("b.parquet") == b"two"
+    assert folder.names(".parquet") == ["a.parquet", "b.parquet"]
+    assert folder.names() == ["a.parquet", "b.parquet", "study.yaml"]
+    folder.delete("a.parquet")
+    folder.delete("a.parquet")
+    assert not folder.exists("a.parquet")
+    assert folder.exists("b.parquet")
+
+
+def test_subfolders_and_missing_files(folder):
+    (folder / "sweep" / "trials").write("x", b"1")
+    folder.write("file", b"")
+    assert folder.folders() == ["sweep"]
+    assert (folder / "sweep").names() == []
+    assert (folder / "sweep/trials").read("x") == b"1"
+    with pytest.raises(FileNotFoundError):
+        folder.read("absent")
+
+
+def test_pickled_folder_writes_to_the_same_place(folder):
+    pickle.loads(pickle.dumps(folder)).write("weights", b"w")
+    assert folder.read("weights") == b"w"
+
+
+def test_check_writable_leaves_nothing(folder):
+    folder.check_writable()
+    infos = folder.filesystem.get_file_info(fs.FileSelector(folder.path, allow_not_found=True))
+    assert infos == []
+
+
+def test_local_folder_is_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = open_folder("results")
+    monkeypatch.chdir("/")
+    folder.write("x", b"")
+    assert (tmp_path / "results" / "x").exists()
+
+
+def test_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    below = open_folder(tmp_path / "file" / "results")
+    with pytest.raises(UserError, match=r"results folder '.*/file/results' is not writable: "):
+        below.check_writable()
+
+
+def test_file_as_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="--results '.*file' is a file"):
+        open_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize("uri", ["nosuch://bucket/x", "file:///a b", "hdfs://nowhere:1/x"])
+def test_uri_that_cannot_be_opened_is_named_in_one_line(uri):
+    with pytest.raises(UserError, match="--results '.*' cannot be opened") as caught:
+        open_folder(uri)
+    assert uri in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+FULL_DISK = """
+import resource, sys
+from trainables.files import open_folder
+folder = open_folder(sys.argv[1])
+folder.write("kept", b"old")
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+for name in ("kept", "new"):
+    try:
+        folder.write(name, b"x" * 100_000)
+    except OSError:
+        continue
+    sys.exit("the write should have failed")
+"""
+
+
+def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path):
+    """The file size limit stops the write after 4 kB, as a full disk does."""
+    repository = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True, cwd=repository)
+    assert os.listdir(tmp_path) == ["kept"]
+    assert (tmp_path / "kept").read_bytes() == b"old"

@@ -1,0 +1,1 @@
+"""How students become small, and what they cost."""

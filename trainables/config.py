@@ -1,0 +1,184 @@
+"""TrialConfig: everything that decides what one trial does, as a flat record of scalars."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainables.errors import UserError, unknown
+from trainables.methods.method import method_settings, resolve_settings
+from trainables.methods.registry import canonical_method, parse_method
+from trainables.settings import Scalar, read, setting, settings_of
+
+COMPRESSIONS = ("explicit", "depth", "width", "factor")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """One student trained once.
+
+    Besides the fields, the settings of the method's terms belong to it: ``terms`` holds
+    them by full key (``kd.temperature``), complete and checked.
+    """
+
+    dataset: str = setting("digits", "data set: see `kdsweep datasets`")
+    teacher: str | None = setting(None, "the teacher's model: see `kdsweep models`")
+    student: str = setting("wrn_16_1", "the student's model, or its family for a factor")
+    compression: str = setting("explicit", "how the student becomes small", choices=COMPRESSIONS)
+    depth: int | None = setting(None, "blocks to remove from the end", at_least=0)
+    width: float | None = setting(None, "multiplier of every layer's channels", above=0)
+    factor: float | None = setting(None, "teacher's parameters / student's", above=0)
+    method: str = setting("student", "terms joined by '+': see `kdsweep methods`")
+
+    epochs: int = setting(30, "passes over the training set", at_least=1)
+    batch_size: int = setting(64, "images per step", at_least=1)
+    optimizer: str = setting("sgd", "update rule", choices=("sgd", "adam", "adamw"))
+    lr: float = setting(0.05, "peak learning rate", above=0, search=(0.005, 0.5), log=True)
+    momentum: float = setting(0.9, "of SGD", at_least=0, at_most=0.999)
+    nesterov: bool = setting(False, "Nesterov's form of the momentum")
+    weight_decay: float = setting(5e-4, "L2 penalty", at_least=0, search=(1e-5, 1e-2), log=True)
+    schedule: str = setting(
+        "cosine", "how the learning rate falls", choices=("cosine", "step", "constant")
+    )
+    milestones: str = setting(
+        "0.625,0.75,0.875", "of schedule step: fractions of the epochs, joined by commas"
+    )
+    lr_decay: float = setting(0.1, "of schedule step: factor per milestone", above=0, at_most=1)
+    warmup_epochs: float = setting(0.0, "linear rise of the learning rate", at_least=0)
+
+    val_fraction: float = setting(
+        0.1, "of the training set, held out for selection", at_least=0, at_most=0.9
+    )
+    split_seed: int = setting(0, "fixes the validation split", at_least=0)
+    train_fraction: float = setting(
+        1.0, "of the training images that are used (stratified)", above=0, at_most=1
+    )
+    image_size: int | None = setting(None, "pixels per side, for folders of images", at_least=1)
+    crop_padding: int | None = setting(
+        None, "pixels of zero padding before the crop; none: the data set's own", at_least=0
+    )
+    flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
+
+    seed: int = setting(0, "initialisation and order of the images", at_least=0)
+    view_seed: int = setting(0, "augmented views; shared by the configs of a repeat", at_least=0)
+    stage: str = setting("search", "search, or confirm a choice", choices=("search", "confirm"))
+
+    terms: Mapping[str, Scalar] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "method", canonical_method(self.method))
+        object.__setattr__(self, "terms", resolve_settings(self.method, self.terms))
+        if parse_method(self.method) and self.teacher is None:
+            raise UserError(f"teacher: method '{self.method}' needs one")
+        if self.compression != "explicit" and self.amount is None:
+            raise UserError(f"{self.compression}: compression '{self.compression}' needs its value")
+        self.milestone_epochs()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> "TrialConfig":
+        """Reads a flat mapping, as in a study's ``fixed`` block or a row's ``config``.
+
+        ``compression`` may be left out where exactly one of its amounts is given. Amounts of
+        other kinds of compression, and settings of terms that the method does not use, are
+        refused: a config says nothing that has no effect.
+
+        Raises:
+            UserError: an unknown key, a value out of its range, a missing amount, by name.
+        """
+        own = settings_of(cls)
+        fields = {key: value for key, value in values.items() if key in own}
+        rest = {key: value for key, value in values.items() if key not in own}
+        checked = read(cls, fields)
+        method = str(checked.get("method", own["method"].default))
+        known = method_settings(method)
+        for key in rest:
+            if key not in known and key not in {full.partition(".")[2] for full in known}:
+                raise unknown("key", key, [*own, *known, *known_bare(known)])
+        checked.setdefault("compression", _implied_compression(checked))
+        for kind in COMPRESSIONS[1:]:
+            if kind != checked["compression"] and checked.get(kind) is not None:
+                raise UserError(f"{kind}: has no effect with compression {checked['compression']}")
+        return cls(**checked, terms=rest)
+
+    @property
+    def amount(self) -> float | None:
+        """How much to compress, in the unit of ``compression``; None for ``explicit``."""
+        return None if self.compression == "explicit" else getattr(self, self.compression)
+
+    def milestone_epochs(self) -> tuple[float, ...]:
+        """The milestones of the step schedule, in epochs.
+
+        Raises:
+            UserError: ``milestones`` is no list of fractions in [0, 1].
+        """
+        try:
+            fractions = [float(part) for part in self.milestones.split(",")]
+        except ValueError:
+            fractions = [-1.0]
+        if not all(0 <= fraction <= 1 for fraction in fractions):
+            raise UserError(
+                f"milestones: expected fractions from 0 to 1 joined by commas, "
+                f"got {self.milestones!r}"
+            )
+        return tuple(fraction * self.epochs for fraction in fractions)
+
+    def to_dict(self) -> dict[str, Scalar]:
+        """A flat dict of scalars that `from_mapping` reads back."""
+        values = {
+            entry.name: getattr(self, entry.name)
+            for entry in dataclasses.fields(self)
+            if entry.name != "terms"
+        }
+        return {**values, **self.terms}
+
+    def to_json(self) -> str:
+        """Canonical JSON of `to_dict`: sorted keys, no white space."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def replace(self, **changes: Any) -> "TrialConfig":
+        """A copy with some keys changed, checked anew."""
+        return TrialConfig.from_mapping({**self.to_dict(), **changes})
+
+
+def known_bare(known: Mapping[str, object]) -> list[str]:
+    """The settings' names without their term: ``kd.temperature -> temperature``."""
+    return sorted({full.partition(".")[2] for full in known})
+
+
+def config_key(
+    config: TrialConfig, *, student: str, data_fingerprint: str, teacher_fingerprint: str | None
+) -> str:
+    """The hash of everything that decides a trial's result.
+
+    Two configs that ask for the same network in different words (a factor, or its nearest
+    member by name) have the same key; so have two that differ in the teacher of a method
+    which reads none.
+
+    Args:
+        config: the trial.
+        student: canonical name of the network that is built.
+        data_fingerprint: of the data set.
+        teacher_fingerprint: of the teacher's weights; None without a teacher.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    decisive = config.to_dict()
+    for words in ("dataset", "teacher", "stage", "compression", *COMPRESSIONS[1:]):
+        decisive.pop(words)
+    decisive |= {
+        "student": student,
+        "data": data_fingerprint,
+        "teacher": teacher_fingerprint if parse_method(config.method) else None,
+    }
+    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _implied_compression(checked: Mapping[str, object]) -> str:
+    given = [kind for kind in COMPRESSIONS[1:] if checked.get(kind) is not None]
+    if len(given) > 1:
+        raise UserError(f"compression: {' and '.join(given)} are both given; choose one")
+    return given[0] if given else "explicit"

@@ -1,0 +1,151 @@
+"""What a source of images gives to the rest: pixels, labels, classes and their fingerprint."""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+_LEVELS = 256
+_STATISTICS_BLOCK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Labelled images, resident in memory.
+
+    Attributes:
+        images: uint8 ``[N, C, H, W]``. It may be a private view of a file that all processes of
+            a node share: treat it as read-only.
+        labels: int64 ``[N]``, class indices.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training set, its untouched test set, and what identifies both.
+
+    Attributes:
+        name: as the user wrote it, for example ``"cifar10"``.
+        classes: class names; the position is the label.
+        train: the whole training set; `split.stratified_split` cuts the validation part from it.
+        fingerprint: sha256 (hex) over pixels, labels and classes of training and test set.
+        crop_padding: default augmentation: zero pixels added on each side before the random crop.
+        flip: default augmentation: whether a view may be mirrored left to right.
+        mean: per channel, over the training images scaled to [0, 1].
+        std: per channel, likewise (population standard deviation; 1 for a constant channel).
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Images = field(repr=False)
+    fingerprint: str
+    crop_padding: int
+    flip: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    _test: Images = field(repr=False)
+
+    def read_test(self) -> Images:
+        """The test set. Asked for once, after a trial's last epoch; nothing is selected on it."""
+        return self._test
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+
+@dataclass(frozen=True)
+class Content:
+    """A dataset's pixels and labels with what was computed from them.
+
+    Attributes:
+        classes: class names; the position is the label.
+        train: training images.
+        test: test images.
+        train_digest: `digest` of ``train``.
+        test_digest: `digest` of ``test``.
+        mean: see `Dataset`.
+        std: see `Dataset`.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    test: Images
+    train_digest: str
+    test_digest: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def measure(cls, classes: tuple[str, ...], train: Images, test: Images) -> "Content":
+        """Digests and channel statistics of freshly decoded images."""
+        mean, std = channel_statistics(train.images)
+        return cls(classes, train, test, digest(train), digest(test), mean, std)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over pixels, labels and classes of both sets."""
+        record = [list(self.classes), self.train_digest, self.test_digest]
+        return hashlib.sha256(json.dumps(record).encode()).hexdigest()
+
+    def dataset(self, name: str, *, crop_padding: int, flip: bool) -> Dataset:
+        """The `Dataset` with this content and the given default augmentation."""
+        return Dataset(
+            name=name,
+            classes=self.classes,
+            train=self.train,
+            fingerprint=self.fingerprint,
+            crop_padding=crop_padding,
+            flip=flip,
+            mean=self.mean,
+            std=self.std,
+            _test=self.test,
+        )
+
+
+def digest(split: Images) -> str:
+    """sha256 (hex) over the shape, the pixels and the labels of ``split``."""
+    pixels = np.ascontiguousarray(split.images.numpy())
+    digested = hashlib.sha256(json.dumps(list(pixels.shape)).encode())
+    digested.update(pixels.data)
+    digested.update(split.labels.numpy().astype("<i8").data)
+    return digested.hexdigest()
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel of uint8 ``[N, C, H, W]``, scaled to [0, 1].
+
+    Computed from exact integer sums over the histogram of the 256 levels, so that every platform
+    gets the same floats. A constant channel has std 1: dividing by it stays defined.
+    """
+    pixels = images.numpy()
+    mean, std = [], []
+    for channel in range(pixels.shape[1]):
+        counts = np.zeros(_LEVELS, dtype=np.int64)
+        for start in range(0, len(pixels), _STATISTICS_BLOCK):
+            block = pixels[start : start + _STATISTICS_BLOCK, channel].reshape(-1)
+            counts += np.bincount(block, minlength=_LEVELS)
+        histogram = counts.tolist()
+        total = sum(histogram)
+        first = sum(level * count for level, count in enumerate(histogram))
+        second = sum(level**2 * count for level, count in enumerate(histogram))
+        mean.append(first / total / 255)
+        # total^2 times the variance is an exact integer: no cancellation.
+        variance = (total * second - first**2) / total**2
+        std.append(math.sqrt(variance) / 255 or 1.0)
+    return tuple(mean), tuple(std)

@@ -1,0 +1,73 @@
+"""Stratified splits: every class keeps its share, every platform gets the same images."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from trainables.data.counter_hash import counter_hash
+
+_SPLIT = 1
+_SUBSET = 2
+
+
+def stratified_split(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Hold out ``fraction`` of every class, rounded half up per class.
+
+    Args:
+        labels: int64 ``[N]``, class indices.
+        fraction: in [0, 1); 0 holds out nothing.
+        seed: the same seed holds out the same images; a larger fraction holds out a superset.
+
+    Returns:
+        ``(rest, held_out)``: sorted int64 indices that together are ``0 .. N-1``.
+
+    Raises:
+        ValueError: ``fraction`` is outside [0, 1).
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"the held-out fraction must be in [0, 1), not {fraction}")
+    indices = torch.arange(len(labels))
+    chosen = _first_of_each_class(labels, indices, fraction, seed, _SPLIT, at_least=0)
+    return indices[~chosen], indices[chosen]
+
+
+def stratified_subset(labels: Tensor, indices: Tensor, fraction: float, seed: int) -> Tensor:
+    """Keep ``fraction`` of every class among ``indices``, and at least one image of each class.
+
+    Args:
+        labels: int64 ``[N]``, class indices of the whole set.
+        indices: int64 ``[M]``, the images to choose from.
+        fraction: in (0, 1]; 1 keeps all.
+        seed: the same seed keeps the same images; a larger fraction keeps a superset.
+
+    Returns:
+        Sorted int64 indices, a subset of ``indices``.
+
+    Raises:
+        ValueError: ``fraction`` is outside (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"the kept fraction must be in (0, 1], not {fraction}")
+    indices = torch.sort(indices).values
+    chosen = _first_of_each_class(labels[indices], indices, fraction, seed, _SUBSET, at_least=1)
+    return indices[chosen]
+
+
+def _first_of_each_class(
+    labels: Tensor, indices: Tensor, fraction: float, seed: int, purpose: int, *, at_least: int
+) -> Tensor:
+    """Mark, in a random order within each class, the first ``fraction`` of it: bool ``[M]``."""
+    shuffled = torch.argsort(counter_hash(purpose, seed, 0, indices), stable=True)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    counts = torch.bincount(labels)
+    take = torch.tensor(
+        [min(n, max(at_least, math.floor(n * fraction + 0.5))) for n in counts.tolist()],
+        dtype=torch.int64,
+    )
+    starts = torch.cumsum(counts, 0) - counts
+    classes = labels[by_class]
+    rank = torch.arange(len(labels)) - starts[classes]
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[by_class] = rank < take[classes]
+    return chosen

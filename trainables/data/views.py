@@ -1,0 +1,159 @@
+"""The views of an image under crop and flip: finitely many, so each one has a number.
+
+A view is a crop of the zero-padded image, perhaps mirrored: ``(2p + 1)^2`` crops, twice as many
+with the flip. Which view an image shows in an epoch is a pure function of (view seed, epoch,
+index): it does not depend on the batch, the order or the process. Hence trials that share a view
+seed see the same views, and what a teacher answers to a view can be looked up.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.data.counter_hash import below, counter_hash
+
+_VIEW = 3
+
+
+class Offsets(NamedTuple):
+    """One view per image.
+
+    Attributes:
+        dy: int64 ``[B]`` in ``[0, 2p]``, top row of the crop in the padded image.
+        dx: int64 ``[B]`` in ``[0, 2p]``, left column; ``dy == dx == p`` is the image itself.
+        flip: bool ``[B]``, whether the crop is then mirrored left to right.
+    """
+
+    dy: Tensor
+    dx: Tensor
+    flip: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewPlan:
+    """Which view of which image is shown when.
+
+    Attributes:
+        padding: ``p``, zero pixels added on each side before the crop.
+        flip: whether views may be mirrored left to right.
+        seed: the view seed; it belongs to the repeat, not to the trial.
+    """
+
+    padding: int
+    flip: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.padding < 0:
+            raise ValueError(f"crop padding must not be negative, not {self.padding}")
+
+    @property
+    def number_of_views(self) -> int:
+        """``(2p + 1)^2``, twice that with the flip."""
+        return (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
+
+    def view_ids(self, epoch: int, indices: Tensor) -> Tensor:
+        """The view of each image in ``epoch``: int64 ``[B]``, uniform over all views.
+
+        A pure function of (seed, epoch, index), the same on CPU and CUDA.
+        """
+        return below(counter_hash(_VIEW, self.seed, epoch, indices), self.number_of_views)
+
+    def from_id(self, view_ids: Tensor) -> Offsets:
+        """The inverse of `view_id`."""
+        side = 2 * self.padding + 1
+        rows = view_ids // side
+        return Offsets(dy=rows % side, dx=view_ids % side, flip=rows >= side)
+
+    def view_id(self, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
+        """The number of a view, int64 in ``[0, number_of_views)``; see `Offsets`."""
+        side = 2 * self.padding + 1
+        return (flip.long() * side + dy) * side + dx
+
+    def offsets(self, epoch: int, indices: Tensor) -> Offsets:
+        """`view_ids` as crop position and flip. ``indices``: int64 ``[B]``."""
+        return self.from_id(self.view_ids(epoch, indices))
+
+    def images(self, images: Tensor, epoch: int, indices: Tensor) -> Tensor:
+        """The views shown in ``epoch``.
+
+        Args:
+            images: uint8 ``[N, C, H, W]``, the whole set, unpadded.
+            epoch: the epoch, from 0.
+            indices: int64 ``[B]`` into ``images``, on the same device.
+
+        Returns:
+            uint8 ``[B, C, H, W]`` on the device of ``images``.
+        """
+        if self.number_of_views == 1:
+            return images.index_select(0, indices)
+        return crop_flip(images, indices, self.offsets(epoch, indices), self.padding)
+
+
+def crop_flip(images: Tensor, indices: Tensor, offsets: Offsets, padding: int) -> Tensor:
+    """Given views of given images, in one gather.
+
+    Args:
+        images: uint8 ``[N, C, H, W]``, unpadded.
+        indices: int64 ``[B]`` into ``images``.
+        offsets: the view of each; an epoch's offsets may be computed at once and sliced.
+        padding: zero pixels on each side that ``offsets`` refer to.
+
+    Returns:
+        uint8 ``[B, C, H, W]``.
+    """
+    _, channels, height, width = images.shape
+    batch = len(indices)
+    # Measured against strided windows (with the set padded once or by batch), contiguous runs
+    # and channels-last storage: gathering from the padded batch is among the fastest and needs
+    # no private padded copy of the set.
+    padded = F.pad(images.index_select(0, indices), (padding,) * 4)
+    rows = torch.arange(height, device=images.device) + offsets.dy[:, None]
+    columns = torch.arange(width, device=images.device)
+    columns = torch.where(offsets.flip[:, None], width - 1 - columns, columns)
+    columns = columns + offsets.dx[:, None]
+    pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
+    pixels = pixels.view(batch, 1, height * width).expand(batch, channels, height * width)
+    views = padded.view(batch, channels, -1).gather(2, pixels)
+    return views.view(batch, channels, height, width)
+
+
+def to_float(
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    channels_last: bool = True,
+) -> Tensor:
+    """Pixels to normalised network input: ``(images / 255 - mean) / std`` per channel.
+
+    Args:
+        images: uint8 ``[B, C, H, W]``.
+        mean: of each channel, scaled to [0, 1].
+        std: of each channel, scaled to [0, 1].
+        channels_last: memory format of the result.
+
+    Returns:
+        float32 ``[B, C, H, W]``.
+    """
+    scale, shift = _scale_and_shift(mean, std, images.device)
+    normalised = torch.addcmul(shift, images.to(torch.float32), scale)
+    if channels_last:
+        return normalised.contiguous(memory_format=torch.channels_last)
+    return normalised
+
+
+@lru_cache(maxsize=32)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """``(1 / (255 std), -mean / std)``, each ``[C, 1, 1]``; kept: copying them to a GPU waits."""
+    # Outside inference mode, whoever asks first: a cached inference tensor would taint training.
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+        return scale.view(-1, 1, 1), shift.view(-1, 1, 1)

@@ -1,0 +1,166 @@
+"""Folders of results: on a local disk or in any bucket that pyarrow's filesystems open.
+
+A file appears whole or not at all. On a disk it is written under a hidden name, synced and
+renamed; an object store publishes one put at once. Readers never list hidden names.
+"""
+
+import contextlib
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyarrow import ArrowException, fs
+
+from trainables.errors import UserError
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# Stores where an object becomes visible only when its upload ends; others need a rename.
+_ATOMIC_PUT = {"s3", "gcs", "abfs"}
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of a filesystem. It can be pickled, so that workers write through it too.
+
+    Attributes:
+        filesystem: the pyarrow filesystem.
+        path: path inside that filesystem, without a trailing slash.
+        is_local: whether ``path`` is a path of this machine's disk.
+    """
+
+    filesystem: fs.FileSystem
+    path: str
+    is_local: bool
+
+    def __truediv__(self, name: str) -> "Folder":
+        return Folder(self.filesystem, f"{self.path}/{name}", self.is_local)
+
+    def __str__(self) -> str:
+        return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file atomically and durably, over an older one of that name.
+
+        Raises:
+            OSError: the disk is full, the store is unreachable; an older file is still whole.
+        """
+        if self.is_local:
+            _write_local(Path(self.path) / name, data)
+        elif self.filesystem.type_name in _ATOMIC_PUT:
+            self._put(name, data)
+        else:
+            self.filesystem.create_dir(self.path, recursive=True)
+            hidden = f".{name}.{uuid.uuid4().hex}"
+            self._put(hidden, data)
+            self.filesystem.move(f"{self.path}/{hidden}", f"{self.path}/{name}")
+
+    def _put(self, name: str, data: bytes) -> None:
+        with self.filesystem.open_output_stream(f"{self.path}/{name}") as stream:
+            stream.write(data)
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: the store is unreachable.
+        """
+        with self.filesystem.open_input_stream(f"{self.path}/{name}") as stream:
+            return bytes(stream.read())
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or a folder of this name is there."""
+        info = self.filesystem.get_file_info(f"{self.path}/{name}")
+        return bool(info.type != fs.FileType.NotFound)
+
+    def names(self, suffix: str = "") -> list[str]:
+        """Sorted names of the visible files that end in ``suffix``; none if there is no folder."""
+        return [name for name in self._list(fs.FileType.File) if name.endswith(suffix)]
+
+    def folders(self) -> list[str]:
+        """Sorted names of the visible folders in this one; none if it does not exist."""
+        return self._list(fs.FileType.Directory)
+
+    def _list(self, kind: fs.FileType) -> list[str]:
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        names = (info.base_name for info in infos if info.type == kind)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def delete(self, name: str) -> None:
+        """Delete a file; it is no error if it is gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def check_writable(self) -> None:
+        """Write and remove a probe file, since permission bits tell little about a mount.
+
+        Raises:
+            UserError: the probe cannot be written or removed.
+        """
+        probe = f".probe-{uuid.uuid4().hex}"
+        try:
+            self.write(probe, b"kdsweep")
+            self.delete(probe)
+        except OSError as error:
+            raise UserError(f"results folder '{self}' is not writable: {_line(error)}") from error
+
+
+def open_folder(where: "str | Path | Folder") -> Folder:
+    """The folder at a local path or a URI (``s3://bucket/x``, ``gs://``, ``abfs://``, ...).
+
+    The folder need not exist: the first write makes it.
+
+    Raises:
+        UserError: the URI cannot be opened, or the path is a file.
+    """
+    if isinstance(where, Folder):
+        return where
+    if _URI.match(str(where)):
+        return _open_uri(str(where))
+    path = os.path.abspath(os.path.expanduser(where))
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise UserError(f"--results '{where}' is a file; expected a folder or a URI")
+    return Folder(fs.LocalFileSystem(), path, is_local=True)
+
+
+def _open_uri(uri: str) -> Folder:
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (ArrowException, OSError) as error:
+        raise UserError(
+            f"--results '{uri}' cannot be opened: {_line(error)}; expected a local folder or a URI "
+            "such as s3://bucket/folder"
+        ) from error
+    return Folder(filesystem, path.rstrip("/"), isinstance(filesystem, fs.LocalFileSystem))
+
+
+def _write_local(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(hidden, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(hidden, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            hidden.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    """Make a rename survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _line(error: BaseException) -> str:
+    """The first line of an error: pyarrow lists every library it tried below it."""
+    return str(error).partition("\n")[0]

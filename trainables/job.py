@@ -1,0 +1,248 @@
+"""One attempt at one trial: a Training with its progress on disk."""
+
+import functools
+import io
+import json
+import platform
+import resource
+import time
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+
+from trainables.compression.architecture import choose_student
+from trainables.compression.measure import count_macs, count_params, latency_ms, size_bytes
+from trainables.config import TrialConfig, config_key
+from trainables.data.sources import load_dataset
+from trainables.files import Folder, open_folder
+from trainables.models.registry import create_model
+from trainables.models.weights import Card, save_network
+from trainables.teachers.teacher import load_teacher
+from trainables.training import Training
+from trainables.version import code_version, versions
+
+PROGRESS = "progress.pt"
+STUDENT = "student.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a worker needs to run one attempt at a trial.
+
+    Attributes:
+        config: flat, as `TrialConfig.to_dict` gives it.
+        sweep, trial_id: who asked.
+        results: folder or URI where the sweep keeps its results.
+        data_dir: as ``--data``.
+        teacher: name of the teacher's file in the results folder; None without one.
+        attempt: 1 for the first.
+        cpus, gpus: what the attempt asks of Ray.
+        checkpoint_seconds: least time between two checkpoints; 0 for one after every epoch.
+    """
+
+    config: dict[str, Any]
+    sweep: str
+    trial_id: str
+    results: str
+    data_dir: str | None = None
+    teacher: str | None = None
+    attempt: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    checkpoint_seconds: float = 60.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict, for Ray."""
+        return asdict(self)
+
+    @property
+    def folder(self) -> Folder:
+        """Where this trial keeps its weights."""
+        return open_folder(self.results) / self.sweep / "checkpoints" / self.trial_id
+
+
+class Run:
+    """A job under way on one device.
+
+    Continues from the trial's last checkpoint where there is one. Rows of epochs before it
+    are part of the checkpoint, so that none is lost with the process that reported them.
+
+    Args:
+        job: what to run.
+        device: where.
+        keep: whether checkpoints, and in the end the student's weights, are written.
+
+    Attributes:
+        rows: the ``epochs`` rows so far, without keys.
+    """
+
+    def __init__(self, job: Job, device: torch.device, *, keep: bool = True) -> None:
+        self.job, self.device, self.keep = job, device, keep
+        self.config = TrialConfig.from_mapping(job.config)
+        self.dataset = load_dataset(
+            self.config.dataset, job.data_dir, image_size=self.config.image_size
+        )
+        self.teacher = load_teacher(job.results, job.teacher, str(device)) if job.teacher else None
+        self.choice = choose_student(
+            self.config.student,
+            self.config.compression,
+            self.config.amount,
+            teacher_params=self.teacher.card.params if self.teacher else None,
+            classes=self.dataset.num_classes,
+            image_shape=self.dataset.image_shape,
+        )
+        self.training = Training(self.config, self.dataset, self.choice.name, self.teacher, device)
+        self.rows: list[dict[str, Any]] = []
+        self.started_at = datetime.now(UTC)
+        self._checkpointed = time.monotonic()
+        if keep and job.folder.exists(PROGRESS):
+            self.restore(job.folder.read(PROGRESS))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last epoch is done."""
+        return self.training.epoch >= self.config.epochs
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Trains one epoch; writes a checkpoint when it is time for one."""
+        row = self.training.run_epoch()
+        self.rows.append(row)
+        due = time.monotonic() - self._checkpointed >= self.job.checkpoint_seconds
+        if self.keep and due and not self.finished:
+            self.job.folder.write(PROGRESS, self.checkpoint())
+            self._checkpointed = time.monotonic()
+        return row
+
+    def checkpoint(self) -> bytes:
+        """The whole state, readable with ``torch.load(weights_only=True)``."""
+        buffer = io.BytesIO()
+        torch.save({"training": self.training.state_dict(), "rows": self.rows}, buffer)
+        return buffer.getvalue()
+
+    def restore(self, data: bytes) -> None:
+        """Continues from what `checkpoint` returned."""
+        state = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+        self.training.load_state_dict(state["training"])
+        self.rows = state["rows"]
+
+    def row(self, status: str, error: str | None = None) -> dict[str, Any]:
+        """The trial's row of the ``trials`` table, as far as it is known.
+
+        Args:
+            status: ``completed``, ``stopped`` or ``failed``. Only for ``completed`` is the
+                test set read, and are the student's weights written.
+            error: one line, for ``failed``.
+        """
+        last = self.rows[-1] if self.rows else {}
+        epochs = self.training.epoch
+        seen = sum(row["images_per_second"] * row["seconds"] for row in self.rows)
+        row = self._facts | {
+            "status": status,
+            "error": error,
+            "epochs": epochs,
+            "train_loss": last.get("train_loss"),
+            "val_loss": last.get("val_loss"),
+            "val_acc": last.get("val_acc"),
+            "term_losses": json.dumps(last.get("term_losses", {})),
+            "train_seconds": self.training.train_seconds,
+            "images_per_second": seen / self.training.train_seconds if self.rows else None,
+            "peak_memory_bytes": _peak_memory(self.device),
+            "started_at": self.started_at,
+        }
+        if status == "completed":
+            score = self.training.test()
+            row |= {"test_acc": score.acc, "test_loss": score.loss}
+            row["latency_ms"] = _latency(
+                self.choice.name,
+                self.dataset.num_classes,
+                self.dataset.image_shape,
+                str(self.device),
+            )
+            if self.keep:
+                self._save_student(row)
+        return row | {"ended_at": datetime.now(UTC)}
+
+    def _save_student(self, row: dict[str, Any]) -> None:
+        card = Card(
+            name=self.job.trial_id,
+            model=self.choice.name,
+            dataset=self.config.dataset,
+            data_fingerprint=self.dataset.fingerprint,
+            classes=self.dataset.num_classes,
+            image_shape=self.dataset.image_shape,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            test_acc=row["test_acc"],
+            params=row["params"],
+            macs=row["macs"],
+            origin=self.config.to_json(),
+        )
+        save_network(self.job.folder, STUDENT, self.training.student, card)
+        if self.job.folder.exists(PROGRESS):
+            self.job.folder.delete(PROGRESS)
+
+    @functools.cached_property
+    def _facts(self) -> dict[str, Any]:
+        """Columns that are known before the first epoch."""
+        student, shape = self.training.student, self.dataset.image_shape
+        params, macs, size = count_params(student), count_macs(student, shape), size_bytes(student)
+        facts = {
+            "sweep": self.job.sweep,
+            "trial_id": self.job.trial_id,
+            "attempt": self.job.attempt,
+            "config_key": config_key(
+                self.config,
+                student=self.choice.name,
+                data_fingerprint=self.dataset.fingerprint,
+                teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
+            ),
+            "stage": self.config.stage,
+            "method": self.config.method,
+            "dataset": self.config.dataset,
+            "student": self.choice.name,
+            "student_requested": self.config.student,
+            "compression_kind": self.choice.kind,
+            "compression_requested": self.choice.requested,
+            "params": params,
+            "macs": macs,
+            "size_bytes": size,
+            "seed": self.config.seed,
+            "view_seed": self.config.view_seed,
+            "host": platform.node(),
+            "device": _device_name(self.device),
+            "code_version": code_version(),
+            "versions": json.dumps(versions()),
+            "config": self.config.to_json(),
+        }
+        if self.teacher:
+            card = self.teacher.card
+            facts |= {
+                "teacher": card.name,
+                "teacher_test_acc": card.test_acc,
+                "teacher_params": card.params,
+                "teacher_macs": card.macs,
+                "compression_params": card.params / params,
+                "compression_macs": card.macs / macs,
+                "compression_bytes": size_bytes(self.teacher.network) / size,
+            }
+        return facts
+
+
+@functools.lru_cache(maxsize=64)
+def _latency(model: str, classes: int, image_shape: tuple[int, int, int], device: str) -> float:
+    """Measured once per network, device and process, on an instance of its own."""
+    network = create_model(model, classes, image_shape)
+    return latency_ms(network.to(device), image_shape, torch.device(device))
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes at the highest so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,0 +1,100 @@
+"""AT: activation-based attention transfer (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928).
+
+The attention map of a feature map F with C channels is Q(F) = vec( (1/C) Σ_c |F_c|^p ), p = 2
+(F²_sum of section 3.1, up to a factor that the normalisation removes), divided by its L2 norm
+per image: Q̂. With a student map Q̂_S and a teacher map Q̂_T per pair of stages,
+
+    paper, eq. (2):   L = CE + (β/2) Σ_j ‖Q̂_S,j − Q̂_T,j‖_2,   β = 10³ / (H·W) per image
+    "mean":           L = CE + β Σ_j mean_{b,hw} (Q̂_S,j − Q̂_T,j)²,   β = 10³
+
+We follow the paper (section 4.1.1 gives its β); the released code and most later comparisons
+square and average instead: ``form: mean``. Maps of different sizes: the larger one is
+average-pooled to the smaller (adaptive), before the power as in the released code's channel
+mean, here after it, because a map is what is compared.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.methods.stages import pair_stages
+from trainables.methods.term import Term
+from trainables.models.outputs import Outputs, Shapes
+from trainables.settings import setting
+
+
+def attention_map(
+    features: Tensor, power: float = 2.0, size: tuple[int, int] | None = None
+) -> Tensor:
+    """Q̂: the channel mean of |F|^p, pooled to ``size``, flattened, with unit L2 norm.
+
+    Args:
+        features: ``[B, C, H, W]``.
+        power: p >= 1.
+        size: ``(H', W')`` to average-pool to; None keeps the map.
+
+    Returns:
+        ``[B, H'·W']`` float32, non-negative.
+    """
+    attention = features.float().abs().pow(power).mean(dim=1, keepdim=True)
+    if size is not None and size != tuple(attention.shape[-2:]):
+        attention = F.adaptive_avg_pool2d(attention, size)
+    return F.normalize(attention.flatten(1), dim=1)
+
+
+def at_loss(
+    student_features: Tensor, teacher_features: Tensor, power: float = 2.0, form: str = "paper"
+) -> Tensor:
+    """The distance of the two attention maps of one pair of stages, without β.
+
+    Args:
+        student_features: ``[B, C_s, H_s, W_s]``.
+        teacher_features: ``[B, C_t, H_t, W_t]``.
+        power: p of the attention map.
+        form: ``"paper"``: ½ ‖·‖_2 / (H·W), mean over images; ``"mean"``: mean square over
+            images and positions.
+
+    Returns:
+        A scalar, float32, at least 0; 0 where the maps agree.
+    """
+    height = min(student_features.shape[-2], teacher_features.shape[-2])
+    width = min(student_features.shape[-1], teacher_features.shape[-1])
+    difference = attention_map(student_features, power, (height, width)) - attention_map(
+        teacher_features, power, (height, width)
+    )
+    if form == "mean":
+        return difference.square().mean()
+    return torch.linalg.vector_norm(difference, dim=1).mean() / (2 * height * width)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ATConfig:
+    """Weights of `AT`."""
+
+    beta: float = setting(
+        1000.0, "weight of the attention loss", at_least=0, search=(100, 10000), log=True
+    )
+    power: float = setting(2.0, "p, the power of the activations", at_least=1)
+    form: str = setting(
+        "paper", "the paper's norm, or the released code's mean square", choices=("paper", "mean")
+    )
+
+
+class AT(Term):
+    """Attention transfer over all pairs of stages."""
+
+    needs = frozenset({"stages"})
+    Config = ATConfig
+
+    def __init__(self, config: ATConfig, student: Shapes, teacher: Shapes) -> None:
+        super().__init__(config, student, teacher)
+        self.pairs = pair_stages(student, teacher)
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        losses = [
+            at_loss(student.stages[i], teacher.stages[j], self.config.power, self.config.form)
+            for i, j in self.pairs
+        ]
+        return self.config.beta * torch.stack(losses).sum()

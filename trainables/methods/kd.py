@@ -1,0 +1,58 @@
+"""KD: matching softened probabilities (Hinton, Vinyals, Dean 2015, arXiv 1503.02531).
+
+    L = (1 - α) · CE(z_s, y) + α · T² · (1/B) Σ_b KL( softmax(z_t,b / T) ‖ softmax(z_s,b / T) )
+
+The factor T² keeps the gradient's size when T changes (section 2 of the paper). The paper
+leaves the weights open; α = 0.9 and T = 4 are the usual choice on CIFAR.
+"""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.methods.term import Term
+from trainables.models.outputs import Outputs
+from trainables.settings import setting
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """T² times the Kullback-Leibler divergence from teacher to student, mean over the batch.
+
+    Args:
+        student_logits: ``[B, classes]``.
+        teacher_logits: ``[B, classes]``, no gradient is wanted.
+        temperature: T > 0 divides both logits.
+
+    Returns:
+        A scalar in nats times T², float32; at least 0, and 0 where both softmaxes agree.
+    """
+    student = F.log_softmax(student_logits.float() / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits.float() / temperature, dim=1)
+    divergence = F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KDConfig:
+    """Weights of `KD`."""
+
+    alpha: float = setting(
+        0.9, "share of KD against the labels", at_least=0, at_most=1, search=(0.1, 1.0)
+    )
+    temperature: float = setting(4.0, "softens both softmaxes", above=0, search=(1, 20), log=True)
+
+
+class KD(Term):
+    """Hinton's distillation as a term; takes the share α from the cross-entropy."""
+
+    needs = frozenset({"logits"})
+    Config = KDConfig
+
+    @property
+    def ce_share(self) -> float:
+        return float(self.config.alpha)
+
+    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+        loss = kd_loss(student.logits, teacher.logits, self.config.temperature)
+        return self.config.alpha * loss

@@ -1,0 +1,106 @@
+"""A method: cross-entropy and any number of terms, each with its weight."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.errors import UserError, unknown
+from trainables.methods.registry import parse_method, term_class
+from trainables.methods.term import Term
+from trainables.models.outputs import Outputs, Shapes
+from trainables.settings import Scalar, Setting, read, settings_of
+
+
+def method_settings(method: str) -> dict[str, Setting]:
+    """Every setting of a method by its full key, for example ``kd.temperature``."""
+    return {
+        f"{name}.{key}": found
+        for name in parse_method(method)
+        for key, found in settings_of(term_class(name).Config).items()
+    }
+
+
+def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Scalar]:
+    """The settings of a method, complete and checked.
+
+    Args:
+        method: ``+``-joined terms.
+        values: by full key (``kd.temperature``), or by a bare name (``temperature``), which
+            goes to every term of the method that has such a setting; the full key wins.
+
+    Returns:
+        Every setting of the method by its full key, defaults filled in.
+
+    Raises:
+        UserError: a key that no term of the method has, a value out of its range, or weights
+            that leave the cross-entropy a negative share.
+    """
+    settings = method_settings(method)
+    bare = {key.partition(".")[2] for key in settings}
+    for key in values:
+        if key not in settings and key not in bare:
+            raise unknown(f"key for method '{method}'", key, [*settings, *bare])
+    resolved = {}
+    for full, found in settings.items():
+        short = full.partition(".")[2]
+        if full in values:
+            resolved[full] = found.check(full, values[full])
+        elif short in values:
+            resolved[full] = found.check(short, values[short])
+        else:
+            resolved[full] = found.default
+    return resolved
+
+
+class Method(nn.Module):
+    """The whole training loss: ``(1 − Σ shares) · CE + Σ terms``.
+
+    Args:
+        method: ``+``-joined terms, or ``student``.
+        settings: as `resolve_settings` returns them.
+        student, teacher: shapes of the networks' outputs; adaptors are built from them.
+
+    Attributes:
+        needs: what all terms together read of the teacher; empty without a teacher.
+        parts: names of the summands, ``ce`` first, as `forward` returns them.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        settings: Mapping[str, Scalar],
+        student: Shapes,
+        teacher: Shapes | None,
+    ) -> None:
+        super().__init__()
+        names = parse_method(method)
+        if names and teacher is None:
+            raise UserError(f"method '{method}' needs a teacher; set 'teacher'")
+        terms: dict[str, Term] = {}
+        for name in names:
+            kind = term_class(name)
+            own = {
+                key.partition(".")[2]: value
+                for key, value in settings.items()
+                if key.startswith(name + ".")
+            }
+            config = kind.Config(**read(kind.Config, own, prefix=name + "."))
+            assert teacher is not None
+            terms[name] = kind(config, student, teacher)
+        self.terms = nn.ModuleDict(terms)
+        self.needs = frozenset[str]().union(*(term.needs for term in terms.values()))
+        self.parts = ("ce", *names)
+        self.ce_weight = 1.0 - sum(term.ce_share for term in terms.values())
+        if self.ce_weight < -1e-9:
+            raise UserError(
+                f"method '{method}': the terms take over {1 - self.ce_weight:.3g} of the "
+                f"cross-entropy; at most 1 can be taken (lower an alpha)"
+            )
+
+    def forward(self, student: Outputs, teacher: Outputs | None, target: Tensor) -> Tensor:
+        """The weighted summands ``[len(parts)]``, float32; their sum is the training loss."""
+        losses = [self.ce_weight * F.cross_entropy(student.logits.float(), target)]
+        losses += [term(student, teacher, target) for term in self.terms.values()]
+        return torch.stack(losses)

@@ -1,0 +1,72 @@
+"""The distillation terms by name, and how a ``+``-joined method is read.
+
+A new term is one file in this folder and one line in `TERMS`. Other packages add terms
+under the entry-point group ``kdsweep.terms``.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+
+from trainables.errors import UserError, unknown
+from trainables.methods.term import Term
+
+PLAIN = "student"
+"""The method without a teacher: cross-entropy alone."""
+
+TERMS = {
+    "at": "trainables.methods.at:AT",
+    "dist": "trainables.methods.dist:DIST",
+    "kd": "trainables.methods.kd:KD",
+}
+
+
+def term_names() -> list[str]:
+    """Every registered term, sorted."""
+    return sorted({**TERMS, **_plugins()})
+
+
+@functools.cache
+def term_class(name: str) -> type[Term]:
+    """The class of a term.
+
+    Raises:
+        UserError: no such term.
+    """
+    places = {**_plugins(), **TERMS}
+    if name not in places:
+        raise unknown("method", name, [PLAIN, *places])
+    module, _, attribute = places[name].partition(":")
+    found: type[Term] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def parse_method(method: str) -> tuple[str, ...]:
+    """The terms of a method: ``"kd+at" -> ("kd", "at")``, ``"student" -> ()``.
+
+    Raises:
+        UserError: an unknown term, one named twice, or ``student`` beside another.
+    """
+    if method == PLAIN:
+        return ()
+    names = tuple(part.strip() for part in method.split("+"))
+    for name in names:
+        if name == PLAIN:
+            raise UserError(f"method '{method}': '{PLAIN}' is cross-entropy alone; leave it out")
+        term_class(name)
+    if len(set(names)) < len(names):
+        raise UserError(f"method '{method}': a term is named twice")
+    return names
+
+
+def canonical_method(method: str) -> str:
+    """The one spelling of a method: its terms sorted, so that kd+at and at+kd are the same."""
+    names = parse_method(method)
+    # kd first: the order in which the field writes combinations.
+    return "+".join(sorted(names, key=lambda name: (name != "kd", name))) if names else PLAIN
+
+
+@functools.cache
+def _plugins() -> dict[str, str]:
+    found = importlib.metadata.entry_points(group="kdsweep.terms")
+    return {point.name: point.value for point in found}

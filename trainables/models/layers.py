@@ -1,0 +1,57 @@
+"""Pieces that every own architecture uses: convolutions, width scaling, initialisation."""
+
+from typing import Any
+
+from torch import nn
+
+from trainables.models.outputs import Network
+
+# What published weight files call the last linear layer: akamaster's ResNets `linear`,
+# torchvision's ResNets and the CRD models `fc`, torchvision's MobileNetV2 `classifier.1`.
+_CLASSIFIER_ALIASES = ("linear.", "fc.", "classifier.1.")
+
+
+class ZooNetwork(Network):
+    """A network of this zoo; weight files may call its `classifier` by the usual other names."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        for alias in _CLASSIFIER_ALIASES:
+            for key in [key for key in state_dict if key.startswith(prefix + alias)]:
+                leaf = key.removeprefix(prefix + alias)
+                state_dict[f"{prefix}classifier.{leaf}"] = state_dict.pop(key)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def scaled(channels: int, width: float) -> int:
+    """``channels`` times the width multiplier, rounded, at least one channel."""
+    return max(1, round(channels * width))
+
+
+def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """A convolution without bias that keeps the resolution at stride 1."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+
+
+def initialise(network: nn.Module, linear_std: float | None = None) -> None:
+    """Initialise in place, from torch's global random generator.
+
+    Convolutions: Kaiming normal, fan-out (He et al. 2015); BatchNorm: weight 1, bias 0.
+
+    Args:
+        network: what to initialise.
+        linear_std: standard deviation of the linear layers' weights, their biases then being 0
+            (MobileNetV2 and VGG use 0.01); None keeps PyTorch's uniform default.
+    """
+    for module in network.modules():
+        if any(weight.is_meta for weight in module.parameters(recurse=False)):
+            continue  # nothing to initialise; counting parameters should not wait for it
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Linear) and linear_std is not None:
+            nn.init.normal_(module.weight, 0.0, linear_std)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,48 @@
+"""What every network of kdsweep returns."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Outputs(NamedTuple):
+    """One forward pass, from the classifier back to the early features.
+
+    Attributes:
+        logits: ``[B, classes]``, before softmax.
+        embedding: ``[B, D]``, the input of the classifier.
+        stages: one feature map ``[B, C, H, W]`` per spatial resolution, early to deep: the
+            last feature the network computes at that resolution.
+    """
+
+    logits: Tensor
+    embedding: Tensor
+    stages: tuple[Tensor, ...]
+
+
+class Shapes(NamedTuple):
+    """The shapes of a network's `Outputs` without the batch axis.
+
+    Attributes:
+        classes: number of logits.
+        embedding: width ``D`` of the embedding.
+        stages: ``(C, H, W)`` of every stage, early to deep.
+    """
+
+    classes: int
+    embedding: int
+    stages: tuple[tuple[int, int, int], ...]
+
+
+class Network(nn.Module):
+    """A classifier that returns `Outputs`.
+
+    Attributes:
+        classifier: the last linear layer, embedding -> logits.
+    """
+
+    classifier: nn.Linear
+
+    def forward(self, images: Tensor) -> Outputs:
+        """Args: images: normalised images ``[B, C, H, W]``."""
+        raise NotImplementedError

@@ -1,0 +1,45 @@
+"""The shapes of what a network returns, found by one forward pass."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from trainables.models.family import ImageShape
+from trainables.models.outputs import Network, Shapes
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the context; afterwards every module has its own flag back."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+
+
+def blank_images(model: nn.Module, image_shape: ImageShape) -> Tensor:
+    """One black image ``[1, C, H, W]`` on the device and in the dtype of the model's weights."""
+    like = next(model.parameters())
+    return torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
+
+
+@torch.no_grad()
+def output_shapes(model: Network, image_shape: ImageShape) -> Shapes:
+    """Shapes of the model's outputs; weights, BatchNorm statistics and modes stay as they are.
+
+    Args:
+        model: on any device, also ``meta``, where this costs no computation.
+        image_shape: ``(C, H, W)``.
+    """
+    with evaluating(model):
+        outputs = model(blank_images(model, image_shape))
+    stages = []
+    for stage in outputs.stages:
+        channels, height, width = stage.shape[1:]
+        stages.append((channels, height, width))
+    return Shapes(outputs.logits.shape[1], outputs.embedding.shape[1], tuple(stages))

@@ -1,0 +1,121 @@
+"""Trained networks on disk: one safetensors file with a card in its header."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from trainables.errors import UserError
+from trainables.files import Folder
+from trainables.models.outputs import Network
+from trainables.models.registry import create_model
+
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of a trained network.
+
+    Attributes:
+        name: under which studies and rows refer to it.
+        model: the network's name, enough to build it again.
+        dataset, data_fingerprint: on which it was trained and evaluated.
+        classes, image_shape: its output and input, ``(C, H, W)``.
+        mean, std: its own input normalisation, per channel, of images in [0, 1].
+        test_acc: measured on the test set with these weights, in [0, 1].
+        params, macs: of the network.
+        origin: the training config as JSON, or the imported file's name.
+        fingerprint: sha256 of model, normalisation and weights; set by `save_network`.
+        created_at: ISO 8601, UTC; set by `save_network`.
+    """
+
+    name: str
+    model: str
+    dataset: str
+    data_fingerprint: str
+    classes: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    test_acc: float
+    params: int
+    macs: int
+    origin: str
+    fingerprint: str = ""
+    created_at: str = ""
+
+
+def save_network(folder: Folder, file: str, network: Network, card: Card) -> Card:
+    """Writes weights and card, at once or not at all.
+
+    Returns:
+        The card with fingerprint and date.
+    """
+    weights = {key: tensor.contiguous().cpu() for key, tensor in network.state_dict().items()}
+    card = replace(
+        card,
+        fingerprint=fingerprint(card, weights),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    folder.write(file, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
+    return card
+
+
+def read_card(folder: Folder, file: str) -> Card:
+    """The card of a network's file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    return _parse(file, _bytes(folder, file))[0]
+
+
+def read_network(folder: Folder, file: str) -> tuple[Card, Network]:
+    """The network with its weights, and its card.
+
+    Raises:
+        UserError: the file is missing, or damaged: with expected and found fingerprint.
+    """
+    card, weights = _parse(file, _bytes(folder, file))
+    found = fingerprint(card, weights)
+    if found != card.fingerprint:
+        raise UserError(
+            f"{file} is damaged: its weights hash to {found[:12]}, expected {card.fingerprint[:12]}"
+        )
+    network = create_model(card.model, card.classes, card.image_shape)
+    network.load_state_dict(weights)
+    return card, network
+
+
+def fingerprint(card: Card, weights: dict[str, Tensor]) -> str:
+    """sha256 over what decides the network's outputs: model, normalisation, weights."""
+    digest = hashlib.sha256(json.dumps([card.model, card.mean, card.std]).encode())
+    for key in sorted(weights):
+        tensor = weights[key].contiguous().cpu()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(folder: Folder, file: str) -> bytes:
+    if not folder.exists(file):
+        raise UserError(f"no file {file} in {folder}")
+    return folder.read(file)
+
+
+def _parse(file: str, data: bytes) -> tuple[Card, dict[str, Tensor]]:
+    try:
+        weights = safetensors.torch.load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        facts = json.loads(header["__metadata__"]["card"])
+        for key in ("image_shape", "mean", "std"):
+            facts[key] = tuple(facts[key])
+        return Card(**facts), weights
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise UserError(f"{file} is damaged or not written by kdsweep: {error}") from error

@@ -1,0 +1,110 @@
+"""DistillTrainable: the only file of this package that knows Ray."""
+
+import os
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from trainables.config import TrialConfig
+from trainables.job import Job, Run
+from trainables.training import Diverged
+
+CHECKPOINT = "training.pt"
+
+
+class DistillTrainable(tune.Trainable):
+    """One trial as Ray Tune sees it: a step is an epoch.
+
+    The config that Tune hands over is `Job.to_dict`. Actors are reused: data set, teacher and
+    measurements stay in the process from one trial to the next.
+
+    Every result holds ``epochs``, the rows of epochs not reported before, ``trial``, a list
+    with the row of the ``trials`` table as it would be if the trial ended now, and ``epoch``,
+    ``val_acc`` and ``train_loss`` for schedulers. A trial that a scheduler ends has the status
+    ``stopped`` there. An exception in a trial ends the trial, not the actor: its row says
+    ``failed`` and why.
+
+    Durability does not rest on Tune's checkpoints: `Run` keeps the trial's progress beside
+    the results, and whoever starts the trial again, this driver or the next, goes on from it.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.device = _device()
+        self._start(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._start(new_config)
+        return True
+
+    def _start(self, config: dict[str, Any]) -> None:
+        self.job = Job(**config)
+        self.reported = 0
+        self.run: Run | None = None
+
+    def step(self) -> dict[str, Any]:
+        try:
+            # Built here, not in setup: an exception in setup would cost the actor.
+            if self.run is None:
+                self.run = Run(self.job, self.device)
+            if not self.run.finished:
+                self.run.run_epoch()
+            row = self.run.row("completed" if self.run.finished else "stopped")
+        except Exception as error:
+            row = self._failure(error)
+        epochs = self.run.rows[self.reported :] if self.run else []
+        self.reported += len(epochs)
+        return {
+            "epoch": row.get("epochs", 0),
+            "val_acc": row.get("val_acc"),
+            "train_loss": row.get("train_loss"),
+            "epochs": epochs,
+            "trial": [row],  # in a list: Tune flattens dicts
+            "done": row["status"] != "stopped",
+        }
+
+    def _failure(self, error: Exception) -> dict[str, Any]:
+        """The row of a trial that raised."""
+        if not isinstance(error, Diverged):
+            traceback.print_exception(error)
+        if isinstance(error, torch.OutOfMemoryError):
+            torch.cuda.empty_cache()
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        if self.run is not None:
+            return self.run.row("failed", text)
+        config = TrialConfig.from_mapping(self.job.config)
+        return {
+            "sweep": self.job.sweep,
+            "trial_id": self.job.trial_id,
+            "attempt": self.job.attempt,
+            "method": config.method,
+            "status": "failed",
+            "error": text,
+            "config": config.to_json(),
+        }
+
+    @classmethod
+    def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:
+        bundle = {"CPU": config["cpus"]} | ({"GPU": config["gpus"]} if config["gpus"] else {})
+        return tune.PlacementGroupFactory([bundle])
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        assert self.run is not None
+        Path(checkpoint_dir, CHECKPOINT).write_bytes(self.run.checkpoint())
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        self.run = Run(self.job, self.device)
+        self.run.restore(Path(checkpoint_dir, CHECKPOINT).read_bytes())
+
+    def cleanup(self) -> None:
+        self.run = None
+
+
+def _device() -> torch.device:
+    """The GPU that Ray assigned to this actor, or the CPU with its share of threads."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return torch.device("cpu")

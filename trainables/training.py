@@ -1,0 +1,232 @@
+"""Training: one trial, epoch by epoch. Knows no Ray and no files."""
+
+import random
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.config import TrialConfig
+from trainables.data.batches import epoch_order, evaluation_batches, train_batches
+from trainables.data.dataset import Dataset, Images
+from trainables.data.split import stratified_split, stratified_subset
+from trainables.data.views import ViewPlan, to_float
+from trainables.methods.method import Method
+from trainables.models.registry import create_model
+from trainables.models.shapes import output_shapes
+from trainables.schedule import learning_rate
+from trainables.teachers.teacher import Teacher
+
+EVALUATION_BATCH = 512
+
+
+class Diverged(ArithmeticError):
+    """The training loss became NaN or infinite."""
+
+
+class Score(NamedTuple):
+    """Mean cross-entropy in nats and accuracy in [0, 1] over a set of images."""
+
+    loss: float
+    acc: float
+
+
+class Training:
+    """A student under training.
+
+    Everything random follows from ``config.seed`` (initialisation, order, dropout) and
+    ``config.view_seed`` (augmented views), so that equal configs give equal students on equal
+    hardware, in whatever process and after whatever interruption.
+
+    Args:
+        config: the trial.
+        dataset: its data; only `test` reads the test set.
+        student: name of the network to train, as `choose_student` resolved it.
+        teacher: the frozen teacher; None for a method without one.
+        device: where everything lives.
+
+    Attributes:
+        epoch: epochs done.
+        student: the network under training.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        student: str,
+        teacher: Teacher | None,
+        device: torch.device,
+    ) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.dataset, self.device = config, dataset, device
+        self.student = create_model(student, dataset.num_classes, dataset.image_shape)
+        self.method = Method(
+            config.method,
+            config.terms,
+            output_shapes(self.student, dataset.image_shape),
+            output_shapes(teacher.network, dataset.image_shape) if teacher else None,
+        )
+        self.teacher = teacher if self.method.needs else None
+        self.student.to(device, memory_format=torch.channels_last)
+        self.method.to(device)
+
+        self.train_indices, val_indices = stratified_split(
+            dataset.train.labels, config.val_fraction, config.split_seed
+        )
+        self.train_indices = stratified_subset(
+            dataset.train.labels, self.train_indices, config.train_fraction, config.split_seed
+        )
+        self.images = dataset.train.images.to(device)
+        self.labels = dataset.train.labels.to(device)
+        self.val = Images(self.images[val_indices], self.labels[val_indices])
+        self.views = ViewPlan(
+            padding=dataset.crop_padding if config.crop_padding is None else config.crop_padding,
+            flip=dataset.flip if config.flip is None else config.flip,
+            seed=config.view_seed,
+        )
+        self.optimizer = self._optimizer()
+        self.epoch = 0
+        self.train_seconds = 0.0
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Trains one epoch and scores the validation split.
+
+        Returns:
+            A row of the ``epochs`` table, without its keys, and ``term_losses``: the mean
+            weighted value of every summand of the loss.
+
+        Raises:
+            Diverged: naming the epoch and the summand.
+        """
+        started = time.perf_counter()
+        self.student.train()
+        self.method.train()
+        order = epoch_order(self.config.seed, self.epoch, self.train_indices)
+        plan = train_batches(order.to(self.device), self.config.batch_size)
+        total = torch.zeros(len(self.method.parts), device=self.device)
+        for step, indices in enumerate(plan):
+            lr = learning_rate(self.config, self.epoch + step / len(plan))
+            total += self._step(indices, lr)
+        means = (total / len(plan)).tolist()  # the epoch's only wait for the device
+        seconds = time.perf_counter() - started
+        self.train_seconds += seconds
+        self.epoch += 1
+
+        terms = dict(zip(self.method.parts, means, strict=True))
+        broken = [name for name, value in terms.items() if not np.isfinite(value)]
+        if broken:
+            raise Diverged(
+                f"the loss became {terms[broken[0]]} in epoch {self.epoch}, "
+                f"term {', '.join(broken)}; lower lr or the term's weight"
+            )
+        val = self.score(self.val)
+        return {
+            "epoch": self.epoch,
+            "lr": lr,
+            "train_loss": sum(means),
+            "val_loss": val.loss if val else None,
+            "val_acc": val.acc if val else None,
+            "seconds": seconds,
+            "images_per_second": sum(len(indices) for indices in plan) / seconds,
+            "term_losses": terms,
+        }
+
+    def _step(self, indices: Tensor, lr: float) -> Tensor:
+        """One update on one batch; returns the summands of the loss, on the device."""
+        views = self.views.images(self.images, self.epoch, indices)
+        target = self.labels[indices]
+        student = self.student(to_float(views, self.dataset.mean, self.dataset.std))
+        # The teacher sees the very view that the student sees, in its own normalisation.
+        teacher = self.teacher(views) if self.teacher else None
+        losses: Tensor = self.method(student, teacher, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.sum().backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return losses.detach()
+
+    @torch.no_grad()
+    def score(self, images: Images) -> Score | None:
+        """Scores the student on images as they are; None where there are none."""
+        if not len(images):
+            return None
+        self.student.eval()
+        sums = torch.zeros(2, device=self.device, dtype=torch.float64)
+        for indices in evaluation_batches(torch.arange(len(images)), EVALUATION_BATCH):
+            inputs = to_float(
+                images.images[indices].to(self.device), self.dataset.mean, self.dataset.std
+            )
+            target = images.labels[indices].to(self.device)
+            logits = self.student(inputs).logits.float()
+            sums[0] += torch.nn.functional.cross_entropy(logits, target, reduction="sum")
+            sums[1] += (logits.argmax(dim=1) == target).sum()
+        loss, acc = (sums / len(images)).tolist()
+        return Score(loss, acc)
+
+    def test(self) -> Score:
+        """Scores the test set; the only place where it is read, after the last epoch."""
+        if self.epoch < self.config.epochs:
+            raise RuntimeError("the test set is read after the last epoch only")
+        score = self.score(self.dataset.read_test())
+        assert score is not None
+        return score
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        parameters = [*self.student.parameters(), *self.method.parameters()]
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters,
+                lr=config.lr,
+                momentum=config.momentum,
+                nesterov=config.nesterov,
+                weight_decay=config.weight_decay,
+            )
+        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+        return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, RNGs included."""
+        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+        return {
+            "epoch": self.epoch,
+            "train_seconds": self.train_seconds,
+            "student": self.student.state_dict(),
+            "method": self.method.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state(self.device) if self._on_cuda else None,
+                "python": random.getstate(),
+                "numpy": (
+                    kind,
+                    torch.from_numpy(keys.astype(np.int64)),
+                    position,
+                    has_gauss,
+                    cached,
+                ),
+            },
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues exactly where the other training stood."""
+        self.epoch, self.train_seconds = state["epoch"], state["train_seconds"]
+        self.student.load_state_dict(state["student"])
+        self.method.load_state_dict(state["method"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        rng = state["rng"]
+        torch.set_rng_state(rng["torch"].cpu())
+        if rng["cuda"] is not None and self._on_cuda:
+            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
+        version, internal, gauss = rng["python"]
+        random.setstate((version, tuple(internal), gauss))
+        kind, keys, *rest = rng["numpy"]
+        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+
+    @property
+    def _on_cuda(self) -> bool:
+        return self.device.type == "cuda"
