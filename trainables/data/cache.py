@@ -125,7 +125,7 @@ def _open(entry: Path) -> Content | None:
             mean=tuple(record["mean"]),
             std=tuple(record["std"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None
     whole = content.train.images.numel() + content.test.images.numel() > _VERIFY_BYTES or (
         digest(content.train) == content.train_digest

@@ -218,7 +218,7 @@ def test_cifar100_with_wrong_labels_is_refused(tmp_path: Path, png: Encode) -> N
     labels = np.arange(50_000) % 100
     labels[77] = 100
     write_cifar100(tmp_path / "cifar100", png, labels)
-    with pytest.raises(UserError, match="train-00000-of-00001.parquet row 77: label 100"):
+    with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet row 77: label 100"):
         load_dataset("cifar100", tmp_path)
 
 

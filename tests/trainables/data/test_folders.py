@@ -136,7 +136,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path, png: Encode) -> Non
         load_dataset(f"imagefolder:{tmp_path}")
     write_folder(tmp_path, random_pixels(12, 8, 8), png)
     (tmp_path / "test" / "fox").mkdir()
-    with pytest.raises(UserError, match="same class folders.*fox"):
+    with pytest.raises(UserError, match=r"same class folders.*fox"):
         load_dataset(f"imagefolder:{tmp_path}")
     (tmp_path / "train" / "fox").mkdir()
     with pytest.raises(UserError, match="fox: expected images"):
@@ -235,10 +235,10 @@ def test_shards_must_agree_and_be_complete(parquet: Path, png: Encode) -> None:
     good = png(random_pixels(1, 8, 8)[0])
     write_parquet(parquet / "train-00000-of-00003.parquet", [good], [0])
     write_parquet(parquet / "train-00002-of-00003.parquet", [good], [1])
-    with pytest.raises(UserError, match="train-00001-of-00003.parquet: missing"):
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet: missing"):
         load_dataset(f"parquet:{parquet}")
     write_parquet(parquet / "train-00001-of-00003.parquet", [good], [1], struct=False)
-    with pytest.raises(UserError, match="train-00001-of-00003.parquet: expected the columns"):
+    with pytest.raises(UserError, match=r"train-00001-of-00003\.parquet: expected the columns"):
         load_dataset(f"parquet:{parquet}")
 
 
