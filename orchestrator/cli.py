@@ -125,7 +125,9 @@ def build_parser() -> argparse.ArgumentParser:
     _where(trial)
 
     for name in ("table", "front", "plot"):
-        made[name].add_argument("sweeps", nargs="+", metavar="SWEEP")
+        made[name].add_argument(
+            "sweeps", nargs="*", metavar="SWEEP", help="default: the one begun last"
+        )
     made["table"].add_argument(
         "--format", choices=("text", "markdown", "latex", "csv"), default="text"
     )

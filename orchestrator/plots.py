@@ -56,6 +56,8 @@ def accuracy_versus_compression(
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise UserError(f"plot '{path}': expected a file that ends in .png or .svg")
+    if metric not in _METRICS:
+        raise unknown("metric", metric, _METRICS)
     if axis not in _AXES:
         raise unknown("compression axis", axis, _AXES)
     factor = f"compression_{axis}"
@@ -75,7 +77,8 @@ def accuracy_versus_compression(
         name = f"{dataset}, teacher {teacher}" if isinstance(teacher, str) else str(dataset)
         axes.set_title(name, loc="left", fontsize=11, color=_INK)
         axes.set_ylabel(f"{_METRICS[metric]} (%)", color=_INK)
-        axes.set_xlabel(f"compression: {_AXES[axis]} of the teacher / student", color=_INK)
+        note = " (methods side by side)" if group["method"].nunique() > 1 else ""
+        axes.set_xlabel(f"compression: {_AXES[axis]} of the teacher / student{note}", color=_INK)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=_INK)
     figure.legend(
@@ -148,7 +151,7 @@ def _shifts(cells: pd.DataFrame, methods: list[str]) -> dict[str, float]:
     """Set methods that share a compression side by side: a factor on x for each."""
     places = np.unique(np.log(cells["x"]))
     room = 0.6 * np.diff(places).min(initial=1.0) / len(methods)
-    step = min(room, 0.035) if cells["x"].duplicated().any() else 0.0
+    step = min(room, 0.02 * (0.2 + np.ptp(places))) if cells["x"].duplicated().any() else 0.0
     middle = (len(methods) - 1) / 2
     return {method: math.exp(step * (i - middle)) for i, method in enumerate(methods)}
 

@@ -204,6 +204,19 @@ class Store:
         folder = open_folder(results)
         return [name for name in folder.folders() if _is_sweep(folder / name)]
 
+    @staticmethod
+    def newest(results: str | Path | Folder) -> str:
+        """The sweep whose study was written last.
+
+        Raises:
+            UserError: there is none.
+        """
+        folder = open_folder(results)
+        sweeps = [name for name in Store.sweeps(folder) if (folder / name).exists("study.yaml")]
+        if not sweeps:
+            raise UserError(f"{folder} has no sweeps; start one with `kdsweep run STUDY`")
+        return max(sweeps, key=lambda name: (folder / name).modified("study.yaml"))
+
     def _check_exists(self) -> None:
         if _is_sweep(self.folder):
             return

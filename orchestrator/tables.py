@@ -138,19 +138,31 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     columns = cells.groupby(_COLUMN, dropna=False)
     cells["best"] = cells["mean"] == columns["mean"].transform("max")
     cells["achieved"] = columns["compression_params"].transform("mean")
-    cells = cells.sort_values([*_PANEL, "achieved", "column", "method"], ignore_index=True)
+    cells = cells.sort_values(
+        [*_PANEL, "achieved", "compression_requested", "column", "method"], ignore_index=True
+    )
     headers = [_headers(panel) for _, panel in cells.groupby(_PANEL, dropna=False, sort=False)]
     return cells.assign(compression=pd.concat(headers) if headers else "")
 
 
 def _headers(panel: pd.DataFrame) -> pd.Series:
     """``4.1x`` for a requested factor, ``resnet20 (4.1x)`` for a named student."""
-    factor = panel["achieved"].map("{:.1f}x".format, na_action="ignore")
-    named = (panel["student"] + " (" + factor + ")").fillna(panel["student"])
-    label = factor.fillna(panel["column"]).where(panel["compression_kind"] == "factor", named)
+    labels = [
+        _header(kind, column, factor)
+        for kind, column, factor in zip(
+            panel["compression_kind"], panel["column"], panel["achieved"], strict=True
+        )
+    ]
+    label = pd.Series(labels, index=panel.index, dtype="str")
     # Two requests that led to one size are two columns.
     shared = panel.groupby(label)["column"].transform("nunique") > 1
     return label.where(~shared, label + " for " + panel["column"])
+
+
+def _header(kind: str, column: str, factor: float) -> str:
+    if math.isnan(factor):
+        return column
+    return f"{factor:.1f}x" if kind == "factor" else f"{column} ({factor:.1f}x)"
 
 
 def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:

@@ -65,7 +65,7 @@ def trial(options: Namespace) -> int:
 def table(options: Namespace) -> int:
     from orchestrator import query, tables
 
-    frame = query.trials(options.results, options.sweeps)
+    frame = query.trials(options.results, _sweeps(options))
     made = tables.compression_table(frame, metric=options.metric)
     print(tables.render(made, options.format), end="")
     return 0
@@ -75,7 +75,7 @@ def front(options: Namespace) -> int:
     from orchestrator import front as fronts
     from orchestrator import query
 
-    frame = query.trials(options.results, options.sweeps)
+    frame = query.trials(options.results, _sweeps(options))
     objectives = dict(fronts.OBJECTIVES)
     if options.objective:
         objectives = {}
@@ -94,8 +94,8 @@ def front(options: Namespace) -> int:
 def plot(options: Namespace) -> int:
     from orchestrator import plots, query
 
-    frame = query.trials(options.results, options.sweeps)
-    path = Path(options.output or f"{options.sweeps[0]}.png")
+    frame = query.trials(options.results, _sweeps(options))
+    path = Path(options.output or f"{_sweeps(options)[0]}.png")
     plots.accuracy_versus_compression(frame, path, x=options.x, metric=options.metric)
     print(path)
     return 0
@@ -253,6 +253,13 @@ def _train_teacher(options: Namespace) -> Any:
     return local.run_teacher(
         load_study(options.study, options.set), _options(options), say=local.print_line
     )
+
+
+def _sweeps(options: Namespace) -> list[str]:
+    """The sweeps that were named, or the one begun last."""
+    from orchestrator.store import Store
+
+    return options.sweeps or [Store.newest(options.results)]
 
 
 def _options(options: Namespace) -> Any:

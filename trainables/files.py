@@ -75,6 +75,11 @@ class Folder:
         info = self.filesystem.get_file_info(f"{self.path}/{name}")
         return bool(info.type != fs.FileType.NotFound)
 
+    def modified(self, name: str) -> float:
+        """When a file was last written, in seconds since 1970; 0 where the store does not say."""
+        info = self.filesystem.get_file_info(f"{self.path}/{name}")
+        return (info.mtime_ns or 0) / 1e9
+
     def names(self, suffix: str = "") -> list[str]:
         """Sorted names of the visible files that end in ``suffix``; none if there is no folder."""
         return [name for name in self._list(fs.FileType.File) if name.endswith(suffix)]

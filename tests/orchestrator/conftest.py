@@ -13,7 +13,7 @@ from orchestrator.store import Store
 Row = Mapping[str, object]
 
 
-def finished_trial(
+def _trial_row(
     number: int,
     method: str = "kd",
     factor: float = 4,
@@ -65,7 +65,7 @@ def recorded(tmp_path) -> Callable[[Iterable[Row]], pd.DataFrame]:
     return record
 
 
-def search_rows(
+def _search_rows(
     methods: Iterable[str], factors: Iterable[float], configs: int = 4, seeds: int = 3
 ) -> list[dict[str, object]]:
     """A plausible search: accuracy falls with compression, spreads over configs and seeds."""
@@ -80,7 +80,7 @@ def search_rows(
                     val = level + draw.gauss(0, 0.003)
                     accuracies = {"val_acc": val, "test_acc": val + draw.gauss(0.002, 0.003)}
                     rows.append(
-                        finished_trial(
+                        _trial_row(
                             len(rows),
                             method,
                             factor,
@@ -90,3 +90,13 @@ def search_rows(
                         )
                     )
     return rows
+
+
+@pytest.fixture
+def trial_row() -> Callable[..., dict[str, object]]:
+    return _trial_row
+
+
+@pytest.fixture
+def search_rows() -> Callable[..., list[dict[str, object]]]:
+    return _search_rows

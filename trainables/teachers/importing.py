@@ -64,10 +64,10 @@ def import_teacher(
     """
     device = device or torch.device("cpu")
     weights = read_weights(file)
-    model, network = _build(model, weights, dataset, file)
+    built, network = _build(model, weights, dataset, file)
     card = Card(
         name=name or model,
-        model=model,
+        model=built,
         dataset=dataset.name,
         data_fingerprint=dataset.fingerprint,
         classes=dataset.num_classes,

@@ -1,0 +1,152 @@
+"""Averages over seeds and the non-dominated front, selected on validation only."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from orchestrator.front import front, non_dominated, over_seeds
+from trainables.errors import UserError
+
+BOTH = {"val_acc": "max", "compression_params": "max"}
+
+
+def dominated(rows: np.ndarray, i: int) -> bool:
+    """The definition, row by row; every column is to be maximised."""
+    return any((row >= rows[i]).all() and (row > rows[i]).any() for row in rows)
+
+
+@pytest.mark.parametrize(("seed", "columns"), itertools.product(range(6), (1, 2, 3)))
+def test_front_agrees_with_the_definition(seed, columns):
+    draw = np.random.default_rng(seed)
+    rows = draw.integers(0, 6, (60, columns)).astype(float)  # few values: many ties
+    rows[draw.random(rows.shape) < 0.05] = np.nan
+    names = [f"x{i}" for i in range(columns)]
+    ways = ["min" if i == 1 else "max" for i in range(columns)]
+    signs = np.array([1 if way == "max" else -1 for way in ways])
+    frame = pd.DataFrame(rows, columns=names, index=draw.permutation(60))
+    mask = non_dominated(frame, dict(zip(names, ways, strict=True)))
+    complete = ~np.isnan(rows).any(axis=1)
+    expected = [
+        bool(complete[i]) and not dominated((rows * signs)[complete], complete[:i].sum())
+        for i in range(60)
+    ]
+    assert mask.index.equals(frame.index)
+    assert mask.tolist() == expected
+
+
+def test_front_of_nothing_and_of_missing_values():
+    frame = pd.DataFrame({"val_acc": [math.nan, math.nan], "compression_params": [1.0, 2.0]})
+    assert non_dominated(frame, BOTH).tolist() == [False, False]
+    assert non_dominated(frame.iloc[:0], BOTH).tolist() == []
+
+
+def test_wrong_objectives_are_named():
+    frame = pd.DataFrame({"val_acc": [0.5]})
+    with pytest.raises(UserError, match="unknown objective 'val_ac'; did you mean val_acc"):
+        non_dominated(frame, {"val_ac": "max"})
+    with pytest.raises(UserError, match="unknown direction of objective val_acc 'maximum'"):
+        non_dominated(frame, {"val_acc": "maximum"})
+
+
+def test_seeds_are_averaged(recorded, trial_row):
+    frame = recorded(
+        [
+            trial_row(0, seed=0, val_acc=0.70, test_acc=0.60, latency_ms=2.0),
+            trial_row(1, seed=1, val_acc=0.72, test_acc=0.64, latency_ms=4.0),
+            trial_row(2, seed=2, val_acc=0.74, test_acc=None),
+            trial_row(3, seed=0, val_acc=0.50, settings={"kd.temperature": 8.0}),
+            trial_row(4, seed=3, val_acc=0.99, status="stopped"),
+            trial_row(5, seed=0, val_acc=0.90, stage="confirm", settings={"val_fraction": 0.1}),
+        ]
+    )
+    points = over_seeds(frame).set_index("trial_id")
+    assert points.index.tolist() == ["s-00000", "s-00003", "s-00005"]
+    first = points.loc["s-00000"]
+    assert (first["n"], first["val_acc_n"], first["test_acc_n"]) == (3, 3, 2)
+    assert first["trial_ids"] == "s-00000 s-00001 s-00002"
+    assert first["val_acc"] == pytest.approx(0.72)
+    assert first["val_acc_sd"] == pytest.approx(0.02)
+    assert first["test_acc"] == pytest.approx(0.62)
+    assert first["latency_ms"] == pytest.approx(3.0)
+    settings = json.loads(first["settings"])
+    assert settings["method"] == "kd"
+    assert not {"seed", "view_seed", "stage"} & set(settings)
+    assert math.isnan(points.loc["s-00003"]["val_acc_sd"])
+
+
+def test_trial_that_ran_twice_counts_once(recorded, trial_row):
+    rows = [trial_row(0, seed=0, val_acc=0.6), trial_row(1, seed=1, val_acc=0.8)]
+    recorded(rows, "a")
+    frame = recorded(rows[:1], "b")
+    (point,) = over_seeds(frame).to_dict("records")
+    assert (point["n"], point["val_acc"]) == (2, pytest.approx(0.7))
+
+
+def test_trials_without_a_config_stand_alone(recorded, trial_row):
+    frame = recorded(trial_row(i, config=None, config_key=None, val_acc=0.5) for i in range(2))
+    assert over_seeds(frame)["n"].tolist() == [1, 1]
+
+
+def test_front_is_of_means_and_of_validation(recorded, trial_row):
+    def config(number, factor, *val_accs, test=0.5, temperature=1.0):
+        return [
+            trial_row(
+                10 * number + seed,
+                "kd",
+                factor,
+                seed=seed,
+                val_acc=val,
+                test_acc=test,
+                settings={"kd.temperature": temperature},
+            )
+            for seed, val in enumerate(val_accs)
+        ]
+
+    frame = recorded(
+        [
+            *config(1, 2, 0.70, 0.72),
+            *config(2, 2, 0.90, 0.40, temperature=2.0),  # one lucky seed
+            *config(3, 4, 0.60, 0.62),
+            *config(4, 8, 0.55, 0.59, test=0.1),
+            *config(5, 3, 0.57, 0.59, test=0.99),  # dominated, whatever its test accuracy
+            trial_row(60, "kd", 16, stage="confirm", val_acc=0.99),
+            trial_row(61, "kd", 16, status="failed", val_acc=0.99),
+            trial_row(62, "kd", 16, val_acc=None),
+        ]
+    )
+    found = front(frame)
+    assert found["trial_ids"].tolist() == ["s-00010 s-00011", "s-00030 s-00031", "s-00040 s-00041"]
+    assert found["compression_params"].is_monotonic_increasing
+    assert found["val_acc"].tolist() == pytest.approx([0.71, 0.61, 0.57])
+    for name in ("test_acc", "teacher_test_acc"):
+        with pytest.raises(UserError, match=f"objective '{name}': selection is on validation"):
+            front(frame, {name: "max"})
+
+
+def test_each_dataset_and_teacher_has_its_front(recorded, trial_row):
+    frame = recorded(
+        [
+            trial_row(0, "kd", 2, val_acc=0.9),
+            trial_row(1, "kd", 4, val_acc=0.5, dataset="cifar10"),
+            trial_row(2, "kd", 2, val_acc=0.4, dataset="cifar10"),
+            trial_row(3, "student", 2, val_acc=0.3, teacher=None),
+        ]
+    )
+    assert sorted(front(frame)["trial_id"]) == ["s-00000", "s-00001", "s-00003"]
+
+
+def test_other_objectives(recorded, trial_row):
+    frame = recorded(
+        trial_row(i, val_acc=acc, latency_ms=ms, settings={"kd.temperature": float(i)})
+        for i, (acc, ms) in enumerate([(0.5, 1.0), (0.6, 2.0), (0.6, 3.0)])
+    )
+    found = front(frame, {"val_acc": "max", "latency_ms": "min"})
+    assert found["trial_id"].tolist() == ["s-00000", "s-00001"]
+
+
+def test_empty_frame_has_an_empty_front(recorded, trial_row):
+    assert front(recorded([trial_row(0, status="failed")])).empty
