@@ -81,25 +81,42 @@ def slots(cpus: float, gpus: float) -> int:
     return max(1, int(min(room) + 1e-9))
 
 
-def gpu_share(requested: str) -> float:
-    """The GPUs that a trial asks for: a number, or ``auto``: one where there are any.
+def read_share(text: str) -> float | None:
+    """The GPUs per trial that a user asks for; None for ``auto``.
 
     Raises:
-        UserError: not a number >= 0, or more than the cluster's nodes have.
+        UserError: neither ``auto``, nor a fraction, nor a whole number.
     """
-    import ray
-
-    there = ray.cluster_resources().get("GPU", 0.0)
-    if requested == "auto":
-        return 1.0 if there else 0.0
+    if text == "auto":
+        return None
     try:
-        share = float(requested)
+        share = float(text)
     except ValueError:
         share = -1.0
-    if share < 0 or (share > 1 and not share.is_integer()):
+    if not 0 <= share <= 1 and not (share > 1 and share.is_integer()):
         raise UserError(
-            f"--gpus-per-trial: expected auto, a fraction, or a whole number, got {requested!r}"
+            f"--gpus-per-trial: expected auto, a fraction, or a whole number, got {text!r}"
         )
-    if share > there:
-        raise UserError(f"--gpus-per-trial {requested}: the cluster has {there:g} GPUs")
     return share
+
+
+def gpu_share(requested: float | None) -> float:
+    """The GPUs that a trial asks for; without a request one, where there are any.
+
+    Raises:
+        UserError: more than any node of the cluster has.
+    """
+    there = largest_node("GPU")
+    if requested is None:
+        return 1.0 if there else 0.0
+    if requested > there:
+        raise UserError(f"--gpus-per-trial {requested:g}: the largest node has {there:g} GPUs")
+    return requested
+
+
+def largest_node(resource: str) -> float:
+    """How much of a resource (``CPU``, ``GPU``) the node has that has most of it."""
+    import ray
+
+    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
+    return max((float(node.get(resource, 0.0)) for node in nodes), default=0.0)

@@ -29,6 +29,8 @@ def choose(sweep: str, results: str, seeds: int, top: int | None = None) -> list
     """
     if seeds < 1:
         raise UserError(f"--seeds: expected at least 1, got {seeds}")
+    if top is not None and top < 1:
+        raise UserError(f"--top: expected at least 1, got {top}")
     frame = query.trials(results, [sweep])
     chosen = front(frame)
     if top is not None:

@@ -61,7 +61,7 @@ def replay(
     found = frame[frame["trial_id"] == trial_id]
     if found.empty:
         raise unknown("trial", trial_id, frame["trial_id"])
-    row = found.iloc[0].to_dict()
+    row = {str(key): value for key, value in found.iloc[0].items()}
     config = TrialConfig.from_mapping(json.loads(row["config"]))
     return row, _run(plan, config, say, profile)
 
@@ -104,7 +104,12 @@ def default_value(key: str, dimension: Dimension) -> Value:
 
 
 def _run(plan: Plan, config: TrialConfig, say: Say, profile: Path | None) -> dict[str, Any]:
+    if profile is not None and config.epochs < PROFILED_EPOCH:
+        raise UserError(
+            f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
+        )
     if plan.recipe is not None and plan.teacher is None:
+        open_folder(plan.results).check_writable()
         say(f"training the teacher {plan.recipe.name} first")
         _teacher(plan, say)
         plan = plan.with_teacher()
@@ -113,10 +118,6 @@ def _run(plan: Plan, config: TrialConfig, say: Say, profile: Path | None) -> dic
     job = plan.job(config, trial_id="trial", attempt=1)
     run = Run(job, _device(), keep=False)
     say(f"{config.method} on {config.dataset}: {run.choice.name}, config_key {plan.key(config)}")
-    if profile is not None and config.epochs < PROFILED_EPOCH:
-        raise UserError(
-            f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
-        )
     while not run.finished:
         watched = profile is not None and run.training.epoch + 1 == PROFILED_EPOCH
         with _profiler(profile, say) if watched else nullcontext():

@@ -1,22 +1,27 @@
 """A study made ready to run: its data and teacher are known, its configs can be keyed."""
 
+import functools
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
 import torch
 
+from orchestrator.store import SCHEMAS
 from search_spaces.spec import Study
 from trainables.compression.architecture import StudentChoice, choose_student
 from trainables.compression.measure import count_params
 from trainables.config import COMPRESSIONS, TrialConfig, config_key
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
-from trainables.errors import UserError
+from trainables.errors import UserError, unknown
 from trainables.job import Job
 from trainables.methods.method import Method
+from trainables.models.outputs import Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
@@ -24,6 +29,8 @@ from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Recipe, recipe
 
 MAX_CORNERS = 400
+_COUNTS = ("params", "macs", "size_bytes", "peak_memory_bytes")
+CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,11 @@ class Plan:
         )
 
     def job(self, config: TrialConfig, trial_id: str, attempt: int, **changes: Any) -> Job:
-        """The work order of an attempt at a trial."""
+        """The work order of an attempt at a trial.
+
+        ``KDSWEEP_CHECKPOINT_SECONDS`` in the environment of the driver sets the least time
+        between two checkpoints of a trial; the default is 60.
+        """
         job = Job(
             config=config.to_dict(),
             sweep=self.sweep,
@@ -134,6 +145,9 @@ class Plan:
             cpus=self.cpus,
             gpus=self.gpus,
         )
+        seconds = os.environ.get(CHECKPOINT_SECONDS)
+        if seconds is not None:
+            job = replace(job, checkpoint_seconds=float(seconds))
         return replace(job, **changes)
 
     def check(self) -> None:
@@ -141,8 +155,9 @@ class Plan:
 
         Raises:
             UserError: a network that cannot be built for these images, or a pair of networks
-                that a method cannot join.
+                that a method cannot join; an objective that no trial will have.
         """
+        self._check_objectives()
         built: set[tuple[str, str]] = set()
         for config in self._corners():
             student = self.student(config).name
@@ -150,15 +165,27 @@ class Plan:
                 continue
             built.add((student, config.method))
             try:
+                teacher = self._shapes(self._teacher_model) if self._teacher_model else None
+                shapes = self._shapes(student)
                 with torch.device("meta"):
-                    teacher = self._shapes(self._teacher_model) if self._teacher_model else None
-                    Method(config.method, config.terms, self._shapes(student), teacher)
+                    Method(config.method, config.terms, shapes, teacher)
             except UserError as error:
                 raise UserError(f"student {student}, method {config.method}: {error}") from error
 
-    def _shapes(self, model: str) -> Any:
-        network = create_model(model, self.dataset.num_classes, self.dataset.image_shape)
-        return output_shapes(network, self.dataset.image_shape)
+    def _check_objectives(self) -> None:
+        columns = SCHEMAS["trials"]
+        numbers = [f.name for f in columns if pa.types.is_floating(f.type) or f.name in _COUNTS]
+        numbers = [name for name in numbers if not name.startswith("test_")]
+        for key in self.study.objectives:
+            if key not in numbers:
+                raise unknown("objective", key, numbers)
+            if key.startswith(("compression_", "teacher_")) and self.study.teacher is None:
+                raise UserError(f"objectives.{key}: needs a teacher")
+            if key.startswith("val_") and self.study.fixed.get("val_fraction") == 0:
+                raise UserError(f"objectives.{key}: val_fraction is 0, so that no trial has it")
+
+    def _shapes(self, model: str) -> Shapes:
+        return _shapes_of(model, self.dataset.num_classes, self.dataset.image_shape)
 
     def _corners(self) -> Iterator[TrialConfig]:
         """Configs with every combination of the choices that shape the networks."""
@@ -186,3 +213,9 @@ class Plan:
             return count_params(
                 create_model(self.recipe.name, self.dataset.num_classes, self.dataset.image_shape)
             )
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> Shapes:
+    with torch.device("meta"):
+        return output_shapes(create_model(model, classes, image_shape), image_shape)

@@ -25,21 +25,27 @@ class Progress:
 
     Args:
         title: first line of the panel.
-        total: trials to end; None where nobody knows.
+        total: trials to end; None as long as nobody knows.
         file: where to write; a terminal gets the panel, anything else plain lines.
         verbose: whether plain lines name every trial that ends.
     """
 
     def __init__(
-        self, title: str, total: int | None, file: TextIO | None = None, verbose: bool = True
+        self,
+        title: str,
+        total: int | None = None,
+        file: TextIO | None = None,
+        verbose: bool = True,
     ) -> None:
         self.title, self.total, self.verbose = title, total, verbose
+        self._replaces = True
         self.console = Console(file=file, highlight=False)
         self._live: Live | None = None
         self._started = self._last_line = time.monotonic()
         self._running: dict[str, tuple[TrialConfig, int]] = {}
         self._best: dict[str, tuple[float, float, str, str]] = {}
         self.done = self.failed = self.stopped = self.answers = self.ended_before = 0
+        self.retries = 0
         self._stage = ""
 
     def __enter__(self) -> "Progress":
@@ -52,7 +58,7 @@ class Progress:
         if self._live is not None:
             self._live.__exit__(*exception)
             self._live = None
-        else:
+        elif not self._stage:
             self._print(self._counts())
 
     # What happens
@@ -63,9 +69,16 @@ class Progress:
         if self._live is None and text:
             self._print(text)
 
-    def began(self, already: int) -> None:
-        """The trials start; ``already`` of them have ended in an earlier run."""
-        self._stage, self.ended_before = "", already
+    def began(self, already: int, total: int, *, replaces: bool) -> None:
+        """The trials start.
+
+        Args:
+            already: trials that ended in an earlier run.
+            total: trials to end, those included.
+            replaces: whether a further trial follows one that earlier results answer.
+        """
+        self._stage, self.ended_before, self.total = "", already, total
+        self._replaces = replaces
         self._started = time.monotonic()
 
     def started(self, trial_id: str, config: TrialConfig) -> None:
@@ -90,8 +103,17 @@ class Progress:
             self._last_line = time.monotonic()
             self._print(f"{_clock()} {self._short_counts()}  {_describe(row)}")
 
+    def retried(self, row: Row) -> None:
+        """An attempt failed; another one follows."""
+        self._running.pop(row["trial_id"], None)
+        self.retries += 1
+        if self._live is None:
+            self._print(f"{_clock()} {row['trial_id']}: {row['error']}; trying again")
+
     def answered(self, trial_id: str, by: str) -> None:
         self.answers += 1
+        if self.total is not None and not self._replaces:
+            self.total -= 1
         if self._live is None and self.verbose:
             self._print(f"{_clock()} {trial_id}: same experiment as {by}, not trained again")
 
@@ -103,8 +125,6 @@ class Progress:
     def __rich__(self) -> Group:
         head = Text(f"{self.title}  ", style="bold")
         head.append(self._stage or self._counts(), style="none")
-        if not self._best:
-            return Group(head)
         table = Table(box=None, padding=(0, 2), header_style="dim")
         for name in ("compression", "best val", "method", "student"):
             table.add_column(
@@ -116,7 +136,10 @@ class Progress:
             f"{trial_id.rpartition('-')[2]} {config.method} {epoch}/{config.epochs}"
             for trial_id, (config, epoch) in list(self._running.items())[:6]
         )
-        return Group(head, Text(running, style="dim"), table)
+        shown: list[Text | Table] = [head]
+        shown += [Text(running, style="dim")] if running else []
+        shown += [table] if self._best else []
+        return Group(*shown)
 
     def _note_best(self, row: Row) -> None:
         acc, factor = row.get("val_acc"), row.get("compression_params")
@@ -133,6 +156,7 @@ class Progress:
         for count, word in (
             (self.failed, "failed"),
             (self.stopped, "stopped early"),
+            (self.retries, "tried again"),
             (self.answers, "answered from results"),
         ):
             text += f", {count} {word}" if count else ""

@@ -14,15 +14,8 @@ from trainables.files import Folder, open_folder
 # What a trial's row is superseded by: the same trial, or the same epoch of it, tried again.
 _LATEST = {"trials": "sweep, trial_id", "epochs": "sweep, trial_id, epoch"}
 
-_LOCK = {
-    "TimeZone": "'UTC'",
-    "python_enable_replacements": "false",
-    "autoload_known_extensions": "false",
-    "autoinstall_known_extensions": "false",
-    "temp_directory": "''",
-    "enable_external_access": "false",
-    "lock_configuration": "true",
-}
+# No external access closes files, the network, extensions and Python's variables alike.
+_SETTINGS = {"TimeZone": "'UTC'", "enable_external_access": "false", "lock_configuration": "true"}
 
 
 def connect(
@@ -49,7 +42,7 @@ def connect(
     _load(connection, "trials", [Store(folder, name).read("trials") for name in names])
     stores = [Store(folder, name) for name in names] if epochs else []
     _load(connection, "epochs", [store.read("epochs") for store in stores])
-    for setting, value in _LOCK.items():
+    for setting, value in _SETTINGS.items():
         connection.execute(f"SET {setting} = {value}")
     return connection
 

@@ -4,10 +4,12 @@ Why our own and not Ray's OptunaSearch: that one knows no early-stopped trials, 
 ones running for ever, trains duplicates, and keeps its state in pickles.
 """
 
+import itertools
+import json
 import logging
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,9 +23,13 @@ from trainables.errors import UserError
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
+MAX_DEATHS = 3
+"""A trial whose worker died this often has failed: it may be what kills them."""
 OUT_OF_MEMORY = "OutOfMemoryError"
 DEATH = "the worker process died; see Ray's logs of its node"
+
+TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{number:05d}"}
+"""How trials are called, by stage."""
 
 Row = Mapping[str, Any]
 
@@ -34,12 +40,20 @@ class Watcher(Protocol):
     def started(self, trial_id: str, config: TrialConfig) -> None: ...
     def epoch(self, row: Row, epochs: int) -> None: ...
     def ended(self, row: Row) -> None: ...
+    def retried(self, row: Row) -> None: ...
     def answered(self, trial_id: str, by: str) -> None: ...
 
 
 @dataclass
 class Ask:
-    """One trial to run."""
+    """One attempt at a trial.
+
+    Attributes:
+        group: the proposal it belongs to; ``repeat`` is its place there.
+        key: the config's key; empty where the config cannot be built.
+        errors: of the attempts before that failed.
+        last: the trial's row as of its last result.
+    """
 
     group: "Group"
     repeat: int
@@ -48,6 +62,7 @@ class Ask:
     attempt: int = 1
     gpus: float = 0.0
     key: str = ""
+    errors: tuple[str, ...] = ()
     last: Row = field(default_factory=dict)
 
 
@@ -69,18 +84,19 @@ class StudySearcher(Searcher):
     last one could not.
 
     Trials whose `config_key` equals that of a finished or running one are answered from its
-    row. A trial whose worker died is tried again, up to `MAX_ATTEMPTS` times; one that ran out
-    of GPU memory once, with twice the share.
+    row. A trial whose worker died is tried again, until `MAX_DEATHS`; one that ran out of GPU
+    memory once, with twice the share.
 
     Args:
         source: of the configs.
         plan: of the sweep.
         store: where rows are booked; rows of an interrupted run are read from it.
         watcher: is told what happens.
-        trial_name: of trial ``number``.
+        stage: of all trials; decides their names.
         retry_seconds: pause before results that could not be written are tried again.
 
     Attributes:
+        booked: trials of the stage that ended for good in earlier runs of the sweep.
         finished: whether the source has nothing left and every trial is booked.
     """
 
@@ -90,14 +106,15 @@ class StudySearcher(Searcher):
         plan: Plan,
         store: Store,
         watcher: Watcher,
-        trial_name: str = "{sweep}-{number:05d}",
+        stage: str = "search",
         retry_seconds: float = 5.0,
     ) -> None:
         super().__init__()
         self.source, self.plan, self.store, self.watcher = source, plan, store, watcher
-        self._trial_name, self._retry_seconds = trial_name, retry_seconds
+        self._stage, self._retry_seconds = stage, retry_seconds
         self._booked: dict[str, Row] = {}
-        self._attempts: dict[str, int] = {}
+        self._attempts: defaultdict[str, int] = defaultdict(int)
+        self._errors: defaultdict[str, list[str]] = defaultdict(list)
         self._completed: dict[str, Row] = {}
         self._owner: dict[str, str] = {}
         self._waiting: dict[str, list[Ask]] = {}
@@ -108,26 +125,30 @@ class StudySearcher(Searcher):
 
     def _read_interrupted(self) -> None:
         """Takes up what an earlier run of the sweep has booked and left open."""
-        for row in self.store.read("epochs").to_pylist():
-            self._saw(row["trial_id"], row["attempt"])
-        for row in self.store.read("trials").to_pylist():
-            self._saw(row["trial_id"], row["attempt"])
-            last = self._booked.get(row["trial_id"])
-            if last is None or row["attempt"] >= last["attempt"]:
-                self._booked[row["trial_id"]] = row
-        for row in self._booked.values():
-            if row["status"] == "completed":
-                self._completed[row["config_key"]] = row
+        for table in ("epochs", "trials"):
+            for row in self.store.read(table).to_pylist():
+                attempts = self._attempts[row["trial_id"]]
+                self._attempts[row["trial_id"]] = max(attempts, row["attempt"])
+                if table == "trials":
+                    self._read_trial(row)
+        self.booked = sum(
+            row["stage"] == self._stage and self._is_over(row) for row in self._booked.values()
+        )
         for proposal in self.source.unfinished():
             self._take(proposal)
 
-    @property
-    def booked(self) -> int:
-        """Trials that ended for good in earlier runs of the sweep."""
-        return sum(row["status"] != "failed" for row in self._booked.values())
+    def _read_trial(self, row: Row) -> None:
+        trial_id = row["trial_id"]
+        if trial_id not in self._booked or row["attempt"] >= self._booked[trial_id]["attempt"]:
+            self._booked[trial_id] = row
+        if row["status"] == "completed":
+            self._completed[row["config_key"]] = row
+        elif row["status"] == "failed":
+            self._errors[trial_id].append(str(row["error"]))
 
-    def _saw(self, trial_id: str, attempt: int) -> None:
-        self._attempts[trial_id] = max(self._attempts.get(trial_id, 0), attempt)
+    def _is_over(self, row: Row) -> bool:
+        """Whether a trial with this last row needs no further attempt."""
+        return row["status"] != "failed" or self._share(self._errors[row["trial_id"]]) is None
 
     # What Tune calls
 
@@ -165,10 +186,9 @@ class StudySearcher(Searcher):
             row = dict(ask.last)
         else:
             row = {**self._blank(ask), **ask.last, "status": "failed", "error": DEATH}
-        again = self._again(ask, row, died=error or result is None)
+        again = self._again(ask, row)
         self._book(ask, row, final=again is None)
         if again is not None:
-            log.warning("trial %s: %s; trying again", ask.trial_id, row["error"])
             self._queue.appendleft(again)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -192,13 +212,16 @@ class StudySearcher(Searcher):
         repeats = len(proposal.configs)
         for repeat, config in enumerate(proposal.configs):
             number = proposal.number * repeats + repeat
-            name = self._trial_name.format(sweep=self.plan.sweep, number=number)
+            name = self._name(number, config)
             booked = self._booked.get(name)
-            if booked is not None and booked["status"] != "failed":
+            if booked is not None and self._is_over(booked):
                 group.rows[repeat], group.trained = booked, True
                 continue
-            attempt = self._attempts.get(name, 0) + 1
-            ask = Ask(group, repeat, config, name, attempt, self.plan.gpus)
+            errors = tuple(self._errors[name])
+            share = self._share(errors)
+            assert share is not None
+            attempt = self._attempts[name] + 1
+            ask = Ask(group, repeat, config, name, attempt, share, errors=errors)
             try:
                 ask.key = self.plan.key(config)
             except UserError as error:
@@ -207,6 +230,18 @@ class StudySearcher(Searcher):
             else:
                 self._queue.append(ask)
         self._tell_if_whole(group)
+
+    def _name(self, number: int, config: TrialConfig) -> str:
+        """The trial's id: one that no other config has.
+
+        A number can come again with another config: in a second, different confirmation, or
+        where the end of a journal was lost with the machine that wrote it.
+        """
+        plain = TRIAL_IDS[self._stage].format(sweep=self.plan.sweep, number=number)
+        names = itertools.chain([plain], (f"{plain}-{again}" for again in itertools.count(2)))
+        return next(
+            name for name in names if name not in self._booked or _is_of(self._booked[name], config)
+        )
 
     def _answer(self, ask: Ask) -> bool:
         """Answers a trial from an equal one's row, now or when that one ends."""
@@ -230,17 +265,33 @@ class StudySearcher(Searcher):
         for row in rows:
             self.watcher.epoch(row, ask.config.epochs)
 
-    def _again(self, ask: Ask, row: Row, *, died: bool) -> Ask | None:
-        """The next attempt at a failed trial; None where it has failed for good."""
-        gpus = ask.gpus
-        if not died:
-            out_of_memory = str(row.get("error")).startswith(OUT_OF_MEMORY)
-            if not out_of_memory or ask.attempt > 1 or gpus >= 1:
-                return None
-            gpus = min(1.0, 2 * gpus)
-        elif ask.attempt >= MAX_ATTEMPTS:
+    def _again(self, ask: Ask, row: Row) -> Ask | None:
+        """The next attempt at a trial; None where it has ended for good."""
+        if row["status"] != "failed":
             return None
-        return Ask(ask.group, ask.repeat, ask.config, ask.trial_id, ask.attempt + 1, gpus, ask.key)
+        errors = (*ask.errors, str(row["error"]))
+        share = self._share(errors)
+        if share is None:
+            return None
+        return Ask(
+            ask.group,
+            ask.repeat,
+            ask.config,
+            ask.trial_id,
+            ask.attempt + 1,
+            share,
+            ask.key,
+            errors,
+        )
+
+    def _share(self, errors: Sequence[str]) -> float | None:
+        """The GPU share of the attempt after those that failed so; None where there is none."""
+        deaths = sum(error == DEATH for error in errors)
+        full = sum(error.startswith(OUT_OF_MEMORY) for error in errors)
+        if deaths + full < len(errors) or deaths >= MAX_DEATHS or full > 1:
+            return None
+        share = min(1.0, 2 * self.plan.gpus) if full else self.plan.gpus
+        return None if full and share <= self.plan.gpus else share
 
     def _book(self, ask: Ask, row: Row, *, final: bool = True) -> None:
         """Writes an attempt's row; tells the source when the whole proposal is done."""
@@ -249,9 +300,10 @@ class StudySearcher(Searcher):
             # The sweep pauses: no result may be told that is not on disk. The store has said why.
             time.sleep(self._retry_seconds)
             self.store.flush()
-        self.watcher.ended(row)
         if not final:
+            self.watcher.retried(row)
             return
+        self.watcher.ended(row)
         ask.group.rows[ask.repeat], ask.group.trained = row, True
         if row["status"] == "completed":
             self._completed[ask.key] = row
@@ -283,3 +335,11 @@ class StudySearcher(Searcher):
             "view_seed": ask.config.view_seed,
             "config": ask.config.to_json(),
         }
+
+
+def _is_of(row: Row, config: TrialConfig) -> bool:
+    """Whether a row, perhaps of an older version, is of this config."""
+    try:
+        return TrialConfig.from_mapping(json.loads(row["config"])) == config
+    except UserError:
+        return False

@@ -1,20 +1,19 @@
 """Where configs come from: Optuna's ask and tell, or a list."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.journal import Journal
 from search_spaces.spec import Dimension, Study, Value, setting_of
 from trainables.config import TrialConfig
 
-LOCK_SECONDS = 5
+_DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,15 @@ class Proposal:
 
 
 class Source(Protocol):
-    """Gives configs and is told how they did."""
+    """Gives configs and is told how they did.
+
+    Attributes:
+        total: trials that it will have given in the end, as far as it knows now.
+        replaces: whether a further proposal follows one that earlier results answer.
+    """
+
+    total: int
+    replaces: bool
 
     def unfinished(self) -> list[Proposal]:
         """Proposals of an interrupted run that were never told."""
@@ -48,6 +55,9 @@ class Source(Protocol):
             answered: whether the rows are those of earlier, equal trials.
         """
 
+    def keep(self) -> None:
+        """Brings what was told to where the results are, if it is not there already."""
+
 
 class ListSource:
     """Given configs, in order."""
@@ -55,6 +65,8 @@ class ListSource:
     def __init__(self, groups: Sequence[Sequence[TrialConfig]]) -> None:
         self._proposals = [Proposal(i, tuple(group)) for i, group in enumerate(groups)]
         self._next = 0
+        self.total = sum(len(group) for group in groups)
+        self.replaces = False
 
     def unfinished(self) -> list[Proposal]:
         return []
@@ -66,6 +78,9 @@ class ListSource:
         return self._proposals[self._next - 1]
 
     def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
+        pass
+
+    def keep(self) -> None:
         pass
 
 
@@ -88,12 +103,10 @@ class OptunaSource:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = study
         self._journal = journal
-        lock = JournalFileOpenLock(str(journal.path), grace_period=LOCK_SECONDS)
-        storage = JournalStorage(JournalFileBackend(str(journal.path), lock_obj=lock))
         self.optuna = optuna.create_study(
             study_name=sweep,
-            storage=storage,
-            directions=[f"{goal}imize" for goal in study.objectives.values()],
+            storage=journal.storage(),
+            directions=[_DIRECTIONS[goal] for goal in study.objectives.values()],
             load_if_exists=True,
         )
         known = self.optuna.get_trials(deepcopy=False)
@@ -101,26 +114,41 @@ class OptunaSource:
         points = study.first_points()
         for point in points[len(known) :]:
             self.optuna.enqueue_trial(point)
-        listed_only = study.sampler in ("grid", "points")
-        self.budget = study.trials or len(points)
-        self._asks_sampler = not listed_only
+        self._asks_sampler = study.sampler not in ("grid", "points")
+        self._budget = study.trials or len(points)
         self._trained = sum(_counts(trial) for trial in known)
-        self._useless = 0
+        self._useless = _last_in_a_row(trial for trial in known if trial.state.is_finished())
         self._live: dict[int, optuna.Trial] = {}
+        # Of a list that is shorter than the budget, a point that is answered is one less to train.
+        self.replaces = self._asks_sampler or self._budget < len(points)
+        answered = 0 if self.replaces else sum(_is_answered(trial) for trial in known)
+        self.total = (self._budget - answered) * study.repeats
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether nothing is left to ask for, and every proposal was told."""
+        return not self._running() and not self._has_next()
 
     def unfinished(self) -> list[Proposal]:
-        running = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         # Optuna has no public way to go on with a trial that another process asked for.
-        return [self._proposal(optuna.Trial(self.optuna, trial._trial_id)) for trial in running]
+        return [self._proposal(optuna.Trial(self.optuna, t._trial_id)) for t in self._running()]
 
     def ask(self) -> Proposal | None:
-        waiting = self.optuna.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        if self._trained >= self.budget or self._useless >= self.PATIENCE:
-            return None
-        if not waiting and not self._asks_sampler:
+        if not self._has_next():
             return None
         self._trained += 1
         return self._proposal(self.optuna.ask())
+
+    def _has_next(self) -> bool:
+        if self._trained >= self._budget or self._useless >= self.PATIENCE:
+            return False
+        return self._asks_sampler or bool(self._with_state(TrialState.WAITING))
+
+    def _running(self) -> list[FrozenTrial]:
+        return self._with_state(TrialState.RUNNING)
+
+    def _with_state(self, state: TrialState) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False, states=(state,))
 
     def _proposal(self, trial: optuna.Trial) -> Proposal:
         drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
@@ -146,6 +174,9 @@ class OptunaSource:
             self.optuna.tell(trial, state=TrialState.FAIL)
         self._journal.keep()
 
+    def keep(self) -> None:
+        self._journal.keep(now=True)
+
 
 def _objectives(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """Means over the repeats; None unless all of them completed with all values."""
@@ -160,9 +191,22 @@ def _objectives(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[float] 
     return means
 
 
+def _is_answered(trial: FrozenTrial) -> bool:
+    """Whether a proposal was told from earlier rows. The mark is set before it is told."""
+    return trial.state.is_finished() and bool(trial.user_attrs.get("answered", False))
+
+
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial of an earlier run has used a part of the budget."""
-    return trial.state != TrialState.WAITING and not trial.user_attrs.get("answered", False)
+    return trial.state != TrialState.WAITING and not _is_answered(trial)
+
+
+def _last_in_a_row(told: Iterable[FrozenTrial]) -> int:
+    """How many proposals brought nothing new since the last that did."""
+    count = 0
+    for trial in told:
+        count = count + 1 if _is_answered(trial) else 0
+    return count
 
 
 def _sampler(study: Study, known: int) -> BaseSampler:
@@ -177,7 +221,8 @@ def _sampler(study: Study, known: int) -> BaseSampler:
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
     if dimension.choices is not None:
-        value: Value = trial.suggest_categorical(key, dimension.choices)
+        value = trial.suggest_categorical(key, dimension.choices)
+        assert value is not None
         return value
     assert dimension.low is not None
     assert dimension.high is not None

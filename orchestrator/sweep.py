@@ -1,5 +1,6 @@
 """A sweep from its study to its last row: run, resume, confirm."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -26,10 +27,15 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import open_folder
 from trainables.teachers.teacher import teacher_folder
+from trainables.teachers.train import Recipe
 from trainables.version import code_version, versions
 
 if TYPE_CHECKING:
     from orchestrator.searcher import StudySearcher
+
+log = logging.getLogger(__name__)
+
+MAX_TEACHER_ATTEMPTS = 3
 
 NOTES = "kdsweep"
 """Key of ``study.yaml`` under which a sweep notes what it found: versions, fingerprints."""
@@ -44,14 +50,14 @@ class Options:
         data_dir: as ``--data``; None: ``KDSWEEP_DATA``.
         address: of a Ray cluster; None for one of its own.
         max_concurrent: trials at once; None for as many as there is room for.
-        gpus_per_trial: ``auto`` or a number.
+        gpus_per_trial: a share, or a whole number; None: one where there are any.
     """
 
     results: str
     data_dir: str | None = None
     address: str | None = None
     max_concurrent: int | None = None
-    gpus_per_trial: str = "auto"
+    gpus_per_trial: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,15 @@ class Outcome:
     failed: int
 
 
+@dataclass(frozen=True)
+class Session:
+    """A sweep with Ray at hand: its plan knows its share of a GPU."""
+
+    plan: Plan
+    options: Options
+    progress: Progress
+
+
 def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     """Starts a new sweep.
 
@@ -79,19 +94,21 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
         UserError: whatever the user can mend, by name.
     """
     results = absolute(options.results)
-    open_folder(results).check_writable()
-    name = name or _free_name(results, study.name)
-    if name in Store.sweeps(results):
+    taken = Store.sweeps(results)
+    if name in taken:
         raise UserError(
             f"--name {name}: there is such a sweep in {results}; "
             f"go on with it by `kdsweep resume {name}`, or choose another name"
         )
+    name = name or _free_name(taken, study.name)
+    Store(results, name)  # refuses what is no name
     data_dir = os.path.abspath(options.data_dir) if options.data_dir else None
     plan = Plan(study, name, results, data_dir).with_teacher()
     plan.check()
-    with _locked(results, name):
+    open_folder(results).check_writable()
+    with _locked(results, name), _session(plan, options) as session:
         _write_study(plan)
-        return _search(plan, options)
+        return _train(session, _optuna_source(plan, new=True), "search")
 
 
 def resume(sweep: str, options: Options) -> Outcome:
@@ -102,7 +119,11 @@ def resume(sweep: str, options: Options) -> Outcome:
     """
     plan = reopen(sweep, options)
     with _locked(plan.results, sweep):
-        return _search(plan, options)
+        source = _optuna_source(plan)
+        if source.exhausted:
+            return Outcome(sweep, True, 0, 0)
+        with _session(plan, options) as session:
+            return _train(session, source, "search")
 
 
 def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Outcome:
@@ -114,9 +135,8 @@ def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Ou
         options: as for `run`.
     """
     plan = reopen(sweep, options)
-    with _locked(plan.results, sweep):
-        total = sum(len(group) for group in groups)
-        return _train(plan, options, ListSource(groups), "{sweep}-confirm-{number:05d}", total)
+    with _locked(plan.results, sweep), _session(plan, options) as session:
+        return _train(session, ListSource(groups), "confirm")
 
 
 def reopen(sweep: str, options: Options) -> Plan:
@@ -127,7 +147,9 @@ def reopen(sweep: str, options: Options) -> Plan:
     """
     results = absolute(options.results)
     content = yaml.safe_load(Store(results, sweep).read_study())
-    notes = content.pop(NOTES)
+    notes = content.pop(NOTES, None)
+    if notes is None:
+        raise UserError(f"sweep '{sweep}': key '{NOTES}' is missing in its study.yaml")
     data_dir = os.path.abspath(options.data_dir) if options.data_dir else notes["data_dir"]
     plan = Plan(parse_study(content), sweep, results, data_dir)
     if plan.dataset.fingerprint != notes["data_fingerprint"]:
@@ -139,34 +161,44 @@ def reopen(sweep: str, options: Options) -> Plan:
     return plan.with_teacher()
 
 
-def _search(plan: Plan, options: Options) -> Outcome:
-    journal = Journal(open_folder(plan.results) / plan.sweep)
-    source = OptunaSource(plan.study, journal, plan.sweep)
-    total = source.budget * plan.study.repeats
-    outcome = _train(plan, options, source, "{sweep}-{number:05d}", total)
-    journal.keep(now=True)
-    return outcome
+def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
+    journal = Journal(open_folder(plan.results) / plan.sweep, new=new)
+    return OptunaSource(plan.study, journal, plan.sweep)
 
 
-def _train(plan: Plan, options: Options, source: Source, trial_name: str, total: int) -> Outcome:
-    """The teacher if it is missing, then all trials of a source."""
-    progress = Progress(plan.sweep, total)
-    store = Store(plan.results, plan.sweep)
-    with progress, _terminated_as_interrupted():
+@contextmanager
+def _session(plan: Plan, options: Options) -> Iterator[Session]:
+    """Ray and the progress display, for the length of a block."""
+    with Progress(plan.sweep) as progress:
         progress.stage("starting Ray")
-        with cluster.connected(options.address):
-            plan = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
-            plan = _with_teacher(plan, progress)
-            # Imports Ray, which reads its environment at that moment.
-            from orchestrator.searcher import StudySearcher
+        with cluster.connected(options.address), _terminated_as_interrupted():
+            share = cluster.gpu_share(options.gpus_per_trial)
+            yield Session(replace(plan, gpus=share), options, progress)
 
-            searcher = StudySearcher(source, plan, store, progress, trial_name)
-            progress.began(searcher.booked)
-            room = options.max_concurrent or cluster.slots(plan.cpus, plan.gpus)
-            _tune(searcher, plan.sweep, room)
-        store.flush()
+
+def _train(session: Session, source: Source, stage: str) -> Outcome:
+    """The teacher if it is missing, then all trials of a source; whatever Ctrl-C leaves of it."""
+    progress, options, sweep = session.progress, session.options, session.plan.sweep
+    store = Store(session.plan.results, sweep)
+    finished = False
+    try:
+        plan = _with_teacher(session.plan, progress)
+        # Imports Ray, which reads its environment at that moment.
+        from orchestrator.searcher import StudySearcher
+
+        searcher = StudySearcher(source, plan, store, progress, stage)
+        progress.began(searcher.booked, source.total, replaces=source.replaces)
+        _tune(searcher, sweep, options.max_concurrent or cluster.slots(plan.cpus, plan.gpus))
+        finished = searcher.finished
+    except KeyboardInterrupt:
+        log.debug("interrupted", exc_info=True)
+    store.flush()
+    source.keep()
+    try:
         store.compact()
-    return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
+    except OSError as error:
+        log.warning("%s could not be compacted: %s; its rows are safe", store.folder, error)
+    return Outcome(sweep, finished, progress.done, progress.failed)
 
 
 def _tune(searcher: "StudySearcher", sweep: str, room: int) -> None:
@@ -193,38 +225,62 @@ def _tune(searcher: "StudySearcher", sweep: str, room: int) -> None:
 
 
 def _with_teacher(plan: Plan, progress: Progress) -> Plan:
-    """The plan with its teacher, trained on Ray now if there is none yet."""
+    """The plan with its teacher, trained on Ray now if there is none yet.
+
+    Raises:
+        UserError: it cannot be trained.
+    """
     plan = plan.with_teacher()
     recipe = plan.recipe
     if plan.teacher is not None or recipe is None:
         return plan
     import ray
+
+    with _teacher_lock(plan):
+        plan = plan.with_teacher()
+        for _ in range(MAX_TEACHER_ATTEMPTS):
+            if plan.teacher is not None:
+                break
+            progress.stage(f"training the teacher {recipe.name}")
+            with contextlib.suppress(ray.exceptions.ActorDiedError):
+                _train_teacher(plan, recipe, progress)
+            plan = plan.with_teacher()
+    if plan.teacher is None:
+        raise UserError(
+            f"teacher {recipe.name}: its worker died {MAX_TEACHER_ATTEMPTS} times; "
+            "see Ray's logs of its node"
+        )
+    progress.stage(f"teacher {plan.teacher.name}: test {100 * plan.teacher.test_acc:.2f} %")
+    return plan
+
+
+def _train_teacher(plan: Plan, recipe: Recipe, progress: Progress) -> None:
+    """Trains the teacher in an actor, or goes on from its checkpoint."""
+    import ray
     import torch
 
     from trainables.teachers.train import TeacherTraining
+    from trainables.training import Diverged
 
     device = torch.device("cuda" if plan.gpus else "cpu")
-    cpus = 1 if plan.gpus else os.cpu_count()
-    with _teacher_lock(plan):
-        plan = plan.with_teacher()
-        if plan.teacher is not None:
-            return plan
-        progress.stage(f"training the teacher {recipe.name}")
-        worker: Any = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
-            recipe, plan.results, plan.data_dir, device
-        )
-        try:
-            while (row := ray.get(worker.run_epoch.remote())) is not None:
-                val = row["val_acc"]
-                shown = f", val {100 * val:.2f} %" if val is not None else ""
-                progress.stage(
-                    f"teacher {recipe.name}: epoch {row['epoch']}/{recipe.config.epochs}{shown}"
-                )
-            card = ray.get(worker.finish.remote())
-        finally:
-            ray.kill(worker)
-        progress.stage(f"teacher {card.name}: test {100 * card.test_acc:.2f} %")
-    return plan.with_teacher()
+    cpus = 1 if plan.gpus else max(1, int(cluster.largest_node("CPU")))
+    worker: Any = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
+        recipe, plan.results, plan.data_dir, device
+    )
+    try:
+        while (row := ray.get(worker.run_epoch.remote())) is not None:
+            val = row["val_acc"]
+            shown = f", val {100 * val:.2f} %" if val is not None else ""
+            progress.stage(
+                f"teacher {recipe.name}: epoch {row['epoch']}/{recipe.config.epochs}{shown}"
+            )
+        ray.get(worker.finish.remote())
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, Diverged | UserError):
+            raise UserError(f"teacher {recipe.name}: {error.cause}") from error
+        raise
+    finally:
+        ray.kill(worker)
 
 
 def _write_study(plan: Plan) -> None:
@@ -278,9 +334,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _free_name(results: str, wanted: str) -> str:
+def _free_name(taken: list[str], wanted: str) -> str:
     """``digits``, ``digits-2``, ...: the first that no sweep has."""
-    taken = set(Store.sweeps(results))
     numbered = (f"{wanted}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 

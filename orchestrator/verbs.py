@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,9 @@ def plot(options: Namespace) -> int:
 
     frame = query.trials(options.results, _sweeps(options))
     path = Path(options.output or f"{_sweeps(options)[0]}.png")
-    plots.accuracy_versus_compression(frame, path, x=options.x, metric=options.metric)
+    plots.accuracy_versus_compression(
+        frame, path, axis=options.x.removeprefix("compression_"), metric=options.metric
+    )
     print(path)
     return 0
 
@@ -176,18 +179,20 @@ def models(options: Namespace) -> int:
     from trainables.models.shapes import output_shapes
 
     shape = _image_shape(options.image)
+    if options.classes < 2:
+        raise UserError(f"--classes: expected at least 2, got {options.classes}")
     with torch.device("meta"):
         network = create_model(options.name, options.classes, shape)
         shapes = output_shapes(network, shape)
         macs = count_macs(network, shape)
-    rows = [
+    facts = [
         ("parameters", f"{count_params(network):,}"),
         ("MACs", f"{macs:,}"),
         ("bytes", f"{size_bytes(network):,}"),
         ("embedding", str(shapes.embedding)),
         *((f"stage {i}", "x".join(map(str, s))) for i, s in enumerate(shapes.stages)),
     ]
-    _print_table((options.name, f"{options.classes} classes, {options.image}"), rows)
+    _print_table((options.name, f"{options.classes} classes, {options.image}"), facts)
     return 0
 
 
@@ -199,7 +204,7 @@ def datasets(options: Namespace) -> int:
         _print_table(("dataset", "what it is", "expected under --data"), rows)
         return 0
     found = load_dataset(options.name, options.data, download=options.download)
-    rows = [
+    facts = [
         ("training images", f"{len(found.train):,}"),
         ("classes", f"{found.num_classes}"),
         ("image", "x".join(map(str, found.image_shape))),
@@ -207,7 +212,7 @@ def datasets(options: Namespace) -> int:
         ("views", f"crop padding {found.crop_padding}, flip {'yes' if found.flip else 'no'}"),
         ("fingerprint", found.fingerprint),
     ]
-    _print_table((found.name, ""), rows)
+    _print_table((found.name, ""), facts)
     return 0
 
 
@@ -263,6 +268,7 @@ def _sweeps(options: Namespace) -> list[str]:
 
 
 def _options(options: Namespace) -> Any:
+    from orchestrator import cluster
     from orchestrator.sweep import Options
 
     given = vars(options)
@@ -273,7 +279,7 @@ def _options(options: Namespace) -> Any:
         data_dir=options.data,
         address=given.get("address"),
         max_concurrent=given.get("max_concurrent"),
-        gpus_per_trial=given.get("gpus_per_trial", "auto"),
+        gpus_per_trial=cluster.read_share(given.get("gpus_per_trial", "auto")),
     )
 
 
@@ -282,8 +288,9 @@ def _end(outcome: Any) -> int:
     if not outcome.finished:
         print(f"interrupted; go on with `kdsweep resume {name}`")
         return 1
+    done = f"{outcome.completed} trials completed, {outcome.failed} failed"
     print(
-        f"{outcome.completed} trials completed, {outcome.failed} failed; "
+        f"{done if outcome.completed + outcome.failed else 'nothing left to do'}; "
         f"see `kdsweep table {name}`, `kdsweep front {name}`, `kdsweep plot {name}`"
     )
     return 0
@@ -328,7 +335,7 @@ def _print_pairs(title: str, pairs: dict[str, Any]) -> None:
     _print_table((title, ""), [(key, str(value)) for key, value in pairs.items()])
 
 
-def _print_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in header:
         table.add_column(name, overflow="fold")
@@ -369,5 +376,7 @@ def _image_shape(text: str) -> tuple[int, int, int]:
     try:
         channels, height, width = (int(part) for part in text.split("x"))
     except ValueError:
-        raise UserError(f"--image: expected CxHxW such as 3x32x32, got {text!r}") from None
+        channels = height = width = 0
+    if min(channels, height, width) < 1:
+        raise UserError(f"--image: expected CxHxW such as 3x32x32, got {text!r}")
     return channels, height, width

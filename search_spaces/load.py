@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from search_spaces.spec import Study, setting_of
 from trainables.errors import UserError, unknown
 
+_UNION_MEMBERS = ("bool", "int", "float", "str")
+
 SHIPPED = Path(__file__).parent
 
 
@@ -37,7 +39,7 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"study '{name}' cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"study '{name}' is no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"study '{name}': expected keys and values")
@@ -54,7 +56,7 @@ def parse_study(content: Mapping[str, Any]) -> Study:
     try:
         study = Study.model_validate(dict(content))
     except ValidationError as error:
-        raise _first_mistake(error, content) from error
+        raise _first_mistake(error) from error
     study.check()
     return study
 
@@ -68,31 +70,46 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     ``dataset``...) are set by their names. Values are YAML.
     """
     content = {**content}
-    for key in ("fixed", "dimensions"):
-        content[key] = dict(content.get(key) or {})
+    for key, kind in (("fixed", dict), ("dimensions", dict), ("teacher", dict), ("cover", list)):
+        content[key] = content.get(key) or kind()
+        if not isinstance(content[key], kind):
+            expected = "keys and values" if kind is dict else "a list"
+            raise UserError(f"study: {key}: expected {expected}, got {content[key]!r}")
+        content[key] = kind(content[key])
     for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals or not key:
-            raise UserError(f"--set {assignment}: expected KEY=VALUE")
-        value = yaml.safe_load(text)
+        key, value = _assignment(assignment)
         if key.startswith("teacher."):
-            content["teacher"] = {**(content.get("teacher") or {}), key[8:]: value}
+            content["teacher"][key.removeprefix("teacher.")] = value
         elif key in Study.model_fields and key not in ("fixed", "dimensions", "teacher"):
             content[key] = value
         else:
             setting_of(key)
             content["fixed"][key] = value
             content["dimensions"].pop(key, None)
-            content["cover"] = [entry for entry in content.get("cover") or [] if entry != key]
-            if isinstance(content.get("teacher"), dict):
-                content["teacher"] = {k: v for k, v in content["teacher"].items() if k != key}
+            content["teacher"].pop(key, None)
+    if isinstance(content["cover"], list):
+        content["cover"] = [key for key in content["cover"] if key not in content["fixed"]]
+    content["teacher"] = content["teacher"] or None
     return content
 
 
-def _first_mistake(error: ValidationError, content: Mapping[str, Any]) -> UserError:
+def _assignment(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: expected KEY=VALUE")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {text}: the value is no YAML") from error
+
+
+def _first_mistake(error: ValidationError) -> UserError:
     """Pydantic's first complaint as one line that names the key."""
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
+    places = [str(part) for part in first["loc"]]
+    if places and places[-1] in _UNION_MEMBERS:  # pydantic names the type that it tried last
+        return UserError(f"study: {'.'.join(places[:-1])}: expected a single value")
+    where = ".".join(places)
     if first["type"] == "extra_forbidden":
         parent = first["loc"][:-1]
         known = (
@@ -105,4 +122,6 @@ def _first_mistake(error: ValidationError, content: Mapping[str, Any]) -> UserEr
     if first["type"] == "missing":
         return UserError(f"study: key '{where}' is missing")
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "model_type":
+        message = "expected a list of choices, or low and high"
     return UserError(f"study{': ' + where if where else ''}: {message}")

@@ -54,6 +54,16 @@ class Dimension(_Strict):
                 raise ValueError("a log range has no step")
         return self
 
+    def __contains__(self, value: Value) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(value, str | bool) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-8
+
     def ends(self) -> list[Value]:
         """Values that stand for the dimension when it is checked: choices, or both ends."""
         if self.choices is not None:
@@ -114,7 +124,7 @@ class Study(_Strict):
         description="dimensions of which every combination of choices is tried first",
     )
     objectives: dict[str, Literal["max", "min"]] = Field(
-        default_factory=lambda: {"val_acc": "max", "compression_params": "max"},
+        default={"val_acc": "max", "compression_params": "max"},
         min_length=1,
         description="columns of the trials table to optimise; none of the test set",
     )
@@ -147,9 +157,18 @@ class Study(_Strict):
             if self.sampler == "grid" and dimension.choices is None and dimension.step is None:
                 raise ValueError(f"dimensions.{key}: a grid needs choices, or a range with step")
         for point in self.points:
-            for key in point:
+            for key, value in point.items():
                 if key not in self.dimensions:
                     raise ValueError(f"points: {key} is not a dimension")
+                if value not in self.dimensions[key]:
+                    raise ValueError(f"points: {key} {value!r} is not in its dimension")
+        ordered = sorted(self.dimensions, key=_decides_first)
+        for place, key in enumerate(ordered):
+            for other in self.dimensions[key].when:
+                if other not in self.fixed and other not in ordered[:place]:
+                    raise ValueError(
+                        f"dimensions.{key}.when: {other} is neither fixed nor a dimension before it"
+                    )
         return self
 
     # What a trial is
@@ -175,7 +194,8 @@ class Study(_Strict):
         Raises:
             UserError: a value out of its range.
         """
-        values = {**self.fixed, **drawn, "dataset": self.dataset, "teacher": self._teacher_name()}
+        own = {"dataset": self.dataset, "teacher": self._teacher_name()}
+        values: dict[str, Any] = {**self.fixed, **drawn, **own}
         method = str(values.get("method", PLAIN))
         applies = {key for key in values if self._applies(key, method, values)}
         values = {key: value for key, value in values.items() if key in applies}
@@ -189,9 +209,10 @@ class Study(_Strict):
             return None
         shared = {key: value for key, value in self.fixed.items() if key in _TRAINING}
         values = {**shared, **self.teacher.training}
-        for key in self.teacher.training:
+        for key, value in self.teacher.training.items():
             if key not in _TRAINING:
                 raise unknown("key", f"teacher.{key}", [f"teacher.{name}" for name in _TRAINING])
+            setting_of(key).check(f"teacher.{key}", value)
         return TrialConfig.from_mapping(
             {**values, "dataset": self.dataset, "student": self.teacher.model}
         )
@@ -217,15 +238,22 @@ class Study(_Strict):
         """
         if self.teacher is not None:
             self.teacher_config()
-        for key in [*self.fixed, *self.dimensions]:
-            _known(key)
+        for block, keys in (("fixed", self.fixed), ("dimensions", self.dimensions)):
+            for key in keys:
+                _known(key)
+                if key in _OF_STUDY:
+                    raise UserError(f"{block}.{key}: {_OF_STUDY[key]}")
         for key, dimension in self.dimensions.items():
             kind = setting_of(key)
             for value in dimension.ends():
                 kind.check(f"dimensions.{key}", value)
-        for key, value in self.fixed.items():
-            if value is not None:
-                setting_of(key).check(f"fixed.{key}", value)
+            if kind.kind is int and dimension.step and not dimension.step.is_integer():
+                raise UserError(
+                    f"dimensions.{key}.step: expected a whole number, got {dimension.step:g}"
+                )
+        for key, fixed in self.fixed.items():
+            if fixed is not None:
+                setting_of(key).check(f"fixed.{key}", fixed)
         for method in self._values_of("method", PLAIN):
             for compression in self._values_of("compression", None):
                 corner = {"method": method}
@@ -276,6 +304,13 @@ class Study(_Strict):
         return list(found.values())
 
 
+_OF_STUDY = {
+    "dataset": "is a key of the study itself",
+    "teacher": "is a key of the study itself; its network is teacher.model",
+    "stage": "is not for a study to set; `kdsweep confirm` does",
+}
+"""Settings of a trial that a study does not give by ``fixed`` or ``dimensions``."""
+
 _TRAINING = [
     key
     for key in settings_of(TrialConfig)
@@ -315,7 +350,7 @@ def grid_values(dimension: Dimension, key: str) -> list[Value]:
     count = int((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
     whole = setting_of(key).kind is int
     values = [dimension.low + index * dimension.step for index in range(count)]
-    return [int(value) for value in values] if whole else values
+    return [int(value) if whole else value for value in values]
 
 
 def _known(key: str) -> None:

@@ -14,6 +14,8 @@ from trainables.settings import Scalar, read, setting, settings_of
 
 COMPRESSIONS = ("explicit", "depth", "width", "factor")
 
+MAX_SEED = 2**32 - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
@@ -51,7 +53,7 @@ class TrialConfig:
     val_fraction: float = setting(
         0.1, "of the training set, held out for selection", at_least=0, at_most=0.9
     )
-    split_seed: int = setting(0, "fixes the validation split", at_least=0)
+    split_seed: int = setting(0, "fixes the validation split", at_least=0, at_most=MAX_SEED)
     train_fraction: float = setting(
         1.0, "of the training images that are used (stratified)", above=0, at_most=1
     )
@@ -61,8 +63,12 @@ class TrialConfig:
     )
     flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
 
-    seed: int = setting(0, "initialisation and order of the images", at_least=0)
-    view_seed: int = setting(0, "augmented views; shared by the configs of a repeat", at_least=0)
+    seed: int = setting(
+        0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED
+    )
+    view_seed: int = setting(
+        0, "augmented views; shared by the configs of a repeat", at_least=0, at_most=MAX_SEED
+    )
     stage: str = setting("search", "search, or confirm a choice", choices=("search", "confirm"))
 
     terms: Mapping[str, Scalar] = field(default_factory=dict)
@@ -96,7 +102,8 @@ class TrialConfig:
         for key in rest:
             if key not in known and key not in {full.partition(".")[2] for full in known}:
                 raise unknown("key", key, [*own, *known, *known_bare(known)])
-        checked.setdefault("compression", _implied_compression(checked))
+        if "compression" not in checked:
+            checked["compression"] = _implied_compression(checked)
         for kind in COMPRESSIONS[1:]:
             if kind != checked["compression"] and checked.get(kind) is not None:
                 raise UserError(f"{kind}: has no effect with compression {checked['compression']}")
@@ -122,7 +129,8 @@ class TrialConfig:
                 f"milestones: expected fractions from 0 to 1 joined by commas, "
                 f"got {self.milestones!r}"
             )
-        return tuple(fraction * self.epochs for fraction in fractions)
+        # Rounded, because 0.55 * 100 is 55.00000000000001 and would come a step late.
+        return tuple(round(fraction * self.epochs, 6) for fraction in fractions)
 
     def to_dict(self) -> dict[str, Scalar]:
         """A flat dict of scalars that `from_mapping` reads back."""

@@ -16,6 +16,7 @@ from trainables.compression.architecture import choose_student
 from trainables.compression.measure import count_macs, count_params, latency_ms, size_bytes
 from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
+from trainables.errors import UserError
 from trainables.files import Folder, open_folder
 from trainables.models.registry import create_model
 from trainables.models.weights import Card, save_network
@@ -98,7 +99,7 @@ class Run:
         self.started_at = datetime.now(UTC)
         self._checkpointed = time.monotonic()
         if keep and job.folder.exists(PROGRESS):
-            self.restore(job.folder.read(PROGRESS))
+            self.restore(job.folder.read(PROGRESS), f"{job.folder}/{PROGRESS}")
 
     @property
     def finished(self) -> bool:
@@ -121,9 +122,18 @@ class Run:
         torch.save({"training": self.training.state_dict(), "rows": self.rows}, buffer)
         return buffer.getvalue()
 
-    def restore(self, data: bytes) -> None:
-        """Continues from what `checkpoint` returned."""
-        state = torch.load(io.BytesIO(data), map_location=self.device, weights_only=True)
+    def restore(self, data: bytes, file: str) -> None:
+        """Continues from what `checkpoint` returned.
+
+        Raises:
+            UserError: the bytes, which came from ``file``, are damaged.
+        """
+        try:
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # on damaged bytes the unpickler raises errors of any kind
+            raise UserError(
+                f"{file} is damaged; delete it to train the trial from the start"
+            ) from error
         self.training.load_state_dict(state["training"])
         self.rows = state["rows"]
 

@@ -156,14 +156,14 @@ def _convert(kind: type, value: object) -> Scalar:
         return value if isinstance(value, bool) else None
     if kind is str:
         return value if isinstance(value, str) and value else None
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-3, without a point, as a string.
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    if kind is int:
-        return int(value) if float(value).is_integer() else None
-    return float(value)
+    try:
+        number = float(value)  # YAML 1.1 reads 1e-3, without a point, as a string
+    except (ValueError, OverflowError):
+        return None
+    if kind is float:
+        return number
+    if not number.is_integer():
+        return None
+    return value if isinstance(value, int) else int(number)

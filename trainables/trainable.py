@@ -1,5 +1,6 @@
 """DistillTrainable: the only file of this package that knows Ray."""
 
+import json
 import os
 import traceback
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 import torch
 from ray import tune
 
-from trainables.config import TrialConfig
 from trainables.job import Job, Run
 from trainables.training import Diverged
 
@@ -74,15 +74,17 @@ class DistillTrainable(tune.Trainable):
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         if self.run is not None:
             return self.run.row("failed", text)
-        config = TrialConfig.from_mapping(self.job.config)
+        # Read as it is: that it cannot be understood here may be what went wrong.
+        config = self.job.config
+        known = ("stage", "method", "dataset", "seed", "view_seed")
         return {
             "sweep": self.job.sweep,
             "trial_id": self.job.trial_id,
             "attempt": self.job.attempt,
-            "method": config.method,
+            **{key: config.get(key) for key in known},
             "status": "failed",
             "error": text,
-            "config": config.to_json(),
+            "config": json.dumps(config, sort_keys=True, separators=(",", ":")),
         }
 
     @classmethod
@@ -96,7 +98,8 @@ class DistillTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         self.run = Run(self.job, self.device)
-        self.run.restore(Path(checkpoint_dir, CHECKPOINT).read_bytes())
+        file = Path(checkpoint_dir, CHECKPOINT)
+        self.run.restore(file.read_bytes(), str(file))
 
     def cleanup(self) -> None:
         self.run = None

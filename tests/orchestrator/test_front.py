@@ -38,6 +38,13 @@ def test_front_agrees_with_the_definition(seed, columns):
     assert mask.tolist() == expected
 
 
+def test_front_is_exact_where_sums_are_not():
+    """1e17 + 1 and 1e17 + 2 are one float, so the sum hides that the second row is better."""
+    rows = [(1e17, 1.0), (1e17, 2.0), (0.0, 5.0), (0.0, 4.0)]
+    frame = pd.DataFrame(rows, columns=["val_acc", "compression_params"])
+    assert non_dominated(frame, BOTH).tolist() == [False, True, True, False]
+
+
 def test_front_of_nothing_and_of_missing_values():
     frame = pd.DataFrame({"val_acc": [math.nan, math.nan], "compression_params": [1.0, 2.0]})
     assert non_dominated(frame, BOTH).tolist() == [False, False]
@@ -134,6 +141,7 @@ def test_each_dataset_and_teacher_has_its_front(recorded, trial_row):
             trial_row(1, "kd", 4, val_acc=0.5, dataset="cifar10"),
             trial_row(2, "kd", 2, val_acc=0.4, dataset="cifar10"),
             trial_row(3, "student", 2, val_acc=0.3, teacher=None),
+            trial_row(4, "kd", 2, val_acc=0.2, teacher=None),
         ]
     )
     assert sorted(front(frame)["trial_id"]) == ["s-00000", "s-00001", "s-00003"]

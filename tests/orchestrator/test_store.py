@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,9 +68,24 @@ def test_rows_come_back_with_their_types(results):
 def test_schema_has_the_columns_of_the_contract():
     text = "sweep trial_id config_key stage status error method dataset teacher student config"
     assert all(SCHEMAS["trials"].field(name).type == pa.string() for name in text.split())
-    for name in ["attempt", "params", "macs", "size_bytes", "seed", "view_seed", "epochs", "peak_memory_bytes"]:
+    for name in [
+        "attempt",
+        "params",
+        "macs",
+        "size_bytes",
+        "seed",
+        "view_seed",
+        "epochs",
+        "peak_memory_bytes",
+    ]:
         assert SCHEMAS["trials"].field(name).type == pa.int64()
-    for name in ["compression_params", "compression_requested", "val_acc", "test_acc", "latency_ms"]:
+    for name in [
+        "compression_params",
+        "compression_requested",
+        "val_acc",
+        "test_acc",
+        "latency_ms",
+    ]:
         assert SCHEMAS["trials"].field(name).type == pa.float64()
     assert SCHEMAS["trials"].field("ended_at").type == pa.timestamp("us", tz="UTC")
     assert SCHEMAS["epochs"].names == [
@@ -141,6 +158,72 @@ def test_compaction_cut_short_doubles_nothing(tmp_path):
     assert ids(store) == ["s-0", "s-1", "s-2"]
 
 
+def test_part_that_outlives_its_compaction_is_still_the_older(tmp_path):
+    store = Store(tmp_path, "sweep")
+    trials = store.folder / "trials"
+    store.add_trial(trial(0, val_acc=0.1))
+    (name,) = trials.names()
+    data = trials.read(name)
+    store.add_trial(trial(0, val_acc=0.2))
+    store.compact()
+    trials.write(name, data)
+    assert store.read("trials")["val_acc"].to_pylist() == [0.2]
+
+
+@dataclass(frozen=True)
+class Meanwhile(Folder):
+    """A folder where something happens once, after the first listing or before the first read."""
+
+    after_listing: Callable[[], None] | None = None
+    before_read: Callable[[], None] | None = None
+    stale: list[str] = field(default_factory=list)
+    happened: list[str] = field(default_factory=list)
+
+    def names(self, suffix=""):
+        if self.after_listing and "listing" not in self.happened:
+            self.happened.append("listing")
+            self.after_listing()
+            return list(self.stale)
+        return super().names(suffix)
+
+    def read(self, name):
+        if self.before_read and "read" not in self.happened:
+            self.happened.append("read")
+            self.before_read()
+        return super().read(name)
+
+
+def reader(store: Store, **events) -> parts.Parts:
+    folder = store.folder / "trials"
+    watched = Meanwhile(folder.filesystem, folder.path, folder.is_local, **events)
+    return parts.Parts(watched, SCHEMAS["trials"], 1, ["sweep", "trial_id", "attempt"])
+
+
+def test_reader_starts_again_when_its_files_were_compacted(results):
+    store = Store(results, "sweep")
+    for number in range(3):
+        store.add_trial(trial(number))
+    table = reader(store, before_read=store.compact).read()
+    assert table["trial_id"].to_pylist() == ["s-0", "s-1", "s-2"]
+
+
+def test_reader_starts_again_when_a_compaction_overtook_its_listing(results):
+    """The listing misses a part that was deleted and the merged file that has its rows."""
+    store = Store(results, "sweep")
+    folder = store.folder / "trials"
+    for number in range(3):
+        store.add_trial(trial(number))
+    kept = {name: folder.read(name) for name in folder.names()[1:]}
+
+    def compact_up_to_the_first_delete():
+        store.compact()
+        for name, data in kept.items():
+            folder.write(name, data)
+
+    table = reader(store, after_listing=compact_up_to_the_first_delete, stale=list(kept)).read()
+    assert sorted(table["trial_id"].to_pylist()) == ["s-0", "s-1", "s-2"]
+
+
 def test_many_parts_are_compacted_unasked(tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "MAX_PARTS", 8)
     for _ in range(3):  # each time a new process's store, as after resume
@@ -170,6 +253,19 @@ def test_unwritable_results_are_kept_told_once_and_written_later(tmp_path, caplo
     assert store.maybe_flush()
     assert store.pending == 0
     assert ids(store) == ["s-0", "s-1"]
+    assert store.read("epochs").num_rows == 1
+
+
+def test_trial_never_reaches_the_disk_before_its_epochs(tmp_path):
+    store = Store(tmp_path, "sweep")
+    store.save_study("")
+    (tmp_path / "sweep" / "epochs").write_bytes(b"")  # no epoch can be written below a file
+    store.add_epochs([epoch(0, 1)])
+    assert not store.add_trial(trial(0))
+    assert ids(store) == []
+    (tmp_path / "sweep" / "epochs").unlink()
+    assert store.flush()
+    assert ids(store) == ["s-0"]
     assert store.read("epochs").num_rows == 1
 
 
@@ -300,7 +396,7 @@ def test_older_files_read_with_nulls(tmp_path):
 
 def test_study_and_sweeps(results):
     assert Store.sweeps(results) == []
-    with pytest.raises(UserError, match="unknown sweep 'cifar': .* has no sweeps"):
+    with pytest.raises(UserError, match=r"unknown sweep 'cifar': .* has no sweeps"):
         Store(results, "cifar").read_study()
     Store(results, "cifar10").save_study("dataset: cifar10\nµ: 1\n")
     Store(results, "cifar10").save_study("dataset: cifar10\nµ: 2\n")

@@ -79,13 +79,13 @@ def test_unwritable_folder_is_named(tmp_path):
 
 def test_file_as_folder_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(UserError, match="--results '.*file' is a file"):
+    with pytest.raises(UserError, match=r"--results '.*file' is a file"):
         open_folder(tmp_path / "file")
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "file:///a b", "hdfs://nowhere:1/x"])
 def test_uri_that_cannot_be_opened_is_named_in_one_line(uri):
-    with pytest.raises(UserError, match="--results '.*' cannot be opened") as caught:
+    with pytest.raises(UserError, match=r"--results '.*' cannot be opened") as caught:
         open_folder(uri)
     assert uri in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -8,9 +8,9 @@ per image: Q̂. With a student map Q̂_S and a teacher map Q̂_T per pair of sta
     "mean":           L = CE + β Σ_j mean_{b,hw} (Q̂_S,j − Q̂_T,j)²,   β = 10³
 
 We follow the paper (section 4.1.1 gives its β); the released code and most later comparisons
-square and average instead: ``form: mean``. Maps of different sizes: the larger one is
-average-pooled to the smaller (adaptive), before the power as in the released code's channel
-mean, here after it, because a map is what is compared.
+square and average instead: ``form: mean``. Of maps of different sizes the larger one is
+average-pooled to the smaller (adaptive). Code that does so pools the features (RepDistiller);
+here it is the map that is pooled, because a map is what is compared.
 """
 
 from dataclasses import dataclass

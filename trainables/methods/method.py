@@ -34,8 +34,7 @@ def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Sca
         Every setting of the method by its full key, defaults filled in.
 
     Raises:
-        UserError: a key that no term of the method has, a value out of its range, or weights
-            that leave the cross-entropy a negative share.
+        UserError: a key that no term of the method has, or a value out of its range.
     """
     settings = method_settings(method)
     bare = {key.partition(".")[2] for key in settings}
@@ -65,6 +64,9 @@ class Method(nn.Module):
     Attributes:
         needs: what all terms together read of the teacher; empty without a teacher.
         parts: names of the summands, ``ce`` first, as `forward` returns them.
+
+    Raises:
+        UserError: no teacher, or weights that leave the cross-entropy a negative share.
     """
 
     def __init__(

@@ -5,7 +5,6 @@ last at its spatial resolution, the embedding is the input of the linear layer t
 logits.
 """
 
-from collections import Counter
 from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any
@@ -31,15 +30,16 @@ def find_features(network: nn.Module, image_shape: ImageShape) -> tuple[list[str
     Raises:
         UserError: what returns the logits is not a linear layer.
     """
-    calls: Counter[str] = Counter()
+    called: set[str] = set()
     maps: dict[str, Size] = {}  # in the order of finishing
     linear: tuple[str, Tensor] | None = None
 
     def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         nonlocal linear
-        calls[name] += 1
+        called.add(name)
         if isinstance(module, nn.Linear):
             linear = name, output
+        maps.pop(name, None)  # a shared module counts where it runs last
         if _is_map(module, inputs, output, image_shape):
             maps[name] = (output.shape[2], output.shape[3])
 
@@ -56,11 +56,10 @@ def find_features(network: nn.Module, image_shape: ImageShape) -> tuple[list[str
             handle.remove()
     if linear is None or linear[1] is not logits:
         raise UserError("it does not end in one linear layer")
-    # A module that runs at several places, such as a shared ReLU, names no single feature.
     path = {
         name: size
         for name, size in maps.items()
-        if calls[name] == 1 and not _inside_a_block(name, network, maps, calls)
+        if not _inside_a_block(name, network, maps, called)
     }
     return _last_per_resolution(path), linear[0]
 

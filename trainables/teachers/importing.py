@@ -1,13 +1,11 @@
 """A teacher from a file of weights that somebody else trained."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from trainables.compression.measure import count_macs, count_params
@@ -15,7 +13,7 @@ from trainables.data.batches import evaluation_batches
 from trainables.data.dataset import Dataset, Images
 from trainables.errors import UserError, unknown
 from trainables.models.outputs import Network
-from trainables.models.registry import create_model
+from trainables.models.registry import FAMILIES, create_model
 from trainables.models.weights import SUFFIX, Card, save_network
 from trainables.teachers.teacher import Teacher, teacher_folder
 from trainables.training import EVALUATION_BATCH
@@ -110,14 +108,14 @@ def read_weights(file: str) -> dict[str, Tensor]:
             content: object = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # on damaged bytes the unpickler raises errors of any kind
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"weights file '{file}' cannot be read: {reason}") from error
     for key in ("state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(value, Tensor) for value in content.values()
+    if not (isinstance(content, Mapping) and content) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
         raise UserError(f"weights file '{file}' holds no state dict of tensors")
     return _without_prefix(dict(content))
@@ -138,7 +136,7 @@ def _build(
 ) -> tuple[str, Network]:
     """The network that fits the weights; both kinds of CIFAR shortcut are tried."""
     candidates = [model]
-    if model.startswith("resnet") and "_" not in model and int(model[6:].split("x")[0]) % 6 == 2:
+    if f"{model}_zeropad" in FAMILIES["resnet"].members:
         candidates.append(f"{model}_zeropad")
     problem = ""
     for candidate in candidates:

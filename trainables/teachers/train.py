@@ -73,14 +73,17 @@ class TeacherTraining:
             data_dir=data_dir,
         )
         self.run = Run(job, device)
+        # Trained before, by a process that did not live to file it.
+        self.trained = job.folder.exists(STUDENT)
 
     def run_epoch(self) -> dict[str, Any] | None:
         """Trains one epoch and returns its row; None where all are done."""
-        return None if self.run.finished else self.run.run_epoch()
+        return None if self.trained or self.run.finished else self.run.run_epoch()
 
     def finish(self) -> Card:
         """Evaluates the teacher on the test set and files it."""
-        self.run.row("completed")
+        if not self.trained:
+            self.run.row("completed")
         card, network = read_network(self.run.job.folder, STUDENT)
         file = self.recipe.key + SUFFIX
         card = save_network(

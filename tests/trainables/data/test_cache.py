@@ -1,7 +1,9 @@
 """The cache of decoded images: decoded once, shared, and never trusted when damaged."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +38,7 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def counted(splits, image_size):  # type: ignore[no-untyped-def]
         names.append(splits[0].name)
+        time.sleep(0.02)  # long enough for another loader to come in between
         return decode(splits, image_size)
 
     monkeypatch.setattr(image_folder, "decode_resized", counted)
@@ -66,12 +69,13 @@ def test_second_load_decodes_nothing_and_is_identical(
 
 
 def test_cached_images_may_be_written_to_without_harm(
-    pets: str, load_again: Load, recwarn: pytest.WarningsRecorder
+    pets: str, load_again: Load, decodings: list[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     first = load_again(pets)
     before = first.train.images.clone()
     first.train.images.zero_()
     assert torch.equal(load_again(pets).train.images, before)
+    assert len(decodings) == 1
     assert not [w for w in recwarn if "writ" in str(w.message)]
 
 
@@ -85,6 +89,9 @@ def test_changed_files_and_another_size_decode_again(
     changed = load_again(pets)
     assert len(decodings) == 3
     assert changed.fingerprint != first.fingerprint
+    os.utime(victim, (0, 0))
+    assert load_again(pets).fingerprint == changed.fingerprint
+    assert len(decodings) == 4
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from trainables.errors import UserError
 from trainables.models import create_model, output_shapes
+from trainables.models.external import External
 
 SHAPE = (3, 64, 64)
 
@@ -61,6 +63,29 @@ def test_last_stage_of_one_pixel_is_kept_but_global_pooling_is_none() -> None:
     with torch.device("meta"):
         stages = output_shapes(create_model("torchvision:resnet18", 10, SHAPE), SHAPE).stages
     assert stages[-1] == (512, 2, 2)
+
+
+class SharedActivation(nn.Module):
+    """One ReLU for two resolutions: its last output is not the feature of the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3, padding=1)
+        self.second = nn.Conv2d(4, 8, 3, stride=2, padding=1)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.act(self.second(self.act(self.first(images))))
+        return self.head(x.mean((2, 3)))
+
+
+def test_shared_module_counts_where_it_runs_last() -> None:
+    model = External(SharedActivation(), SHAPE)
+    first, second = model(torch.randn(2, *SHAPE)).stages
+    assert (first.shape, second.shape) == ((2, 4, 64, 64), (2, 8, 32, 32))
+    assert first.min() < 0
+    assert second.min() == 0
 
 
 def test_no_hook_stays() -> None:

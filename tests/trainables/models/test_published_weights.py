@@ -52,20 +52,3 @@ def test_projection_needs_other_weights(shared_data: Path) -> None:
     model = create_model("resnet20", 10, CIFAR)
     with pytest.raises(RuntimeError, match="downsample"):
         model.load_state_dict(akamaster(shared_data, "resnet20-*.th"), strict=True)
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs"), [("mobilenetv2", "mobilenet_v2"), ("resnet18", "resnet18")]
-)
-def test_torchvision_names(ours: str, theirs: str) -> None:
-    from torchvision import models
-
-    source = models.get_model(theirs, weights=None, num_classes=10)
-    model = create_model(ours, 10, CIFAR)
-    state = source.state_dict()
-    if ours == "resnet18":
-        state["conv1.weight"] = torch.zeros_like(model.state_dict()["conv1.weight"])
-    before = set(state)
-    model.load_state_dict(state, strict=True)
-    assert set(state) == before
-    assert torch.equal(model.classifier.bias, list(source.parameters())[-1])

@@ -159,8 +159,9 @@ def test_every_listed_member_builds() -> None:
 def test_initialisation_is_kaiming_fan_out() -> None:
     torch.manual_seed(0)
     model = create_model("resnet20_x2", 10, CIFAR)
-    weight = model.get_submodule("layer3.1.conv1").weight
-    expected = (2 / (weight.shape[0] * 9)) ** 0.5
+    weight = model.get_submodule("layer3.0.conv1").weight
+    assert weight.shape[:2] == (128, 64)
+    expected = (2 / (128 * 9)) ** 0.5
     assert weight.std().item() == pytest.approx(expected, rel=0.02)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert all((norm.weight == 1).all() and (norm.bias == 0).all() for norm in norms)

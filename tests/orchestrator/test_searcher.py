@@ -1,0 +1,569 @@
+"""StudySearcher as Tune calls it: who is trained, who is answered, what is booked and told."""
+
+import hashlib
+import json
+import threading
+import time
+
+import pytest
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from orchestrator.journal import Journal
+from orchestrator.plan import Plan
+from orchestrator.searcher import DEATH, StudySearcher
+from orchestrator.source import ListSource, OptunaSource
+from orchestrator.store import Store
+from search_spaces.load import parse_study
+from trainables.config import TrialConfig
+
+GRID = {"lr": [0.1, 0.05, 0.02], "batch_size": [32, 64]}
+
+
+def study(dimensions=GRID, **changes):
+    content = {
+        "name": "s",
+        "dataset": "digits",
+        "fixed": {"student": "wrn_10_1", "epochs": 2},
+        "dimensions": dimensions,
+        "objectives": {"val_acc": "max"},
+        "sampler": "grid",
+    }
+    return parse_study(content | changes)
+
+
+class Log:
+    """Remembers what a searcher says it does."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def started(self, trial_id, config):
+        self.events.append(("started", trial_id))
+
+    def epoch(self, row, epochs):
+        self.events.append(("epoch", row["trial_id"]))
+
+    def ended(self, row):
+        self.events.append(("ended", row["trial_id"]))
+
+    def retried(self, row):
+        self.events.append(("retried", row["trial_id"]))
+
+    def answered(self, trial_id, by):
+        self.events.append(("answered", trial_id))
+
+    def of(self, kind):
+        return [trial_id for event, trial_id in self.events if event == kind]
+
+
+class Driver:
+    """A sweep's driver without Ray: the test says when a trial's results come.
+
+    A second one on the same folder is what `kdsweep resume` is to a driver that was killed.
+    """
+
+    def __init__(self, folder, spec, *, gpus=0.0, source=None, stage="search") -> None:
+        self.store = Store(folder, "s")
+        if not self.store.folder.exists("study.yaml"):
+            self.store.save_study("")
+        if source is None:
+            journal = Journal(self.store.folder, retry_seconds=0.05)
+            source = OptunaSource(spec, journal, "s")
+        self.source, self.log = source, Log()
+        plan = Plan(spec, "s", str(folder), gpus=gpus)
+        self.searcher = StudySearcher(source, plan, self.store, self.log, stage, retry_seconds=0.05)
+        self.jobs: dict[str, dict] = {}
+        self.asked = 0
+
+    def start(self):
+        """Asks for a trial as Tune does; returns Tune's id, None, or FINISHED."""
+        self.asked += 1
+        tune_id = f"tune{self.asked}"
+        given = self.searcher.suggest(tune_id)
+        if isinstance(given, dict):
+            self.jobs[tune_id] = given
+            return tune_id
+        return given
+
+    def epoch(self, tune_id, number=1):
+        self.searcher.on_trial_result(tune_id, self.result(tune_id, [number], "stopped"))
+
+    def end(self, tune_id, status="completed", epochs=(1, 2), **columns):
+        result = self.result(tune_id, epochs, status, **columns)
+        self.searcher.on_trial_complete(tune_id, result)
+
+    def die(self, tune_id):
+        self.searcher.on_trial_complete(tune_id, None, error=True)
+
+    def result(self, tune_id, epochs, status, **columns):
+        """What `DistillTrainable.step` returns, with a score that follows from the config."""
+        job = self.jobs[tune_id]
+        config = TrialConfig.from_mapping(job["config"])
+        key = self.searcher.plan.key(config)
+        row = {
+            "trial_id": job["trial_id"],
+            "attempt": job["attempt"],
+            "config_key": key,
+            "stage": config.stage,
+            "method": config.method,
+            "dataset": config.dataset,
+            "student": "wrn_10_1",
+            "status": status,
+            "error": None,
+            "epochs": epochs[-1] if epochs else 0,
+            "val_acc": score(key),
+            "config": config.to_json(),
+        }
+        row |= columns
+        rows = [{"epoch": e, "lr": 0.1, "val_acc": 0.5, "term_losses": {"ce": 1.0}} for e in epochs]
+        return {"epoch": row["epochs"], "epochs": rows, "trial": [row], "done": status != "stopped"}
+
+    def run(self, calls=10**6):
+        """Runs trials two at a time to the end, or until so many calls have been made."""
+        live = []
+        for _ in range(calls):
+            given = self.start() if len(live) < 2 else None
+            if given == Searcher.FINISHED:
+                return
+            if given is not None:
+                live.append(given)
+            elif live:
+                self.end(live.pop(0))
+
+    @property
+    def states(self):
+        return [trial.state for trial in self.source.optuna.trials]
+
+    def rows(self):
+        return self.store.read("trials").to_pylist()
+
+
+def score(key):
+    return int(hashlib.sha256(key.encode()).hexdigest()[:6], 16) / 16**6
+
+
+def ids(rows):
+    return sorted(row["trial_id"] for row in rows)
+
+
+def configs(rows):
+    return {row["trial_id"]: row["config"] for row in rows}
+
+
+def job_id(driver, tune_id):
+    return driver.jobs[tune_id]["trial_id"]
+
+
+# How trials end
+
+
+def test_a_grid_is_trained_once_each_and_told_its_values(tmp_path):
+    driver = Driver(tmp_path, study())
+    driver.run()
+    rows = driver.rows()
+    assert ids(rows) == [f"s-{number:05d}" for number in range(6)]
+    assert len(set(configs(rows).values())) == 6
+    assert driver.searcher.finished
+    assert driver.source.exhausted
+    told = {t.user_attrs["trial_ids"][0]: t.value for t in driver.source.optuna.trials}
+    assert told == {row["trial_id"]: row["val_acc"] for row in rows}
+    epochs = driver.store.read("epochs").to_pylist()
+    assert len({(row["trial_id"], row["epoch"]) for row in epochs}) == len(epochs) == 12
+
+
+def test_every_ending_is_told_and_nothing_stays_running(tmp_path):
+    driver = Driver(tmp_path, study())
+    for ending in (
+        {},
+        {"status": "stopped", "epochs": (1,)},
+        {"status": "failed", "error": "Diverged: the loss became nan in epoch 1, term ce"},
+        {"val_acc": float("nan")},
+        {"val_acc": None},
+    ):
+        driver.end(driver.start(), **ending)
+    last = driver.start()
+    for _ in range(3):
+        driver.die(last)
+        last = driver.start()
+    complete, pruned, fail = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL
+    assert driver.states == [complete, pruned, fail, fail, fail, fail]
+    assert [row["status"] for row in driver.rows()] == [
+        *("completed", "stopped", "failed", "completed", "completed"),
+        *("failed", "failed", "failed"),
+    ]
+    assert last == Searcher.FINISHED
+
+
+def test_a_student_that_cannot_be_built_is_infeasible_and_told(tmp_path):
+    spec = study({"student": ["wrn_10_1", "vgg8"]})
+    driver = Driver(tmp_path, spec)
+    driver.run()
+    assert driver.states == [TrialState.COMPLETE, TrialState.FAIL]
+    (row,) = (row for row in driver.rows() if row["status"] == "infeasible")
+    assert row["trial_id"] == "s-00001"
+    assert "vgg8" in row["error"]
+    assert json.loads(row["config"])["student"] == "vgg8"
+
+
+def test_a_row_is_on_disk_before_its_value_is_told(tmp_path, monkeypatch):
+    driver = Driver(tmp_path, study())
+    seen = []
+    tell = driver.source.optuna.tell
+
+    def spying_tell(trial, *args, **kwargs):
+        seen.append((trial.number, ids(Store(tmp_path, "s").read("trials").to_pylist())))
+        return tell(trial, *args, **kwargs)
+
+    monkeypatch.setattr(driver.source.optuna, "tell", spying_tell)
+    driver.run()
+    assert len(seen) == 6
+    assert all(f"s-{number:05d}" in booked for number, booked in seen)
+
+
+def test_results_of_a_trial_that_tune_gave_up_are_ignored(tmp_path):
+    driver = Driver(tmp_path, study())
+    trial = driver.start()
+    driver.end(trial)
+    driver.end(trial)
+    assert len(driver.rows()) == 1
+    driver.searcher.on_trial_complete("unheard of", None, error=True)
+
+
+# Twins
+
+
+def test_an_equal_config_is_answered_by_the_finished_one(tmp_path):
+    # Two names of one network: the second is not trained.
+    spec = study({"student": ["wrn_10_1", "wrn_10_1.0"], "lr": [0.1]})
+    driver = Driver(tmp_path, spec)
+    driver.end(driver.start())
+    assert driver.start() == Searcher.FINISHED
+    assert driver.log.of("answered") == ["s-00001"]
+    assert ids(driver.rows()) == ["s-00000"]
+    first, second = driver.source.optuna.trials
+    assert second.value == first.value
+    assert second.user_attrs["trial_ids"] == ["s-00000"]
+
+
+def test_an_equal_config_waits_for_the_running_one(tmp_path):
+    driver = Driver(tmp_path, study({"student": ["wrn_10_1", "wrn_10_1.0"], "lr": [0.1]}))
+    running = driver.start()
+    assert driver.start() is None
+    assert not driver.searcher.finished
+    driver.end(running)
+    assert driver.start() == Searcher.FINISHED
+    assert driver.states == [TrialState.COMPLETE] * 2
+    assert ids(driver.rows()) == ["s-00000"]
+
+
+def test_an_equal_config_runs_itself_if_the_first_fails(tmp_path):
+    students = ["wrn_10_1", "wrn_10_1.0", "wrn_10_1.00"]
+    driver = Driver(tmp_path, study({"student": students, "lr": [0.1]}))
+    running = driver.start()
+    assert driver.start() is None
+    driver.end(running, status="failed", error="Diverged: the loss became inf")
+    second = driver.start()
+    assert job_id(driver, second) in ("s-00001", "s-00002")
+    assert driver.start() is None
+    driver.end(second)
+    assert driver.start() == Searcher.FINISHED
+    assert sorted(driver.states) == sorted(
+        [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE]
+    )
+    assert len(driver.rows()) == 2
+
+
+def test_answers_cost_no_budget_and_an_exhausted_space_ends(tmp_path):
+    spec = study({"lr": [0.1, 0.05]}, sampler="random", trials=5)
+    driver = Driver(tmp_path, spec)
+    driver.source.PATIENCE = 8
+    driver.run()
+    assert driver.searcher.finished
+    assert len(driver.rows()) == 2
+    told = driver.source.optuna.trials
+    assert len(told) > 8
+    assert all(trial.state == TrialState.COMPLETE for trial in told)
+    # And a further driver sees at once that there is nothing left.
+    after = OptunaSource(spec, Journal(driver.store.folder), "s")
+    after.PATIENCE = 8
+    assert after.exhausted
+
+
+def test_a_sampler_replaces_what_was_answered(tmp_path):
+    spec = study({"batch_size": [16, 32, 64, 128]}, sampler="random", trials=4)
+    driver = Driver(tmp_path, spec)
+    driver.run()
+    assert len({row["config"] for row in driver.rows()}) == len(driver.rows()) == 4
+    assert driver.log.of("answered")  # seed 0 draws a value twice before it has drawn all
+
+
+# Repeats
+
+
+def test_repeats_train_every_seed_once_and_tell_their_mean(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1, 0.05]}, repeats=3))
+    driver.run()
+    rows = driver.rows()
+    assert ids(rows) == [f"s-{number:05d}" for number in range(6)]
+    seeds = [json.loads(config)["seed"] for _, config in sorted(configs(rows).items())]
+    assert seeds == [0, 1, 2, 0, 1, 2]
+    means = [trial.value for trial in driver.source.optuna.trials]
+    values = [row["val_acc"] for row in sorted(rows, key=lambda row: row["trial_id"])]
+    assert means == pytest.approx([sum(values[:3]) / 3, sum(values[3:]) / 3])
+
+
+def test_one_failed_repeat_fails_the_config(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}, repeats=2))
+    first, second = driver.start(), driver.start()
+    driver.end(first)
+    assert driver.states == [TrialState.RUNNING]
+    driver.end(second, status="failed", error="Diverged: the loss became nan")
+    assert driver.states == [TrialState.FAIL]
+
+
+def test_repeats_that_were_booked_before_a_kill_are_not_trained_again(tmp_path):
+    spec = study({"lr": [0.1, 0.05]}, repeats=3)
+    killed = Driver(tmp_path, spec)
+    one, two = killed.start(), killed.start()
+    killed.end(two)
+    killed.epoch(one)
+    resumed = Driver(tmp_path, spec)
+    resumed.run()
+    assert "s-00001" not in resumed.log.of("started")
+    assert ids(resumed.rows()) == [f"s-{number:05d}" for number in range(6)]
+    assert len(resumed.source.optuna.trials) == 2
+
+
+# Failures
+
+
+def test_a_dead_worker_is_replaced_twice(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    for attempt in (1, 2, 3):
+        trial = driver.start()
+        assert (job_id(driver, trial), driver.jobs[trial]["attempt"]) == ("s-00000", attempt)
+        driver.epoch(trial)
+        driver.die(trial)
+    assert driver.start() == Searcher.FINISHED
+    assert [(row["attempt"], row["error"]) for row in driver.rows()] == [
+        (1, DEATH),
+        (2, DEATH),
+        (3, DEATH),
+    ]
+    assert driver.log.of("retried") == ["s-00000"] * 2
+    assert driver.log.of("ended") == ["s-00000"]
+    assert driver.states == [TrialState.FAIL]
+
+
+def test_a_trial_that_outlives_its_worker_is_told_complete(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    driver.die(driver.start())
+    driver.end(driver.start())
+    assert [row["status"] for row in driver.rows()] == ["failed", "completed"]
+    assert driver.states == [TrialState.COMPLETE]
+    assert driver.start() == Searcher.FINISHED
+
+
+def test_killed_drivers_do_not_use_up_the_attempts(tmp_path):
+    spec = study({"lr": [0.1]})
+    for _ in range(4):
+        killed = Driver(tmp_path, spec)
+        killed.epoch(killed.start())
+        killed.store.flush()
+    driver = Driver(tmp_path, spec)
+    trial = driver.start()
+    assert driver.jobs[trial]["attempt"] == 5
+    driver.die(trial)
+    driver.end(driver.start())
+    assert driver.states == [TrialState.COMPLETE]
+
+
+FULL = "OutOfMemoryError: CUDA out of memory"
+
+
+@pytest.mark.parametrize(("share", "then"), [(0.25, 0.5), (0.7, 1.0)])
+def test_out_of_memory_is_tried_once_with_a_larger_share(tmp_path, share, then):
+    driver = Driver(tmp_path, study({"lr": [0.1]}), gpus=share)
+    driver.end(driver.start(), status="failed", error=FULL)
+    trial = driver.start()
+    assert driver.jobs[trial]["gpus"] == then
+    driver.end(trial, status="failed", error=FULL)
+    assert driver.start() == Searcher.FINISHED
+    assert len(driver.rows()) == 2
+
+
+def test_out_of_memory_on_a_whole_gpu_is_final(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}), gpus=1.0)
+    driver.end(driver.start(), status="failed", error=FULL)
+    assert driver.start() == Searcher.FINISHED
+
+
+def test_the_larger_share_survives_a_killed_driver(tmp_path):
+    spec = study({"lr": [0.1]})
+    killed = Driver(tmp_path, spec, gpus=0.25)
+    killed.end(killed.start(), status="failed", error=FULL)
+    resumed = Driver(tmp_path, spec, gpus=0.25)
+    trial = resumed.start()
+    assert (resumed.jobs[trial]["gpus"], resumed.jobs[trial]["attempt"]) == (0.5, 2)
+
+
+def test_a_trial_that_failed_for_good_is_not_trained_again_after_a_kill(tmp_path, monkeypatch):
+    spec = study({"lr": [0.1]})
+    killed = Driver(tmp_path, spec)
+    # Killed between the row and the tell.
+    monkeypatch.setattr(killed.source, "tell", lambda *args, **kwargs: None)
+    killed.end(killed.start(), status="failed", error="Diverged: the loss became nan")
+    resumed = Driver(tmp_path, spec)
+    assert resumed.start() == Searcher.FINISHED
+    assert resumed.states == [TrialState.FAIL]
+    assert resumed.searcher.booked == len(resumed.rows()) == 1
+
+
+# Killed at any point
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill_points(driver, monkeypatch, countdown):
+    """Raises `Killed` in the countdown-th call of those that change the disk."""
+    calls = [0]
+
+    def wrapped(original, after):
+        def call(*args, **kwargs):
+            calls[0] += 1
+            if calls[0] == countdown and not after:
+                raise Killed
+            result = original(*args, **kwargs)
+            if calls[0] == countdown and after:
+                raise Killed
+            return result
+
+        return call
+
+    backend = driver.source.optuna._storage._backend._backend
+    for owner, name in (
+        (backend, "append_logs"),
+        (driver.store._trials, "flush"),
+        (driver.store._epochs, "flush"),
+    ):
+        monkeypatch.setattr(owner, name, wrapped(getattr(owner, name), countdown % 2 == 0))
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(tmp_path, monkeypatch, repeats):
+    dimensions = {"student": ["wrn_10_1", "wrn_10_1.0"], "lr": [0.1, 0.05]}
+    spec = study(dimensions, repeats=repeats)
+    undisturbed = Driver(tmp_path / "undisturbed", spec)
+    undisturbed.run()
+    expected = {row["config_key"]: row["val_acc"] for row in undisturbed.rows()}
+    assert len(expected) == 2 * repeats
+    kills = 0
+    for countdown in range(1, 400):
+        folder = tmp_path / f"{countdown}"
+        driver = Driver(folder, spec)
+        kill_points(driver, monkeypatch, countdown)
+        try:
+            driver.run()
+        except Killed:
+            kills += 1
+        else:
+            break
+        resumed = Driver(folder, spec)
+        resumed.run()
+        rows = resumed.rows()
+        assert {row["config_key"]: row["val_acc"] for row in rows} == expected
+        assert len(rows) == len(expected)
+        assert resumed.states == [TrialState.COMPLETE] * 4
+        assert [t.value for t in resumed.source.optuna.trials] == [
+            t.value for t in undisturbed.source.optuna.trials
+        ]
+        assert resumed.source.exhausted
+    assert kills > 30
+
+
+def test_a_budget_is_kept_through_any_number_of_kills(tmp_path):
+    spec = study({"lr": {"low": 0.01, "high": 0.5}}, sampler="tpe", trials=7)
+    for calls in (3, 4, 1, 5):
+        Driver(tmp_path, spec).run(calls)
+    Driver(tmp_path, spec).run()
+    rows = Store(tmp_path, "s").read("trials").to_pylist()
+    assert len(set(ids(rows))) == len(rows) == 7
+
+
+# Names
+
+
+def test_a_second_confirmation_keeps_the_first_and_trains_what_is_new(tmp_path):
+    spec = study()
+    configs_ = [spec.config({"lr": lr, "batch_size": 32}) for lr in (0.1, 0.05)]
+
+    def groups(seeds):
+        return [
+            [c.replace(stage="confirm", seed=1000 + k, view_seed=1000 + k) for k in range(seeds)]
+            for c in configs_
+        ]
+
+    for seeds, new in ((2, 4), (3, 2), (3, 0)):
+        driver = Driver(tmp_path, spec, source=ListSource(groups(seeds)), stage="confirm")
+        driver.run()
+        assert len(driver.log.of("started")) == new
+    rows = driver.rows()
+    assert len(rows) == 6
+    assert len(set(ids(rows))) == 6
+    assert len({row["config"] for row in rows}) == 6
+    assert driver.searcher.booked == 6
+
+
+def test_rows_keep_their_config_when_the_end_of_a_journal_is_lost(tmp_path):
+    spec = study({"lr": {"low": 0.01, "high": 0.5}}, sampler="random", trials=4)
+    first = Driver(tmp_path, spec)
+    first.run()
+    before = configs(first.rows())
+    (tmp_path / "s" / "optuna.journal").unlink()
+    other = spec.model_copy(update={"sampler_seed": 5})
+    second = Driver(tmp_path, other)
+    second.run()
+    after = configs(second.rows())
+    assert before.items() <= after.items()
+    for trial in second.source.optuna.trials:
+        (trial_id,) = trial.user_attrs["trial_ids"]
+        assert json.loads(after[trial_id])["lr"] == trial.params["lr"]
+
+
+def test_the_search_does_not_count_confirmations_as_its_own(tmp_path):
+    spec = study()
+    Driver(tmp_path, spec).run()
+    config = spec.config({"lr": 0.1, "batch_size": 32}).replace(stage="confirm", seed=1000)
+    Driver(tmp_path, spec, source=ListSource([[config]]), stage="confirm").run()
+    assert Driver(tmp_path, spec).searcher.booked == 6
+
+
+# A disk without space
+
+
+def test_a_full_disk_pauses_the_sweep_and_loses_nothing(tmp_path, monkeypatch, caplog):
+    driver = Driver(tmp_path, study())
+    write = driver.store._trials.folder.__class__.write
+    full = threading.Event()
+    full.set()
+
+    def failing_write(folder, name, data):
+        if full.is_set():
+            raise OSError(28, "No space left on device")
+        write(folder, name, data)
+
+    trial = driver.start()
+    monkeypatch.setattr(driver.store._trials.folder.__class__, "write", failing_write)
+    threading.Timer(0.5, full.clear).start()
+    began = time.monotonic()
+    driver.end(trial)
+    assert time.monotonic() - began >= 0.45
+    assert ids(driver.rows()) == ["s-00000"]
+    assert len(driver.store.read("epochs")) == 2
+    assert driver.states[0] == TrialState.COMPLETE
+    assert [r.message for r in caplog.records if "cannot be written" in r.message]
+    driver.run()
+    assert len(driver.rows()) == 6

@@ -1,0 +1,290 @@
+"""What every distillation term promises, checked on all that are registered.
+
+A new term is covered by its line in the registry; nothing here names one.
+"""
+
+import dataclasses
+import functools
+import re
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainables.methods.registry import term_class, term_names
+from trainables.methods.term import Term
+from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.models.registry import create_model
+from trainables.models.shapes import output_shapes
+from trainables.settings import read, settings_of
+
+PARTS = frozenset(Outputs._fields)
+IMAGE = (3, 32, 32)
+CLASSES = 10
+
+PAIRS = [  # teacher, student: with equal and different numbers, sizes and widths of stages
+    ("wrn_16_1", "resnet8"),
+    ("wrn_10_1", "mobilenetv2_s2_x0.5"),
+    ("vgg11_x0.25", "resnet8"),
+    ("resnet8", "vgg11_x0.25"),
+    ("resnet8", "mobilenetv2-minus15_x0.25"),
+]
+
+
+class Pair:
+    """A teacher and a student of the zoo, and a fixed batch."""
+
+    def __init__(self, teacher: str, student: str, batch: int = 4) -> None:
+        torch.manual_seed(0)
+        self.teacher = create_model(teacher, CLASSES, IMAGE).eval().requires_grad_(False)
+        self.student = create_model(student, CLASSES, IMAGE)
+        self.images = torch.randn(batch, *IMAGE)
+        self.target = torch.arange(batch) % CLASSES
+        with torch.no_grad():
+            self.taught: Outputs = self.teacher(self.images)
+
+    def term(self, name: str, seed: int = 1) -> Term:
+        """The term with its defaults, its adaptors drawn from ``seed``."""
+        torch.manual_seed(seed)
+        return build(name, output_shapes(self.student, IMAGE), output_shapes(self.teacher, IMAGE))
+
+
+@functools.cache
+def pair(teacher: str, student: str) -> Pair:
+    return Pair(teacher, student)
+
+
+def build(name: str, student: Shapes, teacher: Shapes) -> Term:
+    kind = term_class(name)
+    return kind(kind.Config(), student, teacher)
+
+
+def random_outputs(shapes: Shapes, batch: int, seed: int) -> Outputs:
+    """Outputs as of a network: leaves with gradients, features not negative."""
+    draw = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=draw)
+
+    outputs = Outputs(
+        logits=leaf(shapes.classes),
+        embedding=leaf(shapes.embedding).abs(),
+        stages=tuple(leaf(*shape).abs() for shape in shapes.stages),
+    )
+    for part in tensors(outputs):
+        part.requires_grad_()
+    return outputs
+
+
+def tensors(outputs: Outputs) -> Iterator[Tensor]:
+    yield outputs.logits
+    yield outputs.embedding
+    yield from outputs.stages
+
+
+def converted(outputs: Outputs, dtype: torch.dtype) -> Outputs:
+    return Outputs(
+        outputs.logits.detach().to(dtype),
+        outputs.embedding.detach().to(dtype),
+        tuple(stage.detach().to(dtype) for stage in outputs.stages),
+    )
+
+
+def loss_of(term: Term, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    torch.manual_seed(2)  # a term may draw, but only from torch's generator
+    loss: Tensor = term(student, teacher, target)
+    return loss
+
+
+def weights_of(network: Network) -> list[Tensor]:
+    return [value.clone() for value in network.state_dict().values()]
+
+
+OURS = Shapes(CLASSES, 12, ((8, 16, 16), (16, 8, 8), (32, 4, 4)))
+THEIRS = Shapes(CLASSES, 20, ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2)))
+
+
+@pytest.fixture(params=term_names())
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def term(name: str) -> Term:
+    torch.manual_seed(1)
+    return build(name, OURS, THEIRS)
+
+
+def test_declares_what_it_reads_of_the_teacher(name: str) -> None:
+    needs = term_class(name).needs
+    assert isinstance(needs, frozenset)
+    assert needs <= PARTS
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_a_finite_float32_scalar(term: Term, batch: int) -> None:
+    student, teacher = random_outputs(OURS, batch, 1), random_outputs(THEIRS, batch, 2)
+    loss = loss_of(term, student, teacher, torch.arange(batch))
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    loss.backward()
+    gradients = [part.grad for part in tensors(student) if part.grad is not None]
+    assert gradients
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_agreeing_networks_give_finite_gradients(name: str) -> None:
+    term = build(name, OURS, OURS)
+    student = random_outputs(OURS, 3, 1)
+    loss = loss_of(term, student, converted(student, torch.float32), torch.arange(3))
+    loss.backward()
+    assert loss.isfinite()
+    assert all(part.grad.isfinite().all() for part in tensors(student) if part.grad is not None)
+
+
+def test_reads_no_more_of_the_teacher_than_it_declares(name: str, term: Term) -> None:
+    student, teacher = random_outputs(OURS, 3, 1), random_outputs(THEIRS, 3, 2)
+    target = torch.arange(3)
+    whole = loss_of(term, student, teacher, target)
+    missing = dict.fromkeys(PARTS - term_class(name).needs)
+    assert torch.equal(loss_of(term, student, teacher._replace(**missing), target), whole)
+
+
+def test_reads_all_of_the_teacher_that_it_declares(name: str, term: Term) -> None:
+    student, teacher = random_outputs(OURS, 3, 1), random_outputs(THEIRS, 3, 2)
+    other = random_outputs(THEIRS, 3, 3)
+    target = torch.arange(3)
+    whole = loss_of(term, student, teacher, target)
+    for part in term_class(name).needs:
+        changed = teacher._replace(**{part: getattr(other, part)})
+        assert not torch.equal(loss_of(term, student, changed, target), whole), part
+
+
+def test_bfloat16_outputs(term: Term) -> None:
+    """As under autocast: half of the mantissa is lost in the inputs, none in the loss."""
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    low = [converted(outputs, torch.bfloat16) for outputs in (student, teacher)]
+    exact = [converted(outputs, torch.float32) for outputs in low]
+    target = torch.arange(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(term, *low, target)
+    assert loss.dtype == torch.float32
+    tolerance = 0.05 if list(term.parameters()) else 1e-5  # adaptors compute in bfloat16
+    torch.testing.assert_close(loss, loss_of(term, *exact, target), rtol=tolerance, atol=1e-6)
+
+
+def test_is_deterministic(name: str, term: Term) -> None:
+    torch.manual_seed(1)
+    twin = build(name, OURS, THEIRS)
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    losses = [loss_of(one, student, teacher, torch.arange(4)) for one in (term, twin)]
+    assert torch.equal(*losses)
+
+
+def test_state_dict_round_trip(name: str, term: Term) -> None:
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    target = torch.arange(4)
+    # Past its first state, as in the middle of a training.
+    optimizer = torch.optim.SGD([*term.parameters(), *tensors(student)], lr=0.01)
+    loss_of(term, student, teacher, target).backward()
+    optimizer.step()
+    torch.manual_seed(99)
+    twin = build(name, OURS, THEIRS)
+    twin.load_state_dict(term.state_dict())
+    losses = [loss_of(one.eval(), student, teacher, target) for one in (term, twin)]
+    assert torch.equal(*losses)
+
+
+@pytest.mark.parametrize(("teacher", "student"), PAIRS)
+def test_real_pairs_and_where_the_gradient_goes(name: str, teacher: str, student: str) -> None:
+    networks = pair(teacher, student)
+    term = networks.term(name).train()
+    networks.student.train().zero_grad()
+    outputs: Outputs = networks.student(networks.images)
+    for part in tensors(outputs):
+        part.retain_grad()
+    loss = loss_of(term, outputs, networks.taught, networks.target)
+    loss.backward()
+
+    assert loss.isfinite()
+    gradients = [part.grad for part in tensors(outputs) if part.grad is not None]
+    assert any(gradient.abs().sum() > 0 for gradient in gradients)
+    first = next(networks.student.parameters())
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+    silent = [
+        key
+        for key, weight in term.named_parameters()
+        if weight.requires_grad and (weight.grad is None or not weight.grad.abs().sum() > 0)
+    ]
+    assert silent == []
+    assert all(weight.grad is None for weight in networks.teacher.parameters())
+
+
+@pytest.mark.parametrize(("teacher", "student"), PAIRS[:2])
+def test_its_loss_falls_in_training(name: str, teacher: str, student: str) -> None:
+    networks = Pair(teacher, student)
+    term = networks.term(name).train()
+    networks.student.train()
+    before = weights_of(networks.teacher)
+    optimizer = torch.optim.Adam([*networks.student.parameters(), *term.parameters()], lr=3e-3)
+    losses = []
+    for _ in range(30):
+        loss = loss_of(term, networks.student(networks.images), networks.taught, networks.target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-3:]) / 3 < 0.8 * losses[0]
+    after = weights_of(networks.teacher)
+    assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_takes_a_share_of_the_cross_entropy_or_none(term: Term) -> None:
+    assert 0 <= term.ce_share <= 1
+
+
+def test_settings_are_complete(name: str) -> None:
+    kind = term_class(name).Config
+    assert dataclasses.is_dataclass(kind)
+    assert set(settings_of(kind)) == {field.name for field in dataclasses.fields(kind)}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(kind(), dataclasses.fields(kind)[0].name, 0)
+    for key, found in settings_of(kind).items():
+        assert len(found.help) > 3, key
+        assert found.check(key, found.default) == found.default
+        if found.search is not None:
+            low, high = found.search
+            assert low < high, key
+            assert not found.log or low > 0, key
+            assert read(kind, {key: low}) == {key: low}
+            assert read(kind, {key: high}) == {key: high}
+
+
+def test_the_loss_follows_every_number_of_its_config(name: str) -> None:
+    """No setting is without effect: half of a default gives another loss."""
+    kind = term_class(name)
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+
+    def loss(config: object) -> Tensor:
+        torch.manual_seed(1)
+        return loss_of(kind(config, OURS, THEIRS), student, teacher, torch.arange(4))
+
+    usual = loss(kind.Config())
+    for key, found in settings_of(kind.Config).items():
+        values = [choice for choice in found.choices if choice != found.default]
+        if found.search is not None:
+            values = [value for value in found.search if value != found.default]
+        for value in values:
+            changed = read(kind.Config, {key: value})
+            assert not torch.equal(loss(kind.Config(**changed)), usual), (key, value)
+
+
+def test_cites_its_paper(name: str) -> None:
+    text = sys.modules[term_class(name).__module__].__doc__ or ""
+    assert re.search(r"arXiv:? ?\d{4}\.\d{4,5}|\b[A-Z][A-Za-z]*[A-Z]\w* (19|20)\d\d\b", text)
+    title = text.splitlines()[0]
+    assert ": " in title, "`kdsweep methods` shows what stands after the colon"

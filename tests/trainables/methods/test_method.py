@@ -1,0 +1,164 @@
+"""How terms, their weights and the cross-entropy become one loss."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainables.errors import UserError
+from trainables.methods import registry
+from trainables.methods.at import at_loss
+from trainables.methods.kd import KD, kd_loss
+from trainables.methods.method import Method, method_settings, resolve_settings
+from trainables.methods.registry import canonical_method, parse_method, term_class, term_names
+from trainables.models.outputs import Outputs, Shapes
+
+SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)))
+
+
+def outputs(seed: int) -> Outputs:
+    draw = torch.Generator().manual_seed(seed)
+    return Outputs(
+        torch.randn(5, 10, generator=draw),
+        torch.randn(5, 8, generator=draw),
+        tuple(torch.randn(5, *shape, generator=draw) for shape in SHAPES.stages),
+    )
+
+
+STUDENT, TEACHER, TARGET = outputs(1), outputs(2), torch.arange(5)
+
+
+def method(name: str, **settings: object) -> Method:
+    values = {key.replace("__", "."): value for key, value in settings.items()}
+    return Method(name, resolve_settings(name, values), SHAPES, SHAPES)
+
+
+def test_plain_training_is_cross_entropy() -> None:
+    plain = Method("student", {}, SHAPES, None)
+    assert plain.parts == ("ce",)
+    assert plain.needs == frozenset()
+    losses = plain(STUDENT, None, TARGET)
+    torch.testing.assert_close(losses, F.cross_entropy(STUDENT.logits, TARGET)[None])
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
+def test_kd_shares_with_the_labels(alpha: float) -> None:
+    found = method("kd", alpha=alpha, temperature=3)(STUDENT, TEACHER, TARGET)
+    ce = (1 - alpha) * F.cross_entropy(STUDENT.logits, TARGET)
+    kd = alpha * kd_loss(STUDENT.logits, TEACHER.logits, 3.0)
+    torch.testing.assert_close(found, torch.stack([ce, kd]))
+
+
+def test_kd_and_at_add_up() -> None:
+    made = method("kd+at", kd__alpha=0.8, kd__temperature=2, at__beta=500)
+    assert made.parts == ("ce", "kd", "at")
+    assert made.needs == {"logits", "stages"}
+    attention = sum(
+        at_loss(ours, theirs)
+        for ours, theirs in zip(STUDENT.stages, TEACHER.stages, strict=True)
+    )
+    expected = [
+        0.2 * F.cross_entropy(STUDENT.logits, TARGET),
+        0.8 * kd_loss(STUDENT.logits, TEACHER.logits, 2.0),
+        500 * attention,
+    ]
+    losses = made(STUDENT, TEACHER, TARGET)
+    assert losses.dtype == torch.float32
+    torch.testing.assert_close(losses, torch.stack(expected))
+
+
+def test_terms_without_a_share_leave_the_cross_entropy_whole() -> None:
+    losses = method("at+dist")(STUDENT, TEACHER, TARGET)
+    torch.testing.assert_close(losses[0], F.cross_entropy(STUDENT.logits, TARGET))
+
+
+class SecondKD(KD):
+    """Takes a share of the cross-entropy, as KD does."""
+
+
+def test_shares_above_the_whole_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.TERMS, "second", f"{__name__}:SecondKD")
+    try:
+        assert method("kd+second", kd__alpha=0.5, second__alpha=0.5).ce_weight == 0
+        with pytest.raises(UserError, match=r"take over 1\.1 of the cross-entropy.*alpha"):
+            method("kd+second", kd__alpha=0.5, second__alpha=0.6)
+    finally:
+        term_class.cache_clear()
+
+
+def test_a_teacher_is_asked_for() -> None:
+    with pytest.raises(UserError, match="'kd' needs a teacher"):
+        Method("kd", resolve_settings("kd", {}), SHAPES, None)
+
+
+@pytest.mark.parametrize(
+    ("written", "canonical"),
+    [
+        ("at+kd", "kd+at"),
+        ("kd+at", "kd+at"),
+        ("dist+at", "at+dist"),
+        ("dist + kd + at", "kd+at+dist"),
+        ("student", "student"),
+        ("kd", "kd"),
+    ],
+)
+def test_one_spelling(written: str, canonical: str) -> None:
+    assert canonical_method(written) == canonical
+    assert canonical_method(canonical) == canonical
+    assert sorted(method_settings(written)) == sorted(method_settings(canonical))
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ("dst", "unknown method 'dst'; did you mean dist"),
+        ("kp", "unknown method 'kp'; known: "),
+        ("kd+", "unknown method ''"),
+        ("kd+student", "'student' is cross-entropy alone"),
+        ("kd+at+kd", "named twice"),
+    ],
+)
+def test_wrong_methods(written: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_method(written)
+
+
+def test_every_pair_of_terms_composes() -> None:
+    for first, second in itertools.combinations(term_names(), 2):
+        share = sum(1 - method(name).ce_weight for name in (first, second))
+        if share <= 1:
+            losses = method(f"{first}+{second}")(STUDENT, TEACHER, TARGET)
+            assert losses.shape == (3,)
+            assert losses.isfinite().all()
+        else:
+            with pytest.raises(UserError, match="cross-entropy"):
+                method(f"{first}+{second}")
+
+
+def test_settings_are_completed_and_typed() -> None:
+    assert resolve_settings("kd", {"temperature": 7}) == {"kd.alpha": 0.9, "kd.temperature": 7.0}
+    assert isinstance(resolve_settings("kd", {"temperature": 7})["kd.temperature"], float)
+
+
+def test_a_bare_name_goes_to_every_term_and_the_full_key_wins() -> None:
+    found = resolve_settings("kd+dist", {"temperature": 2, "dist.temperature": 5})
+    assert found["kd.temperature"] == 2
+    assert found["dist.temperature"] == 5
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kd.temperatur": 1}, r"unknown key for method 'kd' 'kd.temperatur'; did you mean"),
+        ({"at.beta": 1}, "unknown key for method 'kd' 'at.beta'"),
+        ({"kd.alpha": 1.5}, "kd.alpha: expected a number from 0 to 1, got 1.5"),
+        ({"alpha": -0.1}, "alpha: expected a number from 0 to 1, got -0.1"),
+        ({"temperature": 0}, "temperature: expected a number > 0, got 0"),
+        ({"temperature": "hot"}, "temperature: expected a number > 0, got 'hot'"),
+        ({"temperature": None}, "temperature: expected a number > 0, got None"),
+    ],
+)
+def test_wrong_settings_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve_settings("kd", values)

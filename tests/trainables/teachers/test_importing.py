@@ -1,0 +1,206 @@
+"""Weights that somebody else trained."""
+
+import io
+import random
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from trainables.data.dataset import Dataset
+from trainables.data.sources import load_dataset
+from trainables.errors import UserError
+from trainables.models.registry import create_model
+from trainables.teachers.importing import import_teacher, read_weights
+from trainables.teachers.teacher import list_teachers, load_teacher
+
+
+@pytest.fixture(scope="session")
+def weights(digits_teacher) -> dict[str, Tensor]:
+    """Those of the small teacher, to be imported again."""
+    return {key: value.clone() for key, value in digits_teacher.load().network.state_dict().items()}
+
+
+def write(path: Path, content: object) -> str:
+    torch.save(content, path)
+    return str(path)
+
+
+@pytest.mark.parametrize("wrapped", ["bare", "state_dict", "model", "net", "module", "nested"])
+def test_usual_wrappings(
+    digits: Dataset, digits_teacher, weights: dict[str, Tensor], wrapped: str, tmp_path: Path
+) -> None:
+    module = {f"module.{key}": value for key, value in weights.items()}
+    content = {
+        "bare": weights,
+        "module": module,
+        "nested": {"state_dict": module, "epoch": 3},
+    }.get(wrapped, {wrapped: weights, "best": 0.9})
+    card = import_teacher(
+        "resnet8",
+        write(tmp_path / "net.pth", content),
+        digits,
+        results=str(tmp_path / "results"),
+        normalisation="dataset",
+    )
+    assert card.test_acc == digits_teacher.card.test_acc
+    assert card.fingerprint == digits_teacher.card.fingerprint
+    assert card.origin == "net.pth"
+
+
+def test_safetensors_and_a_name(
+    digits: Dataset, digits_teacher, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    file = tmp_path / "net.safetensors"
+    contiguous = {key: value.contiguous() for key, value in weights.items()}
+    safetensors.torch.save_file(contiguous, file)
+    results = str(tmp_path / "results")
+    card = import_teacher("resnet8", str(file), digits, results=results, name="mine")
+    assert card.test_acc == digits_teacher.card.test_acc
+    assert list_teachers(results) == [card]
+    assert load_teacher(results, "mine", "cpu").card == card
+
+
+def test_the_normalisation_is_found(
+    digits: Dataset, weights: dict[str, Tensor], tmp_path: Path
+) -> None:
+    """A network that was trained on images in [-1, 1] or [0, 1] is known by its hits."""
+    def imported(content: dict[str, Tensor], normalisation: str):
+        file = write(tmp_path / "net.pth", content)
+        return import_teacher(
+            "resnet8", file, digits, results=str(tmp_path), normalisation=normalisation
+        )
+
+    assert imported(weights, "auto").mean == digits.mean
+    by_numbers = imported(weights, "0.5/0.25")
+    assert (by_numbers.mean, by_numbers.std) == ((0.5,), (0.25,))
+    assert by_numbers.test_acc < imported(weights, "dataset").test_acc
+
+
+def test_zero_padded_shortcuts_are_found(digits: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_model("resnet8_zeropad", 10, (1, 8, 8))
+    file = write(tmp_path / "net.pth", network.state_dict())
+    card = import_teacher("resnet8", file, digits, results=str(tmp_path))
+    assert card.model == card.name == "resnet8_zeropad"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("resnet14", r"does not fit resnet14 for digits: Missing key.*layer1\.1"),
+        ("resnet50", "does not fit resnet50 for digits: "),
+        ("wrn_16_1", "does not fit wrn_16_1 for digits: Missing key"),
+        ("resnet", "unknown model 'resnet'; did you mean resnet8"),
+        ("resnet_8", "unknown model 'resnet_8'"),
+    ],
+)
+def test_a_wrong_architecture_is_one_line(
+    digits: Dataset, weights: dict[str, Tensor], tmp_path: Path, model: str, message: str
+) -> None:
+    file = write(tmp_path / "net.pth", weights)
+    with pytest.raises(UserError, match=message) as caught:
+        import_teacher(model, file, digits, results=str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("normalisation", "message"),
+    [
+        ("imagenet", "unknown normalisation 'imagenet'"),  # three channels; digits have one
+        ("datset", "unknown normalisation 'datset'; did you mean dataset"),
+        ("0.5", "unknown normalisation '0.5'"),
+        ("0.5,0.5/1,1", "expected 1 means and 1 deviations > 0"),
+        ("0.5/0", "expected 1 means and 1 deviations > 0"),
+        ("nan/1", "expected 1 means and 1 deviations > 0"),
+        ("0/inf", "expected 1 means and 1 deviations > 0"),
+    ],
+)
+def test_a_wrong_normalisation_is_named(
+    digits: Dataset, weights: dict[str, Tensor], tmp_path: Path, normalisation: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        import_teacher(
+            "resnet8",
+            write(tmp_path / "net.pth", weights),
+            digits,
+            results=str(tmp_path),
+            normalisation=normalisation,
+        )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.ones(2)],
+        {"a": 1.0},
+        {},
+        {"state_dict": {}},
+        {0: torch.ones(2)},
+        {"a": {"b": torch.ones(2)}},
+        torch.ones(2),
+    ],
+    ids=str,
+)
+def test_a_file_without_a_state_dict_is_named(tmp_path: Path, content: object) -> None:
+    file = write(tmp_path / "net.pth", content)
+    with pytest.raises(UserError, match=r"net\.pth' holds no state dict"):
+        read_weights(file)
+
+
+def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
+    file = write(tmp_path / "net.pth", torch.nn.Linear(2, 2))  # a pickled module
+    with pytest.raises(UserError, match=r"net\.pth' cannot be read"):
+        read_weights(file)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.pth' does not exist"):
+        read_weights(str(tmp_path / "none.pth"))
+    with pytest.raises(UserError, match="does not exist"):
+        read_weights(str(tmp_path))
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_truncated_files_are_named(
+    weights: dict[str, Tensor], tmp_path: Path, legacy: bool
+) -> None:
+    buffer = io.BytesIO()
+    torch.save(weights, buffer, _use_new_zipfile_serialization=not legacy)
+    whole = buffer.getvalue()
+    file = tmp_path / "net.pth"
+    draw = random.Random(0)
+    for length in [0, 1, 3, 10, 100, *(draw.randrange(len(whole)) for _ in range(60))]:
+        file.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"net\.pth' cannot be read") as caught:
+            read_weights(str(file))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"hello", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1\n", bytes(64)],
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_other_files_are_named(tmp_path: Path, data: bytes, suffix: str) -> None:
+    file = tmp_path / f"net.{suffix}"
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=rf"net\.{suffix}' cannot be read"):
+        read_weights(str(file))
+
+
+@pytest.mark.slow
+def test_the_published_resnet20(shared_data: Path, tmp_path: Path) -> None:
+    """akamaster/pytorch_resnet_cifar10: 91.73 % (error 8.27 %) on CIFAR-10's test set."""
+    card = import_teacher(
+        "resnet20",
+        str(shared_data / "teachers" / "resnet20-12fca82f.th"),
+        load_dataset("cifar10", shared_data),
+        results=str(tmp_path),
+    )
+    assert card.test_acc == pytest.approx(0.9173, abs=0.0002)
+    assert card.model == card.name == "resnet20_zeropad"
+    assert card.mean == (0.485, 0.456, 0.406)
+    assert card.params == 269_722

@@ -1,0 +1,119 @@
+"""A teacher trained in place: once, to the end, and found again."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset
+from trainables.errors import UserError
+from trainables.models.weights import SUFFIX, read_network
+from trainables.teachers import train
+from trainables.teachers.importing import accuracy
+from trainables.teachers.teacher import (
+    find_teacher,
+    list_teachers,
+    load_teacher,
+    teacher_folder,
+)
+from trainables.teachers.train import TeacherTraining, recipe, train_teacher
+
+CPU = torch.device("cpu")
+Quick = Callable[..., TrialConfig]
+
+
+def forbidden(row: object) -> None:
+    raise AssertionError(f"trained again: {row}")
+
+
+def test_a_trained_teacher_is_found(digits: Dataset, digits_teacher) -> None:
+    card = digits_teacher.card
+    assert card.name == card.model == "resnet8"
+    assert card.test_acc > 0.6
+    assert find_teacher(digits_teacher.results, digits_teacher.file) == card
+    assert list_teachers(digits_teacher.results) == [card]
+    assert accuracy(digits_teacher.load(), digits.read_test()) == card.test_acc
+
+
+def test_it_is_trained_once(quick: Quick, tmp_path: Path) -> None:
+    plan = recipe(quick(student="resnet8_x0.5", epochs=2), None)
+    rows: list[dict] = []
+    card = train_teacher(plan, str(tmp_path), None, CPU, rows.append)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert train_teacher(plan, str(tmp_path), None, CPU, forbidden) == card
+    assert card.name == "resnet8_x0.5"
+    job_folder = teacher_folder(str(tmp_path)) / "checkpoints" / plan.key
+    assert job_folder.names() == [], "nothing but the teacher is left"
+
+
+def test_the_file_is_named_by_what_decides_the_weights(quick: Quick) -> None:
+    base = recipe(quick(student="wrn_16_2_x0.5"), None)
+    assert base.name == "wrn_16_1"
+    assert base.key.startswith("wrn_16_1-")
+    assert recipe(quick(student="wrn_16_1"), None).key == base.key
+    assert recipe(quick(student="wrn_16_1", lr=0.2), None).key != base.key
+    assert recipe(quick(student="wrn_16_1", seed=1), None).key != base.key
+
+
+@pytest.mark.parametrize(
+    "values", [{"method": "kd", "teacher": "x"}, {"student": "wrn_10_1", "width": 0.5}]
+)
+def test_a_teacher_is_trained_plainly(quick: Quick, values: dict) -> None:
+    with pytest.raises(UserError, match="teacher: is trained plainly"):
+        recipe(quick(**values), None)
+
+
+def test_an_interrupted_training_continues(quick: Quick, tmp_path: Path, monkeypatch) -> None:
+    config = quick(student="resnet8_x0.5", epochs=3)
+    plan = recipe(config, None)
+    calm = train_teacher(plan, str(tmp_path / "calm"), None, CPU, lambda row: None)
+
+    job = train.Job
+    monkeypatch.setattr(train, "Job", lambda **facts: job(**facts, checkpoint_seconds=0.0))
+    results = str(tmp_path / "stormy")
+    TeacherTraining(plan, results, None, CPU).run_epoch()
+    rows: list[dict] = []
+    stormy = train_teacher(plan, results, None, CPU, rows.append)
+    assert [row["epoch"] for row in rows] == [2, 3]
+    assert stormy.fingerprint == calm.fingerprint
+    assert stormy.test_acc == calm.test_acc
+
+
+def test_a_teacher_that_could_not_be_filed_is_not_trained_again(
+    quick: Quick, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = recipe(quick(student="resnet8_x0.5", epochs=1), None)
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
+        broken.setattr(train, "save_network", full)
+        train_teacher(plan, str(tmp_path), None, CPU, lambda row: None)
+    assert find_teacher(str(tmp_path), plan.key) is None
+
+    card = train_teacher(plan, str(tmp_path), None, CPU, forbidden)
+    assert card.test_acc > 0
+    assert read_network(teacher_folder(str(tmp_path)), plan.key + SUFFIX)[0] == card
+
+
+def test_a_damaged_teacher_is_refused(quick: Quick, tmp_path: Path) -> None:
+    plan = recipe(quick(student="resnet8_x0.5", epochs=1), None)
+    card = train_teacher(plan, str(tmp_path), None, CPU, lambda row: None)
+    folder, file = teacher_folder(str(tmp_path)), plan.key + SUFFIX
+    data = bytearray(folder.read(file))
+    data[-1] ^= 128
+    folder.write(file, bytes(data))
+    with pytest.raises(UserError, match=rf"{file} is damaged.*expected {card.fingerprint[:12]}"):
+        load_teacher(str(tmp_path), plan.key, "cpu")
+    folder.write(file, bytes(data[:500]))
+    with pytest.raises(UserError, match=f"{file} is damaged"):
+        find_teacher(str(tmp_path), plan.key)
+
+
+def test_an_unknown_teacher_is_named_with_its_neighbours(digits_teacher) -> None:
+    with pytest.raises(UserError, match="unknown teacher 'resnet8'; did you mean resnet8-"):
+        load_teacher(digits_teacher.results, "resnet8", "cpu")
+    assert find_teacher(digits_teacher.results, "resnet8") is None

@@ -1,0 +1,184 @@
+"""TrialConfig: read, refused, written, hashed."""
+
+import json
+
+import pytest
+
+from trainables.config import TrialConfig, config_key
+from trainables.errors import UserError
+from trainables.settings import settings_of
+
+KD = {"method": "kd", "teacher": "wrn_16_2"}
+
+
+def make(**values: object) -> TrialConfig:
+    return TrialConfig.from_mapping(KD | values)
+
+
+def key(config: TrialConfig, *, student: str = "wrn_16_1", **changes: str | None) -> str:
+    facts = {"data_fingerprint": "d" * 64, "teacher_fingerprint": "t" * 64} | changes
+    return config_key(config, student=student, **facts)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"method": "at+kd", "teacher": "t", "temperature": 3, "at.form": "mean"},
+        {"factor": 4, "student": "wrn", "teacher": "wrn_16_2", "flip": True, "crop_padding": 0},
+        {"depth": 5, "student": "mobilenetv2", "lr": "1e-3", "optimizer": "adamw"},
+    ],
+)
+def test_round_trip_through_json(values: dict[str, object]) -> None:
+    config = TrialConfig.from_mapping(values)
+    text = config.to_json()
+    again = TrialConfig.from_mapping(json.loads(text))
+    assert again == config
+    assert again.to_json() == text
+    assert " " not in text
+    assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_defaults_of_the_method_are_part_of_the_record() -> None:
+    assert make().to_dict()["kd.temperature"] == 4.0
+    assert make(alpha=0.5).to_dict()["kd.alpha"] == 0.5
+
+
+def test_replace_checks_anew() -> None:
+    assert make().replace(lr=0.3).lr == 0.3
+    with pytest.raises(UserError, match="epochs: expected"):
+        make().replace(epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epoch": 3}, "unknown key 'epoch'; did you mean epochs"),
+        ({"temprature": 3}, "unknown key 'temprature'; did you mean .*temperature"),
+        ({"at.beta": 3}, "unknown key 'at.beta'"),
+        ({"kd.beta": 3}, "unknown key 'kd.beta'"),
+        ({"method": "kq"}, "unknown method 'kq'"),
+        ({"method": 5}, "method: expected a name, got 5"),
+        ({"teacher": None}, "teacher: method 'kd' needs one"),
+        ({"factor": 2, "width": 0.5}, "width and factor are both given"),
+        ({"factor": 2, "compression": "width", "width": 0.5}, "factor: has no effect"),
+        ({"factor": 2, "compression": "explicit"}, "factor: has no effect with compression expl"),
+        ({"compression": "factor"}, "factor: compression 'factor' needs its value"),
+        ({"compression": "zip"}, "compression: expected one of explicit, depth"),
+        ({"milestones": "0.5,1.5"}, "milestones: expected fractions from 0 to 1"),
+        ({"milestones": "half"}, "milestones: expected fractions from 0 to 1"),
+        ({"milestones": "0.5,"}, "milestones: expected fractions from 0 to 1"),
+        ({"kd.alpha": 2}, "kd.alpha: expected a number from 0 to 1, got 2"),
+        ({"seed": 2**32}, "seed: expected a whole number from 0 to"),
+    ],
+)
+def test_mistakes_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make(**values)
+
+
+def _outside() -> list[tuple[str, object]]:
+    """A value outside every bound of every field."""
+    cases: list[tuple[str, object]] = []
+    for name, found in settings_of(TrialConfig).items():
+        if found.above is not None:
+            cases.append((name, found.above))
+        if found.at_least is not None:
+            cases.append((name, found.at_least - 1))
+        if found.at_most is not None:
+            cases.append((name, found.at_most + 1))
+        if found.choices:
+            cases.append((name, "no-such-choice"))
+        if found.kind in (int, float):
+            cases.append((name, "many"))
+        if found.kind is bool:
+            cases.append((name, "yes"))
+    return cases
+
+
+@pytest.mark.parametrize(("name", "value"), _outside())
+def test_every_bound_is_kept_and_names_its_key(name: str, value: object) -> None:
+    with pytest.raises(UserError, match=rf"^{name}: expected .*, got "):
+        make(**{name: value})
+
+
+def test_every_field_is_documented_and_has_a_valid_default() -> None:
+    for name, found in settings_of(TrialConfig).items():
+        assert len(found.help) > 3, name
+        assert found.check(name, found.default) == found.default
+        if found.search is not None:
+            for end in found.search:
+                assert found.check(name, end) == end
+
+
+class TestConfigKey:
+    def test_literal(self) -> None:
+        """A change here orphans every stored result: it must be meant."""
+        assert key(make(temperature=4, lr=0.1)) == "d3033a0462cf5660"
+
+    @pytest.mark.parametrize(
+        ("words", "others"),
+        [
+            ({"factor": 4, "student": "wrn"}, {"student": "wrn_16_1"}),
+            ({"width": 0.5, "student": "wrn_16_2"}, {"student": "wrn_16_1"}),
+            ({"method": "at+kd"}, {"method": "kd+at"}),
+            ({"temperature": 4}, {"kd.temperature": 4.0}),
+            ({}, {"kd.alpha": 0.9}),
+            ({"lr": "5e-2"}, {"lr": 0.05}),
+            ({"teacher": "wrn_16_2"}, {"teacher": "the_same_weights_by_another_name"}),
+            ({"stage": "confirm"}, {"stage": "search"}),
+        ],
+    )
+    def test_equal_experiments(self, words: dict, others: dict) -> None:
+        assert key(make(**words)) == key(make(**others))
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"epochs": 31},
+            {"batch_size": 32},
+            {"optimizer": "adam"},
+            {"lr": 0.051},
+            {"momentum": 0.8},
+            {"nesterov": True},
+            {"weight_decay": 1e-4},
+            {"schedule": "constant"},
+            {"milestones": "0.5"},
+            {"lr_decay": 0.2},
+            {"warmup_epochs": 1},
+            {"val_fraction": 0.2},
+            {"split_seed": 1},
+            {"train_fraction": 0.5},
+            {"image_size": 64},
+            {"crop_padding": 2},
+            {"flip": True},
+            {"seed": 1},
+            {"view_seed": 1},
+            {"kd.temperature": 4.5},
+            {"kd.alpha": 0.8},
+            {"method": "kd+at"},
+            {"method": "dist"},
+        ],
+    )
+    def test_everything_decisive_changes_it(self, change: dict) -> None:
+        assert key(make(**change)) != key(make())
+
+    def test_every_field_was_thought_of(self) -> None:
+        """A new field must be put on one side: decisive above, or other words for the same."""
+        words = {"dataset", "teacher", "student", "stage", "compression"}
+        words |= {"depth", "width", "factor"}
+        marks = type(self).test_everything_decisive_changes_it.pytestmark
+        (decisive,) = [mark.args[1] for mark in marks]
+        tested = {name for change in decisive for name in change if "." not in name}
+        assert tested | words == set(settings_of(TrialConfig))
+
+    def test_network_and_data_count(self) -> None:
+        base = key(make())
+        assert key(make(), student="wrn_16_2") != base
+        assert key(make(), data_fingerprint="e" * 64) != base
+
+    def test_the_teacher_counts_where_it_is_read(self) -> None:
+        assert key(make(), teacher_fingerprint="u" * 64) != key(make())
+        plain = make(method="student")
+        assert key(plain, teacher_fingerprint="u" * 64) == key(plain)
+        assert key(plain, teacher_fingerprint=None) == key(plain)

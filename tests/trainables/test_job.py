@@ -1,0 +1,199 @@
+"""An attempt at a trial: its rows, its files, and going on in another process."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.store import Store
+from trainables.config import TrialConfig, config_key
+from trainables.data.dataset import Dataset
+from trainables.errors import UserError
+from trainables.job import PROGRESS, STUDENT, Job, Run
+from trainables.models.weights import read_network
+from trainables.teachers.importing import accuracy
+from trainables.teachers.teacher import Teacher
+
+CPU = torch.device("cpu")
+CLOCK = {
+    "trial_id",
+    "train_seconds",
+    "images_per_second",
+    "peak_memory_bytes",
+    "latency_ms",
+    "started_at",
+    "ended_at",
+}
+
+Quick = Callable[..., TrialConfig]
+MakeJob = Callable[..., Job]
+
+
+def finish(run: Run) -> dict[str, Any]:
+    while not run.finished:
+        run.run_epoch()
+    return run.row("completed")
+
+
+def steady(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what the clock and the trial's name decide."""
+    return {key: value for key, value in row.items() if key not in CLOCK}
+
+
+def weights(job: Job) -> dict[str, torch.Tensor]:
+    return read_network(job.folder, STUDENT)[1].state_dict()
+
+
+def assert_equal_weights(first: Job, second: Job) -> None:
+    ours, theirs = weights(first), weights(second)
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+
+
+def test_a_whole_run(
+    digits: Dataset, quick: Quick, make_job: MakeJob, digits_teacher, tmp_path
+) -> None:
+    config = quick(method="kd", teacher="resnet8", factor=8, student="wrn", temperature=3)
+    job = make_job(config, "whole")
+    row = finish(Run(job, CPU))
+    assert row["status"] == "completed"
+    assert row["epochs"] == 3
+    assert row["error"] is None
+    assert 0 < row["test_acc"] <= 1
+    assert row["latency_ms"] > 0
+    assert row["teacher"] == "resnet8"
+    assert row["teacher_test_acc"] == digits_teacher.card.test_acc
+    assert row["student"].startswith("wrn_")
+    assert row["student_requested"] == "wrn"
+    assert row["compression_kind"] == "factor"
+    assert row["compression_requested"] == 8
+    assert row["compression_params"] == digits_teacher.card.params / row["params"]
+    assert 4 < row["compression_params"] < 16
+    assert row["compression_macs"] == digits_teacher.card.macs / row["macs"]
+    assert set(json.loads(row["term_losses"])) == {"ce", "kd"}
+    assert row["started_at"] < row["ended_at"]
+    assert TrialConfig.from_mapping(json.loads(row["config"])) == config
+    assert row["config_key"] == config_key(
+        config,
+        student=row["student"],
+        data_fingerprint=digits.fingerprint,
+        teacher_fingerprint=digits_teacher.card.fingerprint,
+    )
+    assert Store(str(tmp_path), "s").add_trial(row), "every column is one of the store's"
+
+
+def test_the_test_set_is_read_once_after_the_last_epoch(
+    quick: Quick, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = []
+    read_test = Dataset.read_test
+    monkeypatch.setattr(
+        Dataset, "read_test", lambda dataset: reads.append(1) or read_test(dataset)
+    )
+    run = Run(make_job(quick(method="kd", teacher="resnet8"), "spied"), CPU)
+    while not run.finished:
+        run.run_epoch()
+        assert "test_acc" not in run.row("stopped")
+    assert reads == []
+    assert "test_acc" in run.row("completed")
+    assert reads == [1]
+
+
+def test_the_students_file_gives_the_same_network(
+    digits: Dataset, quick: Quick, make_job: MakeJob
+) -> None:
+    job = make_job(quick(), "kept")
+    run = Run(job, CPU)
+    row = finish(run)
+    card, network = read_network(job.folder, STUDENT)
+    assert accuracy(Teacher(network, card, CPU), digits.read_test()) == row["test_acc"]
+    assert card.test_acc == row["test_acc"]
+    assert card.model == row["student"]
+    assert card.params == row["params"]
+    assert json.loads(card.origin) == run.config.to_dict()
+    assert not job.folder.exists(PROGRESS), "a finished trial needs no checkpoint"
+
+
+def test_nothing_is_written_where_nothing_is_kept(quick: Quick, make_job: MakeJob) -> None:
+    job = make_job(quick(), "unkept")
+    finish(Run(job, CPU, keep=False))
+    assert job.folder.names() == []
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(0.0, True), (3600.0, False)])
+def test_checkpoints_come_when_it_is_time(
+    quick: Quick, make_job: MakeJob, seconds: float, written: bool
+) -> None:
+    job = make_job(quick(), f"timed-{seconds}", checkpoint_seconds=seconds)
+    Run(job, CPU).run_epoch()
+    assert job.folder.exists(PROGRESS) == written
+
+
+GO_ON = """
+import json, sys, torch
+torch.set_num_threads(1)
+from trainables.job import Job, Run
+run = Run(Job(**json.loads(sys.argv[1])), torch.device("cpu"))
+begun = run.training.epoch
+while not run.finished:
+    run.run_epoch()
+row = run.row("completed")
+print(json.dumps([begun, len(run.rows), row["val_acc"], row["test_acc"], row["test_loss"]]))
+"""
+
+
+def test_a_fresh_process_goes_on_to_the_very_same_student(
+    quick: Quick, make_job: MakeJob
+) -> None:
+    config = quick(method="kd+at", teacher="resnet8", momentum=0.9, schedule="cosine")
+    undisturbed = make_job(config, "undisturbed")
+    row = finish(Run(undisturbed, CPU))
+    interrupted = make_job(config, "interrupted")
+    Run(interrupted, CPU).run_epoch()
+
+    command = [sys.executable, "-c", GO_ON, json.dumps(interrupted.to_dict())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = [1, 3, row["val_acc"], row["test_acc"], row["test_loss"]]
+    assert json.loads(done.stdout) == expected
+    assert_equal_weights(undisturbed, interrupted)
+
+
+def test_a_fresh_run_goes_on_with_all_rows(quick: Quick, make_job: MakeJob) -> None:
+    config = quick(student="mobilenetv2-minus15_x0.25", train_fraction=0.1)  # dropout
+    undisturbed, interrupted = make_job(config, "calm"), make_job(config, "stormy")
+    calm = Run(undisturbed, CPU)
+    row = finish(calm)
+    for _ in range(2):
+        Run(interrupted, CPU).run_epoch()
+    last = Run(interrupted, CPU)
+    assert [epoch["epoch"] for epoch in last.rows] == [1, 2]
+    assert steady(finish(last)) == steady(row)
+    assert [epoch["val_loss"] for epoch in last.rows] == [epoch["val_loss"] for epoch in calm.rows]
+    assert_equal_weights(undisturbed, interrupted)
+
+
+def test_same_config_same_row_other_seed_other_row(quick: Quick, make_job: MakeJob) -> None:
+    config = quick(method="kd+at", teacher="resnet8", epochs=2)
+    rows = [finish(Run(make_job(config, name), CPU)) for name in ("one", "two")]
+    assert steady(rows[0]) == steady(rows[1])
+    other = finish(Run(make_job(config.replace(seed=1), "three"), CPU))
+    assert other["test_loss"] != rows[0]["test_loss"]
+    assert other["config_key"] != rows[0]["config_key"]
+
+
+def test_a_teacher_that_is_not_there_is_named(quick: Quick, make_job: MakeJob) -> None:
+    config = quick(method="kd", teacher="resnet8")
+    with pytest.raises(UserError, match="unknown teacher 'nobody'; known: resnet8-"):
+        Run(make_job(config, "lost", teacher="nobody"), CPU)
+
+
+def test_a_damaged_checkpoint_is_named(quick: Quick, make_job: MakeJob) -> None:
+    job = make_job(quick(), "torn")
+    Run(job, CPU).run_epoch()
+    job.folder.write(PROGRESS, job.folder.read(PROGRESS)[:1000])
+    with pytest.raises(UserError, match=rf"torn/{PROGRESS} is damaged"):
+        Run(job, CPU)

@@ -1,0 +1,323 @@
+"""One trial in this process: what it sees, what it learns, and that it can be interrupted."""
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainables.config import TrialConfig
+from trainables.data.dataset import Content, Dataset, Images
+from trainables.data.views import to_float
+from trainables.models.outputs import Outputs
+from trainables.schedule import learning_rate
+from trainables.teachers.teacher import Teacher
+from trainables.training import Diverged, Training
+
+CPU = torch.device("cpu")
+Quick = Callable[..., TrialConfig]
+
+
+def train(config: TrialConfig, dataset: Dataset, teacher: Teacher | None = None) -> Training:
+    return Training(config, dataset, config.student, teacher, CPU)
+
+
+def epochs(training: Training, count: int) -> list[dict[str, Any]]:
+    """Rows without what the clock decides."""
+    rows = [training.run_epoch() for _ in range(count)]
+    return [
+        {key: value for key, value in row.items() if "second" not in key} for row in rows
+    ]
+
+
+def saved(training: Training) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(training.state_dict(), buffer)
+    return buffer.getvalue()
+
+
+def assert_same_weights(first: torch.nn.Module, second: torch.nn.Module) -> None:
+    ours, theirs = first.state_dict(), second.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+
+
+def test_it_learns(digits: Dataset, quick: Quick) -> None:
+    training = train(quick(student="resnet8", epochs=4, train_fraction=1.0), digits)
+    rows = epochs(training, 4)
+    assert rows[-1]["val_acc"] > 0.85
+    assert rows[-1]["train_loss"] < 0.5 * rows[0]["train_loss"]
+    assert training.test().acc > 0.85
+
+
+def test_a_teacher_helps_it_agree(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    """KD alone, without labels, brings the student to the teacher's answers."""
+    teacher = digits_teacher.load()
+    config = quick(method="kd", teacher="resnet8", alpha=1.0, epochs=4, train_fraction=1.0)
+    training = train(config, digits, teacher)
+    images = digits.train.images
+
+    def agreement() -> float:
+        ours = training.student.eval()(to_float(images, digits.mean, digits.std)).logits.argmax(1)
+        return (ours == teacher(images).logits.argmax(1)).float().mean().item()
+
+    before = agreement()
+    epochs(training, 4)
+    assert before < 0.4
+    assert agreement() > 0.8
+
+
+def test_rows_say_what_happened(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    config = quick(method="kd+at", teacher="resnet8", epochs=2)
+    training = train(config, digits, digits_teacher.load())
+    row = training.run_epoch()
+    assert row["epoch"] == training.epoch == 1
+    assert set(row["term_losses"]) == {"ce", "kd", "at"}
+    assert row["train_loss"] == pytest.approx(sum(row["term_losses"].values()))
+    assert 0 <= row["val_acc"] <= 1
+    steps = len(training.train_indices) // 32
+    assert row["lr"] == pytest.approx(learning_rate(config, (steps - 1) / steps))
+    assert row["images_per_second"] == pytest.approx(steps * 32 / row["seconds"])
+    assert training.train_seconds == row["seconds"]
+
+
+class SpyTeacher(Teacher):
+    """Remembers the views it was asked about."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__(teacher.network, teacher.card, CPU)
+        self.views: list[Tensor] = []
+
+    def __call__(self, views: Tensor) -> Outputs:
+        self.views.append(views.clone())
+        return super().__call__(views)
+
+
+def seen_by(network: torch.nn.Module) -> list[Tensor]:
+    """Collects the inputs of a network's coming training steps."""
+    inputs: list[Tensor] = []
+
+    def record(module: torch.nn.Module, given: tuple[Tensor]) -> None:
+        if module.training:
+            inputs.append(given[0].clone())
+
+    network.register_forward_pre_hook(record)
+    return inputs
+
+
+def test_the_teacher_sees_exactly_the_students_views(
+    digits: Dataset, quick: Quick, digits_teacher
+) -> None:
+    spy = SpyTeacher(digits_teacher.load())
+    config = quick(method="kd", teacher="resnet8", crop_padding=2, flip=True)
+    training = train(config, digits, spy)
+    inputs = seen_by(training.student)
+    epochs(training, 2)
+    assert len(inputs) == len(spy.views) == 2 * (len(training.train_indices) // 32)
+    for ours, theirs in zip(inputs, spy.views, strict=True):
+        assert theirs.dtype == torch.uint8
+        assert torch.equal(ours, to_float(theirs, digits.mean, digits.std))
+
+
+def test_the_teacher_gets_its_own_normalisation(digits: Dataset, digits_teacher) -> None:
+    loaded = digits_teacher.load()
+    views = digits.train.images[:4]
+    inputs: list[Tensor] = []
+    handle = loaded.network.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    try:
+        outputs = loaded(views)
+    finally:
+        handle.remove()
+    torch.testing.assert_close(inputs[0], to_float(views, loaded.card.mean, loaded.card.std))
+    assert not outputs.logits.requires_grad
+    assert not loaded.network.training
+
+
+def test_training_leaves_the_teacher_alone(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    teacher = digits_teacher.load()
+    before = {key: value.clone() for key, value in teacher.network.state_dict().items()}
+    training = train(quick(method="kd+at", teacher="resnet8"), digits, teacher)
+    epochs(training, 1)
+    after = teacher.network.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    ours = {id(weight) for group in training.optimizer.param_groups for weight in group["params"]}
+    assert ours.isdisjoint(id(weight) for weight in teacher.network.parameters())
+
+
+def test_a_method_without_needs_asks_no_teacher(
+    digits: Dataset, quick: Quick, digits_teacher
+) -> None:
+    spy = SpyTeacher(digits_teacher.load())
+    epochs(train(quick(teacher="resnet8"), digits, spy), 1)
+    assert spy.views == []
+
+
+def numbered(first: int, count: int) -> Images:
+    """Grey images that tell their number: 10 levels of two digits, in the two halves."""
+    numbers = torch.arange(first, first + count)
+    images = torch.empty(count, 1, 8, 8, dtype=torch.uint8)
+    images[..., :4] = (numbers // 16 * 16)[:, None, None, None]
+    images[..., 4:] = (numbers % 16 * 16)[:, None, None, None]
+    return Images(images, numbers % 2)
+
+
+def numbers_in(inputs: list[Tensor], dataset: Dataset) -> list[int]:
+    pixels = torch.cat(inputs) * dataset.std[0] + dataset.mean[0]
+    levels = (pixels * 255).round().long()
+    return (levels[:, 0, 0, 0] + levels[:, 0, 0, 7] // 16).tolist()
+
+
+def test_training_validation_and_test_images_are_disjoint(quick: Quick) -> None:
+    content = Content.measure(("even", "odd"), numbered(0, 160), numbered(160, 40))
+    dataset = content.dataset("numbered", crop_padding=0, flip=False)
+    config = quick(epochs=3, batch_size=8, train_fraction=1.0, val_fraction=0.25)
+    training = train(config, dataset)
+    trained: list[Tensor] = seen_by(training.student)
+    scored: list[Tensor] = []
+    training.student.register_forward_pre_hook(
+        lambda network, given: None if network.training else scored.append(given[0].clone())
+    )
+    epochs(training, 3)
+    seen, validated = numbers_in(trained, dataset), numbers_in(scored, dataset)
+    assert len(seen) == 3 * 120
+    assert len(set(seen)) == 120  # every image once per epoch
+    assert sorted(validated) == sorted(3 * list(set(validated)))
+    assert set(seen) | set(validated) == set(range(160))
+    assert set(seen).isdisjoint(validated)
+
+    scored.clear()
+    training.test()
+    assert numbers_in(scored, dataset) == list(range(160, 200))
+
+
+def test_all_images_train_where_nothing_is_held_out(digits: Dataset, quick: Quick) -> None:
+    training = train(quick(val_fraction=0, train_fraction=1.0, epochs=1), digits)
+    assert len(training.train_indices) == len(digits.train)
+    row = training.run_epoch()
+    assert row["val_acc"] is None
+    assert row["val_loss"] is None
+
+
+def test_the_test_set_is_closed_before_the_end(digits: Dataset, quick: Quick) -> None:
+    training = train(quick(epochs=2), digits)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="after the last epoch only"):
+            training.test()
+        training.run_epoch()
+    assert 0 <= training.test().acc <= 1
+
+
+def test_scores_by_hand(digits: Dataset, quick: Quick) -> None:
+    training = train(quick(epochs=1), digits)
+    training.run_epoch()
+    images = Images(digits.train.images[:700], digits.train.labels[:700])  # two batches
+    found = training.score(images)
+    logits = training.student.eval()(to_float(images.images, digits.mean, digits.std)).logits
+    assert found.acc == (logits.argmax(1) == images.labels).sum().item() / 700
+    assert found.loss == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, images.labels).item(), rel=1e-5
+    )
+
+
+INTERRUPTED = [
+    {"method": "kd+at", "schedule": "cosine", "momentum": 0.9, "nesterov": True},
+    {"method": "kd", "optimizer": "adam", "lr": 1e-3, "schedule": "step", "warmup_epochs": 1.5},
+    {"student": "mobilenetv2-minus15_x0.25", "train_fraction": 0.1},  # dropout
+]
+
+
+@pytest.mark.parametrize("values", INTERRUPTED, ids=lambda values: values.get("student", "kd"))
+@pytest.mark.parametrize("stop", [1, 2])
+def test_an_interruption_leaves_no_trace(
+    digits: Dataset, quick: Quick, digits_teacher, values: dict[str, Any], stop: int
+) -> None:
+    config = quick(teacher="resnet8", **values)
+    undisturbed = train(config, digits, digits_teacher.load())
+    rows = epochs(undisturbed, 3)
+
+    first = train(config, digits, digits_teacher.load())
+    interrupted = epochs(first, stop)
+    state = torch.load(io.BytesIO(saved(first)), weights_only=True)
+    torch.manual_seed(1234)
+    torch.rand(77)  # what another trial in the same process would have drawn
+    second = train(config, digits, digits_teacher.load())
+    second.load_state_dict(state)
+    interrupted += epochs(second, 3 - stop)
+
+    assert interrupted == rows
+    assert_same_weights(second.student, undisturbed.student)
+    assert second.test() == undisturbed.test()
+
+
+def test_dropout_is_at_work_in_that_student(digits: Dataset, quick: Quick) -> None:
+    training = train(quick(student="mobilenetv2-minus15_x0.25", train_fraction=0.1), digits)
+    assert any(
+        isinstance(module, torch.nn.Dropout) and module.p > 0
+        for module in training.student.modules()
+    )
+
+
+def test_equal_configs_give_equal_students(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    config = quick(method="kd+at", teacher="resnet8", epochs=2)
+    made = []
+    for noise in (0, 99):
+        torch.manual_seed(noise)
+        training = train(config, digits, digits_teacher.load())
+        made.append((epochs(training, 2), training))
+    assert made[0][0] == made[1][0]
+    assert_same_weights(made[0][1].student, made[1][1].student)
+
+
+def test_seeds_decide_what_they_say(digits: Dataset, quick: Quick) -> None:
+    def start(**changes: int) -> tuple[Tensor, Tensor]:
+        training = train(quick(epochs=1, **changes), digits)
+        inputs = seen_by(training.student)
+        weight = next(training.student.parameters()).detach().clone()
+        training.run_epoch()
+        return weight, torch.cat(inputs)
+
+    weight, seen = start()
+    other_weight, other_order = start(seed=1)
+    assert not torch.equal(weight, other_weight)
+    assert not torch.equal(seen, other_order)
+    same_weight, other_views = start(view_seed=1)
+    assert torch.equal(weight, same_weight)
+    assert not torch.equal(seen, other_views)
+
+    # Common random numbers: another seed orders the same views differently.
+    def as_set(views: Tensor) -> set[bytes]:
+        return {view.numpy().tobytes() for view in views.contiguous()}
+
+    common = as_set(seen) & as_set(other_order)
+    assert len(common) > 0.8 * len(as_set(seen))
+    assert len(as_set(seen) & as_set(other_views)) < 0.5 * len(as_set(seen))
+
+
+def test_divergence_names_epoch_and_term(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    config = quick(method="kd", teacher="resnet8", lr=1e6)
+    training = train(config, digits, digits_teacher.load())
+    with pytest.raises(Diverged, match=r"became (nan|inf) in epoch 1, term .*(ce|kd).*; lower lr"):
+        training.run_epoch()
+
+
+def test_one_broken_term_is_told_from_the_others(
+    digits: Dataset, quick: Quick, digits_teacher
+) -> None:
+    config = quick(method="kd+at", teacher="resnet8", epochs=1, batch_size=4096)  # one step
+    training = train(config, digits, digits_teacher.load())
+    training.method.terms["at"].register_forward_hook(lambda *given: given[-1] * float("inf"))
+    with pytest.raises(Diverged, match=r"became inf in epoch 1, term at;"):
+        training.run_epoch()
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_the_learning_rate_reaches_the_optimizer(
+    digits: Dataset, quick: Quick, optimizer: str
+) -> None:
+    config = quick(optimizer=optimizer, schedule="step", milestones="0.5", epochs=2, lr=1e-3)
+    training = train(config, digits)
+    assert [row["lr"] for row in epochs(training, 2)] == pytest.approx([1e-3, 1e-4])
+    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
+    assert type(training.optimizer).__name__.lower() == optimizer
