@@ -21,10 +21,11 @@ GRID = {"lr": [0.1, 0.05, 0.02], "batch_size": [32, 64]}
 
 
 def study(dimensions=GRID, **changes):
+    fixed = {"student": "wrn_10_1", "epochs": 2}
     content = {
         "name": "s",
         "dataset": "digits",
-        "fixed": {"student": "wrn_10_1", "epochs": 2},
+        "fixed": {key: value for key, value in fixed.items() if key not in dimensions},
         "dimensions": dimensions,
         "objectives": {"val_acc": "max"},
         "sampler": "grid",
