@@ -63,9 +63,7 @@ class TrialConfig:
     )
     flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
 
-    seed: int = setting(
-        0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED
-    )
+    seed: int = setting(0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED)
     view_seed: int = setting(
         0, "augmented views; shared by the configs of a repeat", at_least=0, at_most=MAX_SEED
     )
@@ -95,7 +93,7 @@ class TrialConfig:
         """
         own = settings_of(cls)
         fields = {key: value for key, value in values.items() if key in own}
-        rest = {key: value for key, value in values.items() if key not in own}
+        rest: dict[str, Any] = {key: value for key, value in values.items() if key not in own}
         checked = read(cls, fields)
         method = str(checked.get("method", own["method"].default))
         known = method_settings(method)

@@ -116,8 +116,9 @@ def settings_of(config_class: type) -> dict[str, Setting]:
     for field in dataclasses.fields(config_class):
         if field.metadata:
             kind, optional = _plain_type(hints[field.name])
+            default: Any = field.default
             found[field.name] = Setting(
-                kind=kind, optional=optional, default=field.default, **field.metadata
+                kind=kind, optional=optional, default=default, **field.metadata
             )
     return found
 

@@ -70,7 +70,7 @@ class Training:
             output_shapes(teacher.network, dataset.image_shape) if teacher else None,
         )
         self.teacher = teacher if self.method.needs else None
-        self.student.to(device, memory_format=torch.channels_last)
+        self.student.to(device).to(memory_format=torch.channels_last)
         self.method.to(device)
 
         self.train_indices, val_indices = stratified_split(
@@ -204,7 +204,7 @@ class Training:
                 "python": random.getstate(),
                 "numpy": (
                     kind,
-                    torch.from_numpy(keys.astype(np.int64)),
+                    torch.from_numpy(np.asarray(keys, dtype=np.int64)),
                     position,
                     has_gauss,
                     cached,

@@ -90,9 +90,7 @@ def test_the_test_set_is_read_once_after_the_last_epoch(
 ) -> None:
     reads = []
     read_test = Dataset.read_test
-    monkeypatch.setattr(
-        Dataset, "read_test", lambda dataset: reads.append(1) or read_test(dataset)
-    )
+    monkeypatch.setattr(Dataset, "read_test", lambda dataset: reads.append(1) or read_test(dataset))
     run = Run(make_job(quick(method="kd", teacher="resnet8"), "spied"), CPU)
     while not run.finished:
         run.run_epoch()
@@ -145,9 +143,7 @@ print(json.dumps([begun, len(run.rows), row["val_acc"], row["test_acc"], row["te
 """
 
 
-def test_a_fresh_process_goes_on_to_the_very_same_student(
-    quick: Quick, make_job: MakeJob
-) -> None:
+def test_a_fresh_process_goes_on_to_the_very_same_student(quick: Quick, make_job: MakeJob) -> None:
     config = quick(method="kd+at", teacher="resnet8", momentum=0.9, schedule="cosine")
     undisturbed = make_job(config, "undisturbed")
     row = finish(Run(undisturbed, CPU))

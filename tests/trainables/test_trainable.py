@@ -45,9 +45,7 @@ def results_of(trainable: DistillTrainable) -> list[dict[str, Any]]:
     return results
 
 
-def test_a_step_is_an_epoch(
-    quick: Quick, make_job: MakeJob, start: Start, tmp_path: Path
-) -> None:
+def test_a_step_is_an_epoch(quick: Quick, make_job: MakeJob, start: Start, tmp_path: Path) -> None:
     results = results_of(start(make_job(quick(), "steps")))
     assert [result["epoch"] for result in results] == [1, 2, 3]
     assert [result["done"] for result in results] == [False, False, True]
@@ -163,16 +161,15 @@ def test_another_instance_takes_up_the_progress(
     assert [row[key] for key in ("val_acc", "test_acc", "test_loss")] == [
         expected[key] for key in ("val_acc", "test_acc", "test_loss")
     ]
-    ours, theirs = read_network(job.folder, STUDENT)[1], read_network(
-        make_job(config, "alive").folder, STUDENT
-    )[1]
+    ours, theirs = (
+        read_network(job.folder, STUDENT)[1],
+        read_network(make_job(config, "alive").folder, STUDENT)[1],
+    )
     for one, other in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True):
         assert torch.equal(one, other)
 
 
-def test_checkpoints_of_tune(
-    quick: Quick, make_job: MakeJob, start: Start, tmp_path: Path
-) -> None:
+def test_checkpoints_of_tune(quick: Quick, make_job: MakeJob, start: Start, tmp_path: Path) -> None:
     """What schedulers such as PBT use: any instance continues from another's checkpoint."""
     donor = start(make_job(quick(), "donor"))
     donor.train()
@@ -195,9 +192,7 @@ def test_resources_are_those_of_the_job(quick: Quick, make_job: MakeJob) -> None
     assert bundles(cpus=2.0, gpus=0.25) == [{"CPU": 2.0, "GPU": 0.25}]
 
 
-def test_a_finished_students_card_is_its_row(
-    quick: Quick, make_job: MakeJob, start: Start
-) -> None:
+def test_a_finished_students_card_is_its_row(quick: Quick, make_job: MakeJob, start: Start) -> None:
     job = make_job(quick(epochs=1), "carded")
     (result,) = results_of(start(job))
     card = read_card(job.folder, STUDENT)

@@ -1,9 +1,11 @@
 """One trial in this process: what it sees, what it learns, and that it can be interrupted."""
 
 import io
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,9 +29,7 @@ def train(config: TrialConfig, dataset: Dataset, teacher: Teacher | None = None)
 def epochs(training: Training, count: int) -> list[dict[str, Any]]:
     """Rows without what the clock decides."""
     rows = [training.run_epoch() for _ in range(count)]
-    return [
-        {key: value for key, value in row.items() if "second" not in key} for row in rows
-    ]
+    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
 
 def saved(training: Training) -> bytes:
@@ -246,9 +246,24 @@ def test_an_interruption_leaves_no_trace(
     second.load_state_dict(state)
     interrupted += epochs(second, 3 - stop)
 
+    assert second.train_seconds > first.train_seconds
     assert interrupted == rows
     assert_same_weights(second.student, undisturbed.student)
     assert second.test() == undisturbed.test()
+
+
+def test_every_generator_goes_on_where_it_stood(digits: Dataset, quick: Quick) -> None:
+    """Also Python's and NumPy's, from which a term of another package may draw."""
+
+    def draw() -> list[float]:
+        return [random.gauss(), np.random.standard_normal(), torch.randn(()).item()]
+
+    training = train(quick(), digits)
+    draw()
+    state = torch.load(io.BytesIO(saved(training)), weights_only=True)
+    expected = draw()
+    training.load_state_dict(state)
+    assert draw() == expected
 
 
 def test_dropout_is_at_work_in_that_student(digits: Dataset, quick: Quick) -> None:

@@ -1,5 +1,6 @@
 """A teacher from a file of weights that somebody else trained."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -174,6 +175,7 @@ def _numbers(text: str, channels: int, known: list[str]) -> Statistics:
         mean, std = (tuple(float(part) for part in half.split(",")) for half in text.split("/", 1))
     except ValueError:
         raise unknown("normalisation", text, ["auto", *known, "MEAN,../STD,.."]) from None
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
+    finite = all(math.isfinite(value) for value in (*mean, *std))
+    if len(mean) != channels or len(std) != channels or min(std) <= 0 or not finite:
         raise UserError(f"normalisation: expected {channels} means and {channels} deviations > 0")
     return mean, std

@@ -23,7 +23,7 @@ class Teacher:
 
     def __init__(self, network: Network, card: Card, device: torch.device) -> None:
         self.card = card
-        self.network = network.to(device, memory_format=torch.channels_last).eval()
+        self.network = network.to(device).to(memory_format=torch.channels_last).eval()
         self.network.requires_grad_(False)
 
     @torch.no_grad()

@@ -3,7 +3,7 @@
 Everything else, from the study's schema to the command line, finds it there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -85,15 +85,34 @@ def test_it_is_composed_and_shares_bare_names() -> None:
     }
 
 
-def test_it_trains_with_its_adaptor(digits: Dataset, digits_teacher) -> None:
+@pytest.fixture
+def start(digits: Dataset, digits_teacher) -> Callable[[], Training]:
     config = TrialConfig.from_mapping(
-        {"method": "kd+demo", "teacher": "resnet8", "train_fraction": 0.1, "epochs": 1, "lr": 0.1}
+        {"method": "kd+demo", "teacher": "resnet8", "train_fraction": 0.1, "epochs": 2, "lr": 0.1}
     )
-    training = Training(
-        config, digits, "wrn_10_0.5", digits_teacher.load(), torch.device("cpu")
-    )
-    adaptor = training.method.terms["demo"].adaptor.weight
-    before = adaptor.detach().clone()
+    cpu = torch.device("cpu")
+    return lambda: Training(config, digits, "wrn_10_0.5", digits_teacher.load(), cpu)
+
+
+def adaptor(training: Training) -> Tensor:
+    return training.method.terms["demo"].adaptor.weight.detach().clone()
+
+
+def test_it_trains_with_its_adaptor(start: Callable[[], Training]) -> None:
+    training = start()
+    before = adaptor(training)
     row = training.run_epoch()
     assert set(row["term_losses"]) == {"ce", "kd", "demo"}
-    assert not torch.equal(adaptor, before)
+    assert not torch.equal(adaptor(training), before)
+
+
+def test_an_interruption_keeps_its_adaptor(start: Callable[[], Training]) -> None:
+    undisturbed, interrupted = start(), start()
+    interrupted.run_epoch()
+    continued = start()
+    continued.load_state_dict(interrupted.state_dict())
+    continued.run_epoch()
+    for _ in range(2):
+        undisturbed.run_epoch()
+    assert torch.equal(adaptor(continued), adaptor(undisturbed))
+    assert continued.test() == undisturbed.test()

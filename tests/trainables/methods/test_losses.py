@@ -78,7 +78,9 @@ class TestKD:
         loss.backward()
         assert loss.item() == pytest.approx(limit, rel=0.02)
         assert abs(kd_loss(student, tensor(z_t), 2.0).item() / limit - 1) > 0.1
-        np.testing.assert_allclose(student.grad.numpy(), difference / (10 * 6), rtol=0.03, atol=3e-4)
+        np.testing.assert_allclose(
+            student.grad.numpy(), difference / (10 * 6), rtol=0.03, atol=3e-4
+        )
 
 
 def pooled(maps: Array, size: tuple[int, int]) -> Array:
@@ -162,9 +164,7 @@ class TestAT:
 
 
 def reference_pearson(first: Array, second: Array) -> float:
-    return 1 - float(
-        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(first, second, strict=True)])
-    )
+    return 1 - float(np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(first, second, strict=True)]))
 
 
 class TestDIST:

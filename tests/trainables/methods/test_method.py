@@ -55,8 +55,7 @@ def test_kd_and_at_add_up() -> None:
     assert made.parts == ("ce", "kd", "at")
     assert made.needs == {"logits", "stages"}
     attention = sum(
-        at_loss(ours, theirs)
-        for ours, theirs in zip(STUDENT.stages, TEACHER.stages, strict=True)
+        at_loss(ours, theirs) for ours, theirs in zip(STUDENT.stages, TEACHER.stages, strict=True)
     )
     expected = [
         0.2 * F.cross_entropy(STUDENT.logits, TARGET),

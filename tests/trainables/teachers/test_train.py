@@ -89,9 +89,10 @@ def test_a_teacher_that_could_not_be_filed_is_not_trained_again(
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
-        broken.setattr(train, "save_network", full)
-        train_teacher(plan, str(tmp_path), None, CPU, lambda row: None)
+    with monkeypatch.context() as disk:
+        disk.setattr(train, "save_network", full)
+        with pytest.raises(OSError, match="No space"):
+            train_teacher(plan, str(tmp_path), None, CPU, lambda row: None)
     assert find_teacher(str(tmp_path), plan.key) is None
 
     card = train_teacher(plan, str(tmp_path), None, CPU, forbidden)
@@ -114,6 +115,6 @@ def test_a_damaged_teacher_is_refused(quick: Quick, tmp_path: Path) -> None:
 
 
 def test_an_unknown_teacher_is_named_with_its_neighbours(digits_teacher) -> None:
-    with pytest.raises(UserError, match="unknown teacher 'resnet8'; did you mean resnet8-"):
+    with pytest.raises(UserError, match="unknown teacher 'resnet8'; known: resnet8-"):
         load_teacher(digits_teacher.results, "resnet8", "cpu")
     assert find_teacher(digits_teacher.results, "resnet8") is None
