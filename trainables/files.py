@@ -101,13 +101,19 @@ class Folder:
     def check_writable(self) -> None:
         """Write and remove a probe file, since permission bits tell little about a mount.
 
+        Folders that are missing are made for the probe, and removed with it.
+
         Raises:
             UserError: the probe cannot be written or removed.
         """
         probe = f".probe-{uuid.uuid4().hex}"
+        path = Path(self.path)
+        missing = [p for p in (path, *path.parents) if self.is_local and not p.exists()]
         try:
             self.write(probe, b"kdsweep")
             self.delete(probe)
+            for folder in missing:
+                folder.rmdir()
         except OSError as error:
             raise UserError(f"results folder '{self}' is not writable: {_line(error)}") from error
 

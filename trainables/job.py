@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import platform
 import resource
 import time
@@ -24,6 +25,9 @@ from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
 from trainables.version import code_version, versions
 
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
 PROGRESS = "progress.pt"
 STUDENT = "student.safetensors"
 
@@ -60,8 +64,13 @@ class Job:
 
     @property
     def folder(self) -> Folder:
-        """Where this trial keeps its weights."""
-        return open_folder(self.results) / self.sweep / "checkpoints" / self.trial_id
+        """Where this trial keeps its weights, and its progress until its row is booked."""
+        return trial_folder(self.results, self.sweep, self.trial_id)
+
+
+def trial_folder(results: str, sweep: str, trial_id: str) -> Folder:
+    """Where a trial keeps its weights and its progress."""
+    return open_folder(results) / sweep / "checkpoints" / trial_id
 
 
 class Run:
@@ -97,6 +106,8 @@ class Run:
         self.training = Training(self.config, self.dataset, self.choice.name, self.teacher, device)
         self.rows: list[dict[str, Any]] = []
         self.started_at = datetime.now(UTC)
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         self._checkpointed = time.monotonic()
         if keep and job.folder.exists(PROGRESS):
             self.restore(job.folder.read(PROGRESS), f"{job.folder}/{PROGRESS}")
@@ -112,8 +123,11 @@ class Run:
         self.rows.append(row)
         due = time.monotonic() - self._checkpointed >= self.job.checkpoint_seconds
         if self.keep and due and not self.finished:
-            self.job.folder.write(PROGRESS, self.checkpoint())
             self._checkpointed = time.monotonic()
+            try:
+                self.job.folder.write(PROGRESS, self.checkpoint())
+            except OSError as error:  # the last one is still whole, the next may succeed
+                log.warning("no checkpoint of %s: %s", self.job.trial_id, error)
         return row
 
     def checkpoint(self) -> bytes:
@@ -189,9 +203,13 @@ class Run:
             macs=row["macs"],
             origin=self.config.to_json(),
         )
-        save_network(self.job.folder, STUDENT, self.training.student, card)
-        if self.job.folder.exists(PROGRESS):
-            self.job.folder.delete(PROGRESS)
+        while True:
+            try:
+                save_network(self.job.folder, STUDENT, self.training.student, card)
+                return
+            except OSError as error:  # a full disk, a bucket out of reach: what is done is kept
+                log.warning("weights of %s wait to be written: %s", self.job.trial_id, error)
+                time.sleep(RETRY_SECONDS)
 
     @functools.cached_property
     def _facts(self) -> dict[str, Any]:

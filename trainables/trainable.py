@@ -56,6 +56,8 @@ class DistillTrainable(tune.Trainable):
             row = self._failure(error)
         epochs = self.run.rows[self.reported :] if self.run else []
         self.reported += len(epochs)
+        if row["status"] != "stopped":
+            self.run = None  # its memory is free before the next trial is built
         return {
             "epoch": row.get("epochs", 0),
             "val_acc": row.get("val_acc"),
@@ -69,8 +71,6 @@ class DistillTrainable(tune.Trainable):
         """The row of a trial that raised."""
         if not isinstance(error, Diverged):
             traceback.print_exception(error)
-        if isinstance(error, torch.OutOfMemoryError):
-            torch.cuda.empty_cache()
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         if self.run is not None:
             return self.run.row("failed", text)

@@ -14,6 +14,7 @@ from trainables.data.dataset import Dataset, Images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
 from trainables.methods.method import Method
+from trainables.methods.term import Batch
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.schedule import learning_rate
@@ -61,6 +62,8 @@ class Training:
         device: torch.device,
     ) -> None:
         torch.manual_seed(config.seed)
+        random.seed(config.seed)
+        np.random.seed(config.seed)
         self.config, self.dataset, self.device = config, dataset, device
         self.student = create_model(student, dataset.num_classes, dataset.image_shape)
         self.method = Method(
@@ -71,6 +74,8 @@ class Training:
         )
         self.teacher = teacher if self.method.needs else None
         self.student.to(device).to(memory_format=torch.channels_last)
+        if self.teacher:
+            self.method.attach(self.teacher.network)
         self.method.to(device)
 
         self.train_indices, val_indices = stratified_split(
@@ -108,8 +113,7 @@ class Training:
         plan = train_batches(order.to(self.device), self.config.batch_size)
         total = torch.zeros(len(self.method.parts), device=self.device)
         for step, indices in enumerate(plan):
-            lr = learning_rate(self.config, self.epoch + step / len(plan))
-            total += self._step(indices, lr)
+            total += self._step(indices, self.epoch + step / len(plan))
         means = (total / len(plan)).tolist()  # the epoch's only wait for the device
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
@@ -125,7 +129,7 @@ class Training:
         val = self.score(self.val)
         return {
             "epoch": self.epoch,
-            "lr": lr,
+            "lr": self.optimizer.param_groups[0]["lr"],
             "train_loss": sum(means),
             "val_loss": val.loss if val else None,
             "val_acc": val.acc if val else None,
@@ -134,18 +138,18 @@ class Training:
             "term_losses": terms,
         }
 
-    def _step(self, indices: Tensor, lr: float) -> Tensor:
+    def _step(self, indices: Tensor, epoch: float) -> Tensor:
         """One update on one batch; returns the summands of the loss, on the device."""
+        batch = Batch(self.labels[indices], indices, epoch, epoch / self.config.epochs)
         views = self.views.images(self.images, self.epoch, indices)
-        target = self.labels[indices]
         student = self.student(to_float(views, self.dataset.mean, self.dataset.std))
         # The teacher sees the very view that the student sees, in its own normalisation.
         teacher = self.teacher(views) if self.teacher else None
-        losses: Tensor = self.method(student, teacher, target)
+        losses: Tensor = self.method(student, teacher, batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses.sum().backward()
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = learning_rate(self.config, epoch)
         self.optimizer.step()
         return losses.detach()
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.methods.stages import pair_stages
-from trainables.methods.term import Term
+from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs, Shapes
 from trainables.settings import setting
 
@@ -92,7 +92,7 @@ class AT(Term):
         super().__init__(config, student, teacher)
         self.pairs = pair_stages(student, teacher)
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         losses = [
             at_loss(student.stages[i], teacher.stages[j], self.config.power, self.config.form)
             for i, j in self.pairs

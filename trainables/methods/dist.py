@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.methods.term import Term
+from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs
 from trainables.settings import setting
 
@@ -77,6 +77,6 @@ class DIST(Term):
     needs = frozenset({"logits"})
     Config = DISTConfig
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         inter, intra = dist_loss(student.logits, teacher.logits, self.config.temperature)
         return self.config.beta * inter + self.config.gamma * intra

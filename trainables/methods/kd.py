@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.methods.term import Term
+from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs
 from trainables.settings import setting
 
@@ -53,6 +53,6 @@ class KD(Term):
     def ce_share(self) -> float:
         return float(self.config.alpha)
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         loss = kd_loss(student.logits, teacher.logits, self.config.temperature)
         return self.config.alpha * loss

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import parse_method, term_class
-from trainables.methods.term import Term
-from trainables.models.outputs import Outputs, Shapes
+from trainables.methods.term import Batch, Term
+from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import Scalar, Setting, read, settings_of
 
 
@@ -101,8 +101,24 @@ class Method(nn.Module):
                 f"cross-entropy; at most 1 can be taken (lower an alpha)"
             )
 
-    def forward(self, student: Outputs, teacher: Outputs | None, target: Tensor) -> Tensor:
+    def attach(self, teacher: Network) -> None:
+        """Gives every term what it needs of the teacher's weights."""
+        for term in self._terms:
+            term.attach(teacher)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The weighted summands ``[len(parts)]``, float32; their sum is the training loss."""
-        losses = [self.ce_weight * F.cross_entropy(student.logits.float(), target)]
-        losses += [term(student, teacher, target) for term in self.terms.values()]
+        alone = [term.alone(batch.progress) for term in self._terms]
+        zero = torch.zeros((), device=student.logits.device)
+        if any(alone):
+            ce = zero
+        else:
+            ce = self.ce_weight * F.cross_entropy(student.logits.float(), batch.target)
+        losses = [ce]
+        for term, solo in zip(self._terms, alone, strict=True):
+            losses.append(term(student, teacher, batch) if solo or not any(alone) else zero)
         return torch.stack(losses)
+
+    @property
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms.values() if isinstance(term, Term)]

@@ -17,7 +17,18 @@ PLAIN = "student"
 TERMS = {
     "at": "trainables.methods.at:AT",
     "dist": "trainables.methods.dist:DIST",
+    "dkd": "trainables.methods.dkd:DKD",
+    "fitnet": "trainables.methods.fitnet:FitNet",
     "kd": "trainables.methods.kd:KD",
+    "reviewkd": "trainables.methods.reviewkd:ReviewKD",
+    "rkd": "trainables.methods.rkd:RKD",
+    "sp": "trainables.methods.sp:SP",
+    "srd": "trainables.methods.srd:SRD",
+    "srd_dist": "trainables.methods.srd_dist:SRDDIST",
+    "srd_kl": "trainables.methods.srd_kl:SRDKL",
+    "srd_pmse": "trainables.methods.srd_pmse:SRDPMSE",
+    "ttm": "trainables.methods.ttm:TTM",
+    "wttm": "trainables.methods.ttm:WTTM",
 }
 
 

@@ -1,10 +1,26 @@
 """The interface of a distillation term."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from trainables.models.outputs import Outputs, Shapes
+from trainables.models.outputs import Network, Outputs, Shapes
+
+
+class Batch(NamedTuple):
+    """What a term may know of a training batch beside the networks' outputs.
+
+    Attributes:
+        target: class indices ``[B]``.
+        indices: positions of the images in the training set, ``[B]``.
+        epoch: epochs done, with the fraction of the current one.
+        progress: the share of the whole training that is done, in [0, 1).
+    """
+
+    target: Tensor
+    indices: Tensor
+    epoch: float
+    progress: float
 
 
 class Term(nn.Module):
@@ -17,29 +33,37 @@ class Term(nn.Module):
 
     Attributes:
         needs: what the term reads of the teacher: any of ``logits``, ``embedding``,
-            ``stages``. The engine computes no more than that.
+            ``stages``. The engine computes no more than that. A setting may change it: then
+            ``__init__`` sets it anew.
         Config: the term's config class.
     """
 
-    needs: ClassVar[frozenset[str]]
+    needs: frozenset[str]
     Config: ClassVar[type]
 
     def __init__(self, config: Any, student: Shapes, teacher: Shapes) -> None:
         super().__init__()
         self.config = config
 
+    def attach(self, teacher: Network) -> None:
+        """Takes what the term needs of the teacher's weights; called once before training."""
+
     @property
     def ce_share(self) -> float:
         """The share of the cross-entropy that this term takes over, in [0, 1]."""
         return 0.0
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    def alone(self, progress: float) -> bool:
+        """Whether at this point of the training the term's loss is the only one."""
+        return False
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted loss, a scalar in float32.
 
         Args:
             student: outputs for the batch, with gradients.
             teacher: outputs for exactly the same views, without gradients; parts not in
                 ``needs`` may be missing.
-            target: class indices ``[B]``.
+            batch: the batch itself.
         """
         raise NotImplementedError

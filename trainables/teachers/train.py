@@ -9,7 +9,7 @@ import torch
 from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
-from trainables.job import STUDENT, Job, Run
+from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.methods.registry import PLAIN
 from trainables.models.registry import canonical_name
 from trainables.models.weights import SUFFIX, Card, read_network, save_network
@@ -89,7 +89,8 @@ class TeacherTraining:
         card = save_network(
             teacher_folder(self.results), file, network, replace(card, name=self.recipe.name)
         )
-        self.run.job.folder.delete(STUDENT)
+        for name in (STUDENT, PROGRESS):
+            self.run.job.folder.delete(name)
         return card
 
 

@@ -15,7 +15,7 @@ from search_spaces.schema import study_schema
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.methods import registry
-from trainables.methods.term import Term
+from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs, Shapes
 from trainables.settings import setting
 from trainables.training import Training
@@ -39,7 +39,7 @@ class Demo(Term):
         super().__init__(config, student, teacher)
         self.adaptor = nn.Linear(student.embedding, teacher.embedding)
 
-    def forward(self, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         distance = self.adaptor(student.embedding) - teacher.embedding
         return self.config.weight * distance.float().square().mean()
 

@@ -12,7 +12,8 @@ from trainables.methods.at import at_loss
 from trainables.methods.kd import KD, kd_loss
 from trainables.methods.method import Method, method_settings, resolve_settings
 from trainables.methods.registry import canonical_method, parse_method, term_class, term_names
-from trainables.models.outputs import Outputs, Shapes
+from trainables.methods.term import Batch
+from trainables.models.outputs import Network, Outputs, Shapes
 
 SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)))
 
@@ -27,6 +28,10 @@ def outputs(seed: int) -> Outputs:
 
 
 STUDENT, TEACHER, TARGET = outputs(1), outputs(2), torch.arange(5)
+BATCH = Batch(TARGET, indices=torch.arange(5), epoch=30.0, progress=0.5)
+
+CLASSIFIER = Network()
+CLASSIFIER.classifier = torch.nn.Linear(8, 10)
 
 
 def method(name: str, **settings: object) -> Method:
@@ -38,13 +43,13 @@ def test_plain_training_is_cross_entropy() -> None:
     plain = Method("student", {}, SHAPES, None)
     assert plain.parts == ("ce",)
     assert plain.needs == frozenset()
-    losses = plain(STUDENT, None, TARGET)
+    losses = plain(STUDENT, None, BATCH)
     torch.testing.assert_close(losses, F.cross_entropy(STUDENT.logits, TARGET)[None])
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.9, 1.0])
 def test_kd_shares_with_the_labels(alpha: float) -> None:
-    found = method("kd", alpha=alpha, temperature=3)(STUDENT, TEACHER, TARGET)
+    found = method("kd", alpha=alpha, temperature=3)(STUDENT, TEACHER, BATCH)
     ce = (1 - alpha) * F.cross_entropy(STUDENT.logits, TARGET)
     kd = alpha * kd_loss(STUDENT.logits, TEACHER.logits, 3.0)
     torch.testing.assert_close(found, torch.stack([ce, kd]))
@@ -62,13 +67,13 @@ def test_kd_and_at_add_up() -> None:
         0.8 * kd_loss(STUDENT.logits, TEACHER.logits, 2.0),
         500 * attention,
     ]
-    losses = made(STUDENT, TEACHER, TARGET)
+    losses = made(STUDENT, TEACHER, BATCH)
     assert losses.dtype == torch.float32
     torch.testing.assert_close(losses, torch.stack(expected))
 
 
 def test_terms_without_a_share_leave_the_cross_entropy_whole() -> None:
-    losses = method("at+dist")(STUDENT, TEACHER, TARGET)
+    losses = method("at+dist")(STUDENT, TEACHER, BATCH)
     torch.testing.assert_close(losses[0], F.cross_entropy(STUDENT.logits, TARGET))
 
 
@@ -127,7 +132,9 @@ def test_every_pair_of_terms_composes() -> None:
     for first, second in itertools.combinations(term_names(), 2):
         share = sum(1 - method(name).ce_weight for name in (first, second))
         if share <= 1:
-            losses = method(f"{first}+{second}")(STUDENT, TEACHER, TARGET)
+            made = method(f"{first}+{second}")
+            made.attach(CLASSIFIER)
+            losses = made(STUDENT, TEACHER, BATCH)
             assert losses.shape == (3,)
             assert losses.isfinite().all()
         else:

@@ -1,0 +1,124 @@
+"""ReviewKD: knowledge review (Chen et al., CVPR 2021, arXiv 2104.09044).
+
+Every stage of the student learns from the teacher's stages up to the same depth. Going from
+the deepest stage to the earliest, the student's feature (after a 1x1 convolution) is fused with
+the fused feature of the next deeper stage by attention (ABF, section 3.3) and compared with the
+teacher's feature by the hierarchical context loss (HCL, section 3.3): the mean squared error at
+the full size and, weighted 1/2, 1/4, 1/8, after average pooling to 4x4, 2x2 and 1x1, divided
+by the sum of the weights.
+
+    L = CE + w(e) · λ Σ_stages HCL(fused_s, f_t),   w(e) = min(e / 20, 1)
+
+λ by the pair of networks from 0.6 to 8 in the released code, which has the warm-up as well.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.methods.stages import pair_stages
+from trainables.methods.term import Batch, Term
+from trainables.models.outputs import Outputs, Shapes
+from trainables.settings import setting
+
+LEVELS = (4, 2, 1)
+
+
+def hcl_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    """The hierarchical context loss of one stage.
+
+    Args:
+        student_features: ``[B, C, H, W]``.
+        teacher_features: ``[B, C, H, W]``.
+
+    Returns:
+        A scalar, float32, at least 0.
+    """
+    student, teacher = student_features.float(), teacher_features.float()
+    loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
+    for level in LEVELS:
+        if level >= student.shape[-2]:
+            continue
+        weight /= 2
+        pooled = (F.adaptive_avg_pool2d(features, level) for features in (student, teacher))
+        loss = loss + weight * F.mse_loss(*pooled)
+        total += weight
+    return loss / total
+
+
+class AttentionFusion(nn.Module):
+    """ABF: a stage's feature, fused with the one that comes from deeper down.
+
+    Args:
+        inputs: channels of the student's stage.
+        middle: channels in which features are fused and handed on.
+        outputs: channels of the teacher's stage.
+        fuse: whether there is a deeper feature to fuse with.
+    """
+
+    def __init__(self, inputs: int, middle: int, outputs: int, *, fuse: bool) -> None:
+        super().__init__()
+        self.reduce = nn.Sequential(
+            nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle)
+        )
+        self.expand = nn.Sequential(
+            nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+        )
+        self.attention = nn.Conv2d(2 * middle, 2, 1) if fuse else None
+
+    def forward(
+        self, features: Tensor, deeper: Tensor | None, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """The feature for the teacher ``[B, outputs, *size]``, and the one to hand on."""
+        reduced = self.reduce(features)
+        if self.attention is not None:
+            assert deeper is not None
+            deeper = F.interpolate(deeper, reduced.shape[-2:], mode="nearest")
+            weights = torch.sigmoid(self.attention(torch.cat([reduced, deeper], dim=1)))
+            reduced = reduced * weights[:, :1] + deeper * weights[:, 1:]
+        resized = reduced
+        if tuple(reduced.shape[-2:]) != size:
+            resized = F.interpolate(reduced, size, mode="nearest")
+        return self.expand(resized), reduced
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReviewKDConfig:
+    """Weights of `ReviewKD`."""
+
+    weight: float = setting(1.0, "λ, weight of the review", at_least=0, search=(0.3, 10), log=True)
+    warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
+    channels: int = setting(512, "at most so many channels are fused", at_least=1)
+
+
+class ReviewKD(Term):
+    """Knowledge review over all pairs of stages, beside the full cross-entropy.
+
+    The released code also takes the pooled embedding as a deepest stage; here the deepest
+    stage's 1x1 level of HCL plays that part.
+    """
+
+    needs = frozenset({"stages"})
+    Config = ReviewKDConfig
+
+    def __init__(self, config: ReviewKDConfig, student: Shapes, teacher: Shapes) -> None:
+        super().__init__(config, student, teacher)
+        self.pairs = pair_stages(student, teacher)
+        middle = min(config.channels, max(teacher.stages[j][0] for _, j in self.pairs))
+        self.fusions = nn.ModuleList(
+            AttentionFusion(
+                student.stages[i][0], middle, teacher.stages[j][0], fuse=k < len(self.pairs) - 1
+            )
+            for k, (i, j) in enumerate(self.pairs)
+        )
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        losses, deeper = [], None
+        for fusion, (i, j) in zip(reversed(self.fusions), reversed(self.pairs), strict=True):
+            wanted = teacher.stages[j]
+            fused, deeper = fusion(student.stages[i], deeper, tuple(wanted.shape[-2:]))
+            losses.append(hcl_loss(fused, wanted))
+        rise = min(batch.epoch / self.config.warmup, 1.0) if self.config.warmup else 1.0
+        return rise * self.config.weight * torch.stack(losses).sum()
