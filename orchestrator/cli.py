@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 VERBS = {
     "run": "start a sweep of a study",
@@ -70,7 +71,7 @@ EXAMPLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption, 2 for a mistake."""
-    options = build_parser().parse_args(arguments)
+    options = parse(arguments)
     from trainables.errors import UserError
 
     try:
@@ -90,9 +91,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of a command; exits with 2 at a mistake."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if options.verb == "trial" and not any(word.startswith("-") for word in rest):
+        options.set += rest  # KEY=VALUE behind an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every other mistake is said."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"kdsweep: {message}; see `{self.prog} --help`\n")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all verbs; a test freezes their options."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="kdsweep",
         description="Which distillation method loses least accuracy at the compression you need?",
         epilog="examples:\n  kdsweep run digits\n  kdsweep table digits\n  kdsweep run --help",
@@ -191,9 +210,7 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
     _results(listing)
 
 
-def _verb(
-    verbs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str
-) -> argparse.ArgumentParser:
+def _verb(verbs: "argparse._SubParsersAction[_Parser]", name: str) -> argparse.ArgumentParser:
     return verbs.add_parser(
         name,
         help=VERBS[name],

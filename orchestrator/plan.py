@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from trainables.models.weights import Card
 from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Recipe, recipe
 
-MAX_CORNERS = 400
+MAX_CORNERS = 2000
 _COUNTS = ("params", "macs", "size_bytes", "peak_memory_bytes")
 CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
 
@@ -145,9 +146,9 @@ class Plan:
             cpus=self.cpus,
             gpus=self.gpus,
         )
-        seconds = os.environ.get(CHECKPOINT_SECONDS)
+        seconds = _checkpoint_seconds()
         if seconds is not None:
-            job = replace(job, checkpoint_seconds=float(seconds))
+            job = replace(job, checkpoint_seconds=seconds)
         return replace(job, **changes)
 
     def check(self) -> None:
@@ -157,6 +158,7 @@ class Plan:
             UserError: a network that cannot be built for these images, or a pair of networks
                 that a method cannot join; an objective that no trial will have.
         """
+        _checkpoint_seconds()
         self._check_objectives()
         built: set[tuple[str, str]] = set()
         for config in self._corners():
@@ -219,3 +221,16 @@ class Plan:
 def _shapes_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> Shapes:
     with torch.device("meta"):
         return output_shapes(create_model(model, classes, image_shape), image_shape)
+
+
+def _checkpoint_seconds() -> float | None:
+    text = os.environ.get(CHECKPOINT_SECONDS)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"{CHECKPOINT_SECONDS}: expected seconds >= 0, got {text!r}")
+    return seconds

@@ -4,15 +4,21 @@ Why our own and not Ray's OptunaSearch: that one knows no early-stopped trials, 
 ones running for ever, trains duplicates, and keeps its state in pickles.
 """
 
+import contextlib
+import functools
 import itertools
 import json
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from ray import cloudpickle
+from ray.exceptions import RayTaskError
+from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from orchestrator.plan import Plan
@@ -20,6 +26,7 @@ from orchestrator.source import Proposal, Source
 from orchestrator.store import SCHEMAS, Store
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.job import PROGRESS, trial_folder
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +60,7 @@ class Ask:
         key: the config's key; empty where the config cannot be built.
         errors: of the attempts before that failed.
         last: the trial's row as of its last result.
+        error: the exception that its worker raised outside of the trial, if it did; set late.
     """
 
     group: "Group"
@@ -64,6 +72,7 @@ class Ask:
     key: str = ""
     errors: tuple[str, ...] = ()
     last: Row = field(default_factory=dict)
+    error: Callable[[], Exception | None] = field(default=lambda: None)
 
 
 @dataclass
@@ -166,9 +175,19 @@ class StudySearcher(Searcher):
                 continue
             self._live[trial_id] = ask
             self._owner[ask.key] = ask.trial_id
-            self.watcher.started(ask.trial_id, ask.config)
             job = self.plan.job(ask.config, ask.trial_id, ask.attempt, gpus=ask.gpus)
             return job.to_dict()
+
+    def on_trial_start(self, trial_id: str, error: Callable[[], Exception | None]) -> None:
+        """A trial that was suggested has got a worker: told by `Starts`.
+
+        Args:
+            trial_id: Tune's.
+            error: gives what ended the worker, if it was an exception.
+        """
+        ask = self._live[trial_id]
+        ask.error = error
+        self.watcher.started(ask.trial_id, ask.config)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         ask = self._live[trial_id]
@@ -185,7 +204,10 @@ class StudySearcher(Searcher):
             self._note(ask, result)
             row = dict(ask.last)
         else:
-            row = {**self._blank(ask), **ask.last, "status": "failed", "error": DEATH}
+            raised = ask.error()
+            reason = DEATH if raised is None else f"{type(raised).__name__}: {raised}"
+            row = {**self._blank(ask), **ask.last, "status": "failed"}
+            row["error"] = reason.partition("\n")[0]
         again = self._again(ask, row)
         self._book(ask, row, final=again is None)
         if again is not None:
@@ -303,6 +325,9 @@ class StudySearcher(Searcher):
         if not final:
             self.watcher.retried(row)
             return
+        with contextlib.suppress(OSError):
+            # Kept until now: whoever dies before the row is on disk has not trained for nothing.
+            trial_folder(self.plan.results, self.plan.sweep, ask.trial_id).delete(PROGRESS)
         self.watcher.ended(row)
         ask.group.rows[ask.repeat], ask.group.trained = row, True
         if row["status"] == "completed":
@@ -335,6 +360,25 @@ class StudySearcher(Searcher):
             "view_seed": ask.config.view_seed,
             "config": ask.config.to_json(),
         }
+
+
+class Starts(Callback):
+    """Tells a searcher when trials start; Tune itself tells searchers only when they end."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self._searcher = searcher
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._searcher.on_trial_start(trial.trial_id, functools.partial(_raised, trial))
+
+
+def _raised(trial: Any) -> Exception | None:
+    """The exception in a trial's worker; None where the worker or its node died."""
+    try:
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except (OSError, TypeError):
+        return None
+    return error.cause if isinstance(error, RayTaskError) else None
 
 
 def _is_of(row: Row, config: TrialConfig) -> bool:

@@ -94,19 +94,14 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
         UserError: whatever the user can mend, by name.
     """
     results = absolute(options.results)
-    taken = Store.sweeps(results)
-    if name in taken:
-        raise UserError(
-            f"--name {name}: there is such a sweep in {results}; "
-            f"go on with it by `kdsweep resume {name}`, or choose another name"
-        )
-    name = name or _free_name(taken, study.name)
-    Store(results, name)  # refuses what is no name
+    name = name or _free_name(results, study.name)
+    _check_free(results, name)
     data_dir = os.path.abspath(options.data_dir) if options.data_dir else None
     plan = Plan(study, name, results, data_dir).with_teacher()
     plan.check()
     open_folder(results).check_writable()
-    with _locked(results, name), _session(plan, options) as session:
+    with _session(plan, options) as session, _locked(results, name):
+        _check_free(results, name)  # still
         _write_study(plan)
         return _train(session, _optuna_source(plan, new=True), "search")
 
@@ -188,7 +183,9 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
 
         searcher = StudySearcher(source, plan, store, progress, stage)
         progress.began(searcher.booked, source.total, replaces=source.replaces)
-        _tune(searcher, sweep, options.max_concurrent or cluster.slots(plan.cpus, plan.gpus))
+        # One more than there is room for: the next trial waits for an actor to reuse.
+        at_once = cluster.slots(plan.cpus, plan.gpus) + 1
+        _tune(searcher, sweep, min(at_once, options.max_concurrent or at_once))
         finished = searcher.finished
     except KeyboardInterrupt:
         log.debug("interrupted", exc_info=True)
@@ -201,9 +198,10 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     return Outcome(sweep, finished, progress.done, progress.failed)
 
 
-def _tune(searcher: "StudySearcher", sweep: str, room: int) -> None:
+def _tune(searcher: "StudySearcher", sweep: str, at_once: int) -> None:
     from ray import tune
 
+    from orchestrator.searcher import Starts
     from trainables.trainable import DistillTrainable
 
     for name in ("ray.tune", "ray.train"):
@@ -215,12 +213,20 @@ def _tune(searcher: "StudySearcher", sweep: str, room: int) -> None:
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
                 num_samples=-1,
-                # One more than there is room for: the next trial waits for an actor to reuse.
-                max_concurrent_trials=room + 1,
+                max_concurrent_trials=at_once,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
-            run_config=tune.RunConfig(name=sweep, storage_path=scratch, verbose=0),
+            run_config=tune.RunConfig(
+                name=sweep,
+                storage_path=scratch,
+                # Trials keep their progress themselves, beside the results.
+                checkpoint_config=tune.CheckpointConfig(
+                    checkpoint_frequency=0, checkpoint_at_end=False
+                ),
+                callbacks=[Starts(searcher)],
+                verbose=0,
+            ),
         ).fit()
 
 
@@ -334,8 +340,17 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _free_name(taken: list[str], wanted: str) -> str:
+def _check_free(results: str, name: str) -> None:
+    if Store(results, name).sweep in Store.sweeps(results):
+        raise UserError(
+            f"--name {name}: there is such a sweep in {results}; "
+            f"go on with it by `kdsweep resume {name}`, or choose another name"
+        )
+
+
+def _free_name(results: str, wanted: str) -> str:
     """``digits``, ``digits-2``, ...: the first that no sweep has."""
+    taken = Store.sweeps(results)
     numbered = (f"{wanted}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 

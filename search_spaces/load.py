@@ -64,8 +64,8 @@ def parse_study(content: Mapping[str, Any]) -> Study:
 def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A study's content with values set from the shell.
 
-    ``KEY=VALUE`` fixes a setting of all trials: it replaces a dimension of that name, and the
-    teacher's own value, so that ``epochs=1`` makes everything short. ``teacher.KEY=VALUE``
+    ``KEY=VALUE`` fixes a setting of all trials: it replaces a dimension of that name, also in
+    ``cover`` and ``points``, and the teacher's own value, so that ``epochs=1`` makes everything short. ``teacher.KEY=VALUE``
     goes to the teacher alone; the study's own fields (``trials``, ``repeats``, ``sampler``,
     ``dataset``...) are set by their names. Values are YAML.
     """
@@ -76,6 +76,7 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
             expected = "keys and values" if kind is dict else "a list"
             raise UserError(f"study: {key}: expected {expected}, got {content[key]!r}")
         content[key] = kind(content[key])
+    fixed: set[str] = set()
     for assignment in assignments:
         key, value = _assignment(assignment)
         if key.startswith("teacher."):
@@ -85,12 +86,21 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
         else:
             setting_of(key)
             content["fixed"][key] = value
+            fixed.add(key)
             content["dimensions"].pop(key, None)
             content["teacher"].pop(key, None)
     if isinstance(content["cover"], list):
-        content["cover"] = [key for key in content["cover"] if key not in content["fixed"]]
+        content["cover"] = [key for key in content["cover"] if key not in fixed]
+    if isinstance(content.get("points"), list):
+        content["points"] = [_without(point, fixed) for point in content["points"]]
     content["teacher"] = content["teacher"] or None
     return content
+
+
+def _without(point: Any, keys: set[str]) -> Any:
+    if not isinstance(point, dict):
+        return point
+    return {key: value for key, value in point.items() if key not in keys}
 
 
 def _assignment(text: str) -> tuple[str, Any]:

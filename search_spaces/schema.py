@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from search_spaces.spec import Study
+from search_spaces.spec import OF_STUDY, TRAINING, Study
 from trainables.config import TrialConfig
 from trainables.methods.registry import term_class, term_names
 from trainables.settings import Setting, settings_of
@@ -19,6 +19,9 @@ def study_schema() -> dict[str, Any]:
     values = {key: _value(setting) for key, setting in settings.items()}
     properties = schema["properties"]
     properties["fixed"] |= {"properties": values, "additionalProperties": False}
+    teacher = schema["$defs"]["TeacherSpec"]
+    teacher["properties"] |= {key: values[key] for key in TRAINING}
+    teacher["additionalProperties"] = False
     dimension = {"anyOf": [{"$ref": "#/$defs/Dimension"}, {"type": "array", "minItems": 1}]}
     properties["dimensions"] |= {
         "properties": {
@@ -31,7 +34,8 @@ def study_schema() -> dict[str, Any]:
 
 def _all_settings() -> dict[str, Setting]:
     """Settings of trials, of terms by full key, and of terms by bare name."""
-    found = dict(settings_of(TrialConfig))
+    own = settings_of(TrialConfig)
+    found = {key: setting for key, setting in own.items() if key not in OF_STUDY}
     for name in term_names():
         own = settings_of(term_class(name).Config)
         found |= {f"{name}.{key}": setting for key, setting in own.items()}

@@ -1,5 +1,6 @@
 """Study: what to try, typed. One YAML file is one study."""
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -207,11 +208,11 @@ class Study(_Strict):
         """The training of the teacher; None where there is none to train."""
         if self.teacher is None or self.teacher.model is None:
             return None
-        shared = {key: value for key, value in self.fixed.items() if key in _TRAINING}
+        shared = {key: value for key, value in self.fixed.items() if key in TRAINING}
         values = {**shared, **self.teacher.training}
         for key, value in self.teacher.training.items():
-            if key not in _TRAINING:
-                raise unknown("key", f"teacher.{key}", [f"teacher.{name}" for name in _TRAINING])
+            if key not in TRAINING:
+                raise unknown("key", f"teacher.{key}", [f"teacher.{name}" for name in TRAINING])
             setting_of(key).check(f"teacher.{key}", value)
         return TrialConfig.from_mapping(
             {**values, "dataset": self.dataset, "student": self.teacher.model}
@@ -236,13 +237,11 @@ class Study(_Strict):
         Raises:
             UserError: an unknown key or method, or a value out of its range, by name.
         """
-        if self.teacher is not None:
-            self.teacher_config()
         for block, keys in (("fixed", self.fixed), ("dimensions", self.dimensions)):
             for key in keys:
                 _known(key)
-                if key in _OF_STUDY:
-                    raise UserError(f"{block}.{key}: {_OF_STUDY[key]}")
+                if key in OF_STUDY:
+                    raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
         for key, dimension in self.dimensions.items():
             kind = setting_of(key)
             for value in dimension.ends():
@@ -254,6 +253,7 @@ class Study(_Strict):
         for key, fixed in self.fixed.items():
             if fixed is not None:
                 setting_of(key).check(f"fixed.{key}", fixed)
+        self.teacher_config()
         for method in self._values_of("method", PLAIN):
             for compression in self._values_of("compression", None):
                 corner = {"method": method}
@@ -281,10 +281,7 @@ class Study(_Strict):
         """Whether a key has an effect in a trial of this method and compression."""
         if key in COMPRESSIONS:
             return values.get("compression", key) == key
-        if key in settings_of(TrialConfig):
-            return True
-        known = method_settings(method)
-        return key in known or any(full.partition(".")[2] == key for full in known)
+        return key in _TRIAL_KEYS or key in _term_keys(method)
 
     def _product(self, keys: list[str]) -> list[dict[str, Value]]:
         """All combinations of the listed dimensions that exist together."""
@@ -304,19 +301,22 @@ class Study(_Strict):
         return list(found.values())
 
 
-_OF_STUDY = {
+OF_STUDY = {
     "dataset": "is a key of the study itself",
     "teacher": "is a key of the study itself; its network is teacher.model",
     "stage": "is not for a study to set; `kdsweep confirm` does",
 }
 """Settings of a trial that a study does not give by ``fixed`` or ``dimensions``."""
 
-_TRAINING = [
+_TRIAL_KEYS = frozenset(settings_of(TrialConfig))
+
+TRAINING = [
     key
     for key in settings_of(TrialConfig)
     if key not in ("dataset", "teacher", "student", "method", "stage", *COMPRESSIONS)
     and key != "compression"
 ]
+"""Settings that a teacher's training has, too."""
 
 
 def setting_of(key: str) -> Setting:
@@ -338,6 +338,13 @@ def setting_of(key: str) -> Setting:
         if key in settings:
             return settings[key]
     raise AssertionError(key)
+
+
+@functools.cache
+def _term_keys(method: str) -> frozenset[str]:
+    """The keys of a method's settings, full and bare."""
+    full = method_settings(method)
+    return frozenset(full) | {key.partition(".")[2] for key in full}
 
 
 def grid_values(dimension: Dimension, key: str) -> list[Value]:

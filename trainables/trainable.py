@@ -93,7 +93,8 @@ class DistillTrainable(tune.Trainable):
         return tune.PlacementGroupFactory([bundle])
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        assert self.run is not None
+        if self.run is None:
+            self.run = Run(self.job, self.device)
         Path(checkpoint_dir, CHECKPOINT).write_bytes(self.run.checkpoint())
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:

@@ -74,16 +74,15 @@ class Training:
         )
         self.teacher = teacher if self.method.needs else None
         self.student.to(device).to(memory_format=torch.channels_last)
-        if self.teacher:
-            self.method.attach(self.teacher.network)
-        self.method.to(device)
-
         self.train_indices, val_indices = stratified_split(
             dataset.train.labels, config.val_fraction, config.split_seed
         )
         self.train_indices = stratified_subset(
             dataset.train.labels, self.train_indices, config.train_fraction, config.split_seed
         )
+        if self.teacher:
+            self.method.attach(self.teacher.network, dataset.train.labels, self.train_indices)
+        self.method.to(device)
         self.images = dataset.train.images.to(device)
         self.labels = dataset.train.labels.to(device)
         self.val = Images(self.images[val_indices], self.labels[val_indices])

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
@@ -16,6 +17,8 @@ from orchestrator.source import ListSource, OptunaSource
 from orchestrator.store import Store
 from search_spaces.load import parse_study
 from trainables.config import TrialConfig
+from trainables.files import Folder
+from trainables.job import PROGRESS, trial_folder
 
 GRID = {"lr": [0.1, 0.05, 0.02], "batch_size": [32, 64]}
 
@@ -84,6 +87,7 @@ class Driver:
         given = self.searcher.suggest(tune_id)
         if isinstance(given, dict):
             self.jobs[tune_id] = given
+            self.searcher.on_trial_start(tune_id, lambda: None)
             return tune_id
         return given
 
@@ -231,6 +235,17 @@ def test_results_of_a_trial_that_tune_gave_up_are_ignored(tmp_path):
     driver.searcher.on_trial_complete("unheard of", None, error=True)
 
 
+def test_progress_is_kept_until_the_trial_is_booked_for_good(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    trial = driver.start()
+    folder = trial_folder(str(tmp_path), "s", "s-00000")
+    folder.write(PROGRESS, b"half a training")
+    driver.die(trial)
+    assert folder.exists(PROGRESS)
+    driver.end(driver.start())
+    assert not folder.exists(PROGRESS)
+
+
 # Twins
 
 
@@ -366,6 +381,15 @@ def test_a_trial_that_outlives_its_worker_is_told_complete(tmp_path):
     assert driver.start() == Searcher.FINISHED
 
 
+def test_a_worker_that_raised_is_not_tried_again(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    trial = driver.start()
+    driver.searcher.on_trial_start(trial, lambda: RuntimeError("what the code did\nand where"))
+    driver.die(trial)
+    assert driver.start() == Searcher.FINISHED
+    assert [row["error"] for row in driver.rows()] == ["RuntimeError: what the code did"]
+
+
 def test_killed_drivers_do_not_use_up_the_attempts(tmp_path):
     spec = study({"lr": [0.1]})
     for _ in range(4):
@@ -425,64 +449,84 @@ def test_a_trial_that_failed_for_good_is_not_trained_again_after_a_kill(tmp_path
 
 
 class Killed(BaseException):
-    pass
+    """As sudden as SIGKILL: nothing in the driver handles it."""
 
 
-def kill_points(driver, monkeypatch, countdown):
-    """Raises `Killed` in the countdown-th call of those that change the disk."""
+def kill_at(monkeypatch, countdown, *, torn):
+    """Kills at the countdown-th write to the disk, with half of a journal's line written."""
     calls = [0]
+    append, write = JournalFileBackend.append_logs, Folder.write
 
-    def wrapped(original, after):
-        def call(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == countdown and not after:
-                raise Killed
-            result = original(*args, **kwargs)
-            if calls[0] == countdown and after:
-                raise Killed
-            return result
+    def killing_append(backend, logs):
+        calls[0] += 1
+        if calls[0] == countdown:
+            if torn:
+                with open(backend._file_path, "ab") as file:
+                    line = json.dumps(logs[0]).encode()
+                    file.write(line[: len(line) // 2])
+            raise Killed
+        append(backend, logs)
 
-        return call
+    def killing_write(folder, name, data):
+        calls[0] += 1
+        if calls[0] == countdown:
+            raise Killed
+        write(folder, name, data)
 
-    backend = driver.source.optuna._storage._backend._backend
-    for owner, name in (
-        (backend, "append_logs"),
-        (driver.store._trials, "flush"),
-        (driver.store._epochs, "flush"),
-    ):
-        monkeypatch.setattr(owner, name, wrapped(getattr(owner, name), countdown % 2 == 0))
+    monkeypatch.setattr(JournalFileBackend, "append_logs", killing_append)
+    monkeypatch.setattr(Folder, "write", killing_write)
 
 
+@pytest.mark.parametrize("torn", [False, True])
 @pytest.mark.parametrize("repeats", [1, 2])
-def test_a_kill_between_any_two_writes_loses_and_doubles_nothing(tmp_path, monkeypatch, repeats):
+def test_a_kill_at_any_write_loses_and_doubles_nothing(tmp_path, monkeypatch, repeats, torn):
     dimensions = {"student": ["wrn_10_1", "wrn_10_1.0"], "lr": [0.1, 0.05]}
     spec = study(dimensions, repeats=repeats)
     undisturbed = Driver(tmp_path / "undisturbed", spec)
     undisturbed.run()
     expected = {row["config_key"]: row["val_acc"] for row in undisturbed.rows()}
     assert len(expected) == 2 * repeats
-    kills = 0
-    for countdown in range(1, 400):
+    for countdown in range(2, 400):  # the first write is the test's own study.yaml
         folder = tmp_path / f"{countdown}"
-        driver = Driver(folder, spec)
-        kill_points(driver, monkeypatch, countdown)
-        try:
-            driver.run()
-        except Killed:
-            kills += 1
-        else:
-            break
+        with monkeypatch.context() as patch:
+            kill_at(patch, countdown, torn=torn)
+            try:
+                Driver(folder, spec).run()
+                break
+            except Killed:
+                pass
         resumed = Driver(folder, spec)
         resumed.run()
         rows = resumed.rows()
         assert {row["config_key"]: row["val_acc"] for row in rows} == expected
         assert len(rows) == len(expected)
-        assert resumed.states == [TrialState.COMPLETE] * 4
-        assert [t.value for t in resumed.source.optuna.trials] == [
-            t.value for t in undisturbed.source.optuna.trials
+        assert [(t.state, t.value) for t in resumed.source.optuna.trials] == [
+            (t.state, t.value) for t in undisturbed.source.optuna.trials
         ]
         assert resumed.source.exhausted
-    assert kills > 30
+    assert countdown > 30
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_kill_at_any_write_keeps_a_samplers_budget(tmp_path, monkeypatch, torn):
+    dimensions = {"student": ["wrn_10_1", "wrn_10_1.0"], "batch_size": [16, 32, 64]}
+    spec = study(dimensions, sampler="random", trials=3)
+    for countdown in range(2, 400):
+        folder = tmp_path / f"{countdown}"
+        with monkeypatch.context() as patch:
+            kill_at(patch, countdown, torn=torn)
+            try:
+                killed = Driver(folder, spec)
+                killed.run()
+                assert killed.log.of("answered")
+                break
+            except Killed:
+                pass
+        resumed = Driver(folder, spec)
+        resumed.run()
+        assert len({row["config_key"] for row in resumed.rows()}) == len(resumed.rows()) == 3
+        assert all(state.is_finished() for state in resumed.states)
+    assert countdown > 20
 
 
 def test_a_budget_is_kept_through_any_number_of_kills(tmp_path):

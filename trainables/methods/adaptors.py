@@ -6,6 +6,20 @@ from torch import Tensor, nn
 Stage = tuple[int, int, int]
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm that also takes one value per channel (a 1x1 map of one image).
+
+    Such a value has no variance: it is normalised by the running statistics instead.
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.training and features.numel() > features.shape[1]:
+            return super().forward(features)
+        return F.batch_norm(
+            features, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
 class StageAdaptor(nn.Module):
     """1x1 convolution (no bias), BatchNorm and ReLU from the student's channels to the teacher's.
 
@@ -24,7 +38,7 @@ class StageAdaptor(nn.Module):
         self.size = (min(student[1], teacher[1]), min(student[2], teacher[2]))
         self.layers = nn.Sequential(
             nn.Conv2d(student[0], teacher[0], 1, bias=False),
-            nn.BatchNorm2d(teacher[0]),
+            BatchNorm(teacher[0]),
             nn.ReLU(inplace=True) if rectify else nn.Identity(),
         )
 

@@ -1,15 +1,16 @@
 """DKD: decoupled knowledge distillation (Zhao et al., CVPR 2022, arXiv 2203.08679).
 
 With p the softmax of z / T, p_y the probability of the target class y, b = (p_y, 1 − p_y), and
-q the softmax over the other C − 1 classes alone (eq. 2),
+q the softmax over the other C − 1 classes alone,
 
     TCKD = KL( b_t ‖ b_s ),   NCKD = KL( q_t ‖ q_s )
-    L = CE + w(e) · T² · (α TCKD + β NCKD)                                        (eq. 7)
+    L = CE + w(e) · T² · (α TCKD + β NCKD)
 
-means over the batch. The classical KD is TCKD + (1 − p_y,t) · NCKD (eq. 6): there the teacher's
-confidence suppresses the second part. The T² and the linear warm-up w(e) = min(e / 20, 1) over
-the first epochs come from the paper's appendix and code. Defaults α = 1, β = 8, T = 4; the code
-uses β from 2 to 8 by the pair of networks.
+means over the batch (section 3). The classical KD of an image is TCKD + (1 − p_y,t) · NCKD:
+there the teacher's confidence suppresses the second part. The T² and the linear warm-up
+w(e) = min(e / 20, 1) over the first epochs are the released code's, whose e is the number of
+the epoch; here it rises within epochs, too. Defaults α = 1, β = 8, T = 4; the code has β = 2, 6
+or 8 by the pair of networks. Of two classes there is one other: NCKD is 0.
 """
 
 from dataclasses import dataclass

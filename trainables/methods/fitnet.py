@@ -3,13 +3,14 @@
 With h the teacher's feature at the hint, g the student's at the guided layer and r a
 convolutional regressor,
 
-    L_HT = ½ ‖h − r(g)‖²      (eq. 3)
+    L_HT = ½ ‖h − r(g)‖²
 
-The paper trains in two stages: first the student up to the guided layer on L_HT alone, then the
-whole student by KD (``schedule: two_stage``; join it with kd: ``kd+fitnet``). Later comparisons
-train in one, L = CE + β · mean (h − r(g))², β = 100 (``one_stage``, the default, since only this
-kind has a loss weight to search). Both average over the elements here, so that β means the same
-for every size of map.
+(section 2.2). The paper trains in two stages: first the student up to the guided layer on L_HT
+alone, then the whole student by KD (``schedule: two_stage``; join it with kd: ``kd+fitnet``).
+Later comparisons (RepDistiller) train in one, L = CE + β · mean (h − r(g))², β = 100
+(``one_stage``, the default, since only this kind has a loss weight to search), with the middle
+stage as hint. Both average over the elements here, so that β means the same for every size of
+map.
 
 r is a 1x1 convolution with BatchNorm, and the larger map is pooled to the smaller. r and h should
 end in the same non-linearity (section 2.2): as hints may stand before a ReLU, r has none.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainables.errors import UserError
 from trainables.methods.adaptors import StageAdaptor
 from trainables.methods.stages import pair_stages
 from trainables.methods.term import Batch, Term
@@ -59,7 +61,11 @@ class FitNetConfig:
 
 
 class FitNet(Term):
-    """Hint-based training."""
+    """Hint-based training.
+
+    Raises:
+        UserError: the networks have no such pair of stages.
+    """
 
     needs = frozenset({"stages"})
     Config = FitNetConfig
@@ -68,7 +74,12 @@ class FitNet(Term):
         super().__init__(config, student, teacher)
         pairs = pair_stages(student, teacher)
         index = (len(pairs) - 1) // 2 if config.hint is None else config.hint
-        self.pair = pairs[min(index, len(pairs) - 1)]
+        if index >= len(pairs):
+            raise UserError(
+                f"fitnet.hint: the networks have {len(pairs)} pairs of stages, counted from 0; "
+                f"got {index}"
+            )
+        self.pair = pairs[index]
         self.regressor = StageAdaptor(
             student.stages[self.pair[0]], teacher.stages[self.pair[1]], rectify=False
         )

@@ -1,5 +1,6 @@
-"""A method: cross-entropy and any number of terms, each with its weight."""
+"""A method: cross-entropy and any number of terms, each with its weight, and their modifiers."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import parse_method, term_class
-from trainables.methods.term import Batch, Term
+from trainables.methods.term import Batch, LogitModifier, Term
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import Scalar, Setting, read, settings_of
 
@@ -57,13 +58,13 @@ class Method(nn.Module):
     """The whole training loss: ``(1 − Σ shares) · CE + Σ terms``.
 
     Args:
-        method: ``+``-joined terms, or ``student``.
+        method: ``+``-joined terms and modifiers, or ``student``.
         settings: as `resolve_settings` returns them.
         student, teacher: shapes of the networks' outputs; adaptors are built from them.
 
     Attributes:
         needs: what all terms together read of the teacher; empty without a teacher.
-        parts: names of the summands, ``ce`` first, as `forward` returns them.
+        parts: names of the summands, ``ce`` first, as `forward` returns them; a modifier is none.
 
     Raises:
         UserError: no teacher, or weights that leave the cross-entropy a negative share.
@@ -81,6 +82,7 @@ class Method(nn.Module):
         if names and teacher is None:
             raise UserError(f"method '{method}' needs a teacher; set 'teacher'")
         terms: dict[str, Term] = {}
+        modifiers: dict[str, LogitModifier] = {}
         for name in names:
             kind = term_class(name)
             own = {
@@ -90,10 +92,14 @@ class Method(nn.Module):
             }
             config = kind.Config(**read(kind.Config, own, prefix=name + "."))
             assert teacher is not None
-            terms[name] = kind(config, student, teacher)
-        self.terms = nn.ModuleDict(terms)
+            if issubclass(kind, LogitModifier):
+                modifiers[name] = kind(config)
+            else:
+                terms[name] = kind(config, student, teacher)
+        self.terms, self.modifiers = nn.ModuleDict(terms), nn.ModuleDict(modifiers)
         self.needs = frozenset[str]().union(*(term.needs for term in terms.values()))
-        self.parts = ("ce", *names)
+        self.parts = ("ce", *terms)
+        self.factor = math.prod(modifier.factor for modifier in modifiers.values())
         self.ce_weight = 1.0 - sum(term.ce_share for term in terms.values())
         if self.ce_weight < -1e-9:
             raise UserError(
@@ -101,10 +107,10 @@ class Method(nn.Module):
                 f"cross-entropy; at most 1 can be taken (lower an alpha)"
             )
 
-    def attach(self, teacher: Network) -> None:
-        """Gives every term what it needs of the teacher's weights."""
+    def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
+        """Gives every term what it needs of the teacher and the training set: `Term.attach`."""
         for term in self._terms:
-            term.attach(teacher)
+            term.attach(teacher, labels, indices)
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The weighted summands ``[len(parts)]``, float32; their sum is the training loss."""
@@ -115,9 +121,22 @@ class Method(nn.Module):
         else:
             ce = self.ce_weight * F.cross_entropy(student.logits.float(), batch.target)
         losses = [ce]
+        changed = [self._modified(outputs) for outputs in (student, teacher)]
         for term, solo in zip(self._terms, alone, strict=True):
-            losses.append(term(student, teacher, batch) if solo or not any(alone) else zero)
+            if any(alone) and not solo:
+                losses.append(zero)
+            elif term.reads_softmax():
+                losses.append(self.factor * term(*changed, batch))
+            else:
+                losses.append(term(student, teacher, batch))
         return torch.stack(losses)
+
+    def _modified(self, outputs: Outputs | None) -> Outputs | None:
+        """The outputs as the terms with a softmax read them."""
+        for modifier in self.modifiers.values():
+            assert outputs is not None
+            outputs = outputs._replace(logits=modifier(outputs.logits))
+        return outputs
 
     @property
     def _terms(self) -> list[Term]:

@@ -1,6 +1,6 @@
-"""The distillation terms by name, and how a ``+``-joined method is read.
+"""The terms and modifiers by name, and how a ``+``-joined method is read.
 
-A new term is one file in this folder and one line in `TERMS`. Other packages add terms
+A new one is one file in this folder and one line in `TERMS`. Other packages add terms
 under the entry-point group ``kdsweep.terms``.
 """
 
@@ -9,17 +9,19 @@ import importlib
 import importlib.metadata
 
 from trainables.errors import UserError, unknown
-from trainables.methods.term import Term
+from trainables.methods.term import LogitModifier, Term
 
 PLAIN = "student"
 """The method without a teacher: cross-entropy alone."""
 
 TERMS = {
     "at": "trainables.methods.at:AT",
+    "crd": "trainables.methods.crd:CRD",
     "dist": "trainables.methods.dist:DIST",
     "dkd": "trainables.methods.dkd:DKD",
     "fitnet": "trainables.methods.fitnet:FitNet",
     "kd": "trainables.methods.kd:KD",
+    "ls": "trainables.methods.ls:LS",
     "reviewkd": "trainables.methods.reviewkd:ReviewKD",
     "rkd": "trainables.methods.rkd:RKD",
     "sp": "trainables.methods.sp:SP",
@@ -33,13 +35,13 @@ TERMS = {
 
 
 def term_names() -> list[str]:
-    """Every registered term, sorted."""
+    """Every registered term and modifier, sorted."""
     return sorted({**TERMS, **_plugins()})
 
 
 @functools.cache
-def term_class(name: str) -> type[Term]:
-    """The class of a term.
+def term_class(name: str) -> type[Term] | type[LogitModifier]:
+    """The class of a term or modifier.
 
     Raises:
         UserError: no such term.
@@ -48,7 +50,7 @@ def term_class(name: str) -> type[Term]:
     if name not in places:
         raise unknown("method", name, [PLAIN, *places])
     module, _, attribute = places[name].partition(":")
-    found: type[Term] = getattr(importlib.import_module(module), attribute)
+    found: type[Term] | type[LogitModifier] = getattr(importlib.import_module(module), attribute)
     return found
 
 
@@ -56,7 +58,8 @@ def parse_method(method: str) -> tuple[str, ...]:
     """The terms of a method: ``"kd+at" -> ("kd", "at")``, ``"student" -> ()``.
 
     Raises:
-        UserError: an unknown term, one named twice, or ``student`` beside another.
+        UserError: an unknown term, one named twice, ``student`` beside another, or a modifier
+            without a term that it could change.
     """
     if method == PLAIN:
         return ()
@@ -67,6 +70,14 @@ def parse_method(method: str) -> tuple[str, ...]:
         term_class(name)
     if len(set(names)) < len(names):
         raise UserError(f"method '{method}': a term is named twice")
+    kinds = [term_class(name) for name in names]
+    if not any(issubclass(kind, Term) and kind.reads_softmax() for kind in kinds):
+        for name, kind in zip(names, kinds, strict=True):
+            if issubclass(kind, LogitModifier):
+                raise UserError(
+                    f"method '{method}': '{name}' changes the logits that another term reads; "
+                    f"join it with a term that has a softmax: kd+{name}"
+                )
     return names
 
 

@@ -9,7 +9,11 @@ by the sum of the weights.
 
     L = CE + w(e) · λ Σ_stages HCL(fused_s, f_t),   w(e) = min(e / 20, 1)
 
-λ by the pair of networks from 0.6 to 8 in the released code, which has the warm-up as well.
+The pooled embedding is the deepest stage, a 1x1 map, as in the released code; ``embedding: false``
+leaves it out. The code, which has the warm-up as well, takes λ = 5 for most pairs of networks (0.6
+and 1 for narrow ResNets, 8 for ShuffleNetV2). It fuses in as many channels as the student's
+deepest stage has, at most 512, and matches the teacher's features before their last ReLU; here
+they are matched as the network hands them on.
 """
 
 from dataclasses import dataclass
@@ -18,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.methods.adaptors import BatchNorm
 from trainables.methods.stages import pair_stages
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs, Shapes
@@ -39,11 +44,11 @@ def hcl_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     student, teacher = student_features.float(), teacher_features.float()
     loss, total, weight = F.mse_loss(student, teacher), 1.0, 1.0
     for level in LEVELS:
-        if level >= student.shape[-2]:
+        if level >= min(student.shape[-2:]):
             continue
         weight /= 2
-        pooled = (F.adaptive_avg_pool2d(features, level) for features in (student, teacher))
-        loss = loss + weight * F.mse_loss(*pooled)
+        ours, theirs = (F.adaptive_avg_pool2d(maps, level) for maps in (student, teacher))
+        loss = loss + weight * F.mse_loss(ours, theirs)
         total += weight
     return loss / total
 
@@ -60,11 +65,9 @@ class AttentionFusion(nn.Module):
 
     def __init__(self, inputs: int, middle: int, outputs: int, *, fuse: bool) -> None:
         super().__init__()
-        self.reduce = nn.Sequential(
-            nn.Conv2d(inputs, middle, 1, bias=False), nn.BatchNorm2d(middle)
-        )
+        self.reduce = nn.Sequential(nn.Conv2d(inputs, middle, 1, bias=False), BatchNorm(middle))
         self.expand = nn.Sequential(
-            nn.Conv2d(middle, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs)
+            nn.Conv2d(middle, outputs, 3, padding=1, bias=False), BatchNorm(outputs)
         )
         self.attention = nn.Conv2d(2 * middle, 2, 1) if fuse else None
 
@@ -88,37 +91,45 @@ class AttentionFusion(nn.Module):
 class ReviewKDConfig:
     """Weights of `ReviewKD`."""
 
-    weight: float = setting(1.0, "λ, weight of the review", at_least=0, search=(0.3, 10), log=True)
+    weight: float = setting(5.0, "λ, weight of the review", at_least=0, search=(0.3, 10), log=True)
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
     channels: int = setting(512, "at most so many channels are fused", at_least=1)
+    embedding: bool = setting(True, "whether the pooled embedding is the deepest stage")
 
 
 class ReviewKD(Term):
-    """Knowledge review over all pairs of stages, beside the full cross-entropy.
+    """Knowledge review over all pairs of stages, beside the full cross-entropy."""
 
-    The released code also takes the pooled embedding as a deepest stage; here the deepest
-    stage's 1x1 level of HCL plays that part.
-    """
-
-    needs = frozenset({"stages"})
+    needs = frozenset({"stages", "embedding"})
     Config = ReviewKDConfig
 
     def __init__(self, config: ReviewKDConfig, student: Shapes, teacher: Shapes) -> None:
         super().__init__(config, student, teacher)
+        if not config.embedding:
+            self.needs = frozenset({"stages"})
         self.pairs = pair_stages(student, teacher)
-        middle = min(config.channels, max(teacher.stages[j][0] for _, j in self.pairs))
+        inputs = [student.stages[i][0] for i, _ in self.pairs]
+        outputs = [teacher.stages[j][0] for _, j in self.pairs]
+        if config.embedding:
+            inputs.append(student.embedding)
+            outputs.append(teacher.embedding)
+        middle = min(config.channels, inputs[-1])
         self.fusions = nn.ModuleList(
-            AttentionFusion(
-                student.stages[i][0], middle, teacher.stages[j][0], fuse=k < len(self.pairs) - 1
-            )
-            for k, (i, j) in enumerate(self.pairs)
+            AttentionFusion(ours, middle, theirs, fuse=depth < len(inputs) - 1)
+            for depth, (ours, theirs) in enumerate(zip(inputs, outputs, strict=True))
         )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        ours = [student.stages[i] for i, _ in self.pairs]
+        theirs = [teacher.stages[j] for _, j in self.pairs]
+        if self.config.embedding:
+            ours.append(student.embedding[:, :, None, None])
+            theirs.append(teacher.embedding[:, :, None, None])
         losses, deeper = [], None
-        for fusion, (i, j) in zip(reversed(self.fusions), reversed(self.pairs), strict=True):
-            wanted = teacher.stages[j]
-            fused, deeper = fusion(student.stages[i], deeper, tuple(wanted.shape[-2:]))
+        for fusion, features, wanted in zip(
+            reversed(self.fusions), reversed(ours), reversed(theirs), strict=True
+        ):
+            fused, deeper = fusion(features, deeper, tuple(wanted.shape[-2:]))
             losses.append(hcl_loss(fused, wanted))
         rise = min(batch.epoch / self.config.warmup, 1.0) if self.config.warmup else 1.0
         return rise * self.config.weight * torch.stack(losses).sum()

@@ -2,12 +2,14 @@
 
 Over the embeddings of a batch, with l_δ the Huber loss,
 
-    ψ_D(i, j)    = ‖x_i − x_j‖ / μ,  μ the mean distance of all pairs i ≠ j           (eq. 5, 6)
-    ψ_A(i, j, k) = cos ∠ x_i x_j x_k                                                  (eq. 8)
+    ψ_D(i, j)    = ‖x_i − x_j‖ / μ,  μ the mean distance of all pairs i ≠ j    (section 3.2.1)
+    ψ_A(i, j, k) = cos ∠ x_i x_j x_k                                           (section 3.2.2)
     L = CE + λ_D Σ l_δ(ψ_D(t), ψ_D(s)) + λ_A Σ l_δ(ψ_A(t), ψ_A(s))
 
-Both sums are taken as means over pairs and triples. λ_D = 25, λ_A = 50 in the paper's
-classification experiments (section 4.2: λ_RKD-D = 25, λ_RKD-A = 50).
+with δ = 1. The paper sums over tuples of distinct images; like the released code we average over
+all B² pairs and B³ triples, in which repeated images count as 0. λ_A = 2 λ_D as in the paper's
+metric learning (1 and 2, section 4.1, where there is no cross-entropy); beside one, comparisons
+of classifiers take 25 and 50 (RepDistiller), our defaults.
 """
 
 from dataclasses import dataclass
@@ -24,22 +26,23 @@ from trainables.settings import setting
 EPSILON = 1e-12
 
 
-def pair_distances(embeddings: Tensor) -> Tensor:
-    """Euclidean distances of all pairs over their mean, ``[B, B]``, zero on the diagonal."""
-    squares = embeddings.square().sum(dim=1)
-    squared = squares.unsqueeze(1) + squares.unsqueeze(0) - 2 * embeddings @ embeddings.t()
-    off = ~torch.eye(len(embeddings), dtype=torch.bool, device=embeddings.device)
-    # The square root has no gradient at 0: the diagonal stays out of it.
-    distances = torch.where(off, squared.clamp_min(EPSILON), 1.0).sqrt() * off
-    mean = distances.sum() / off.sum().clamp_min(1)
-    return distances / mean.clamp_min(EPSILON)
+def relations(embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """ψ_D and ψ_A of a batch.
 
+    Args:
+        embeddings: ``[B, D]`` float32.
 
-def pair_angles(embeddings: Tensor) -> Tensor:
-    """Cosines at ``x_j`` between ``x_i`` and ``x_k``: ``[B (j), B (i), B (k)]``."""
+    Returns:
+        Distances over their mean, ``[B, B]``, and the cosines at ``x_j`` between ``x_i`` and
+        ``x_k``, ``[B (j), B (i), B (k)]``. Where two images coincide both are 0, without a
+        gradient: no direction is better than another.
+    """
     edges = embeddings.unsqueeze(0) - embeddings.unsqueeze(1)
-    edges = F.normalize(edges, dim=2, eps=EPSILON)
-    return edges @ edges.transpose(1, 2)
+    lengths = torch.linalg.vector_norm(edges, dim=2)
+    pairs = max(len(embeddings) * (len(embeddings) - 1), 1)
+    distances = lengths / (lengths.sum() / pairs).clamp_min(EPSILON)
+    directions = edges / torch.where(lengths > EPSILON, lengths, torch.inf).unsqueeze(2)
+    return distances, directions @ directions.transpose(1, 2)
 
 
 @full_precision
@@ -54,10 +57,8 @@ def rkd_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> tuple[Tens
         Two scalars, float32, at least 0; both 0 where the embeddings agree up to scale,
         rotation and shift.
     """
-    student, teacher = student_embedding.float(), teacher_embedding.float()
-    distance = F.smooth_l1_loss(pair_distances(student), pair_distances(teacher))
-    angle = F.smooth_l1_loss(pair_angles(student), pair_angles(teacher))
-    return distance, angle
+    student, teacher = relations(student_embedding.float()), relations(teacher_embedding.float())
+    return F.smooth_l1_loss(student[0], teacher[0]), F.smooth_l1_loss(student[1], teacher[1])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,9 +2,10 @@
 
 With A the features of a batch, flattened to ``[B, C·H·W]``, and G the row-normalised A Aᵀ,
 
-    L = CE + γ · (1 / B²) Σ_(l, l') ‖G_t − G_s‖²_F          (eq. 3 to 5)
+    L = CE + γ · (1 / B²) Σ_(l, l') ‖G_t − G_s‖²_F
 
-γ = 3000 in the paper. It matches the last stages before the pooling; other pairs by ``stages``.
+over pairs (l, l') of stages, γ = 3000. The paper's experiments match the last stage before the
+pooling alone; ``stages: all`` sums over all pairs. Its text and its released code agree.
 """
 
 from dataclasses import dataclass
@@ -35,7 +36,8 @@ def sp_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
         teacher_features: ``[B, ...]``.
 
     Returns:
-        A scalar, float32, at least 0; 0 where the features agree up to scale and rotation.
+        A scalar, float32, at least 0; 0 where the features agree up to rotation and one
+        scale for all images.
     """
     return (similarity(student_features) - similarity(teacher_features)).square().mean()
 

@@ -9,8 +9,9 @@ teacher's frozen classifier,
 
 α = β = 1 on CIFAR. ``features: full_map`` matches A(F_s) and F_t position by position instead,
 as the comparison by chitraz does (there α = 1, β = 2). The adaptor is a 1x1 convolution with
-BatchNorm and ReLU. Where the teacher's classifier does not read GAP(F_t), a linear layer with
-ReLU stands between the embeddings, and those are matched.
+BatchNorm and ReLU. Where the teacher's classifier does not read GAP(F_t), a linear layer stands
+between the embeddings instead (they may have any sign), and those are matched, whatever
+``features`` says.
 """
 
 from dataclasses import dataclass
@@ -56,7 +57,11 @@ class SRD(Term):
     """SRD beside the full cross-entropy. Variants override `representational`."""
 
     needs = frozenset({"embedding", "logits"})
+    raw_logits = True  # what the teacher's classifier says of the student is compared with them
     Config = SRDConfig
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, config: SRDConfig, student: Shapes, teacher: Shapes) -> None:
         super().__init__(config, student, teacher)
@@ -64,12 +69,12 @@ class SRD(Term):
             teacher.embedding == teacher.stages[-1][0]
         )
         self.maps = StageAdaptor(student.stages[-1], teacher.stages[-1]) if pooled else None
-        self.embeddings = None if pooled else _linear(student.embedding, teacher.embedding)
+        self.embeddings = None if pooled else nn.Linear(student.embedding, teacher.embedding)
         self.full_map = pooled and config.features == "full_map"
         if self.full_map:
             self.needs = frozenset({"stages", "logits"})
 
-    def attach(self, teacher: Network) -> None:
+    def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         # Not a part of the state: the teacher's file has it.
         weight, bias = teacher.classifier.weight, teacher.classifier.bias
         self.register_buffer("weight", weight.detach(), persistent=False)
@@ -96,7 +101,3 @@ class SRD(Term):
             if self.full_map:
                 return embedding, F.mse_loss(adapted, self.maps.match(teacher.stages[-1]).float())
         return embedding, F.mse_loss(embedding, teacher.embedding.float())
-
-
-def _linear(student: int, teacher: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(student, teacher, bias=False), nn.ReLU(inplace=True))

@@ -1,4 +1,4 @@
-"""The interface of a distillation term."""
+"""The interfaces of a method's parts: a term adds a loss, a modifier changes what terms read."""
 
 from typing import Any, ClassVar, NamedTuple
 
@@ -35,18 +35,34 @@ class Term(nn.Module):
         needs: what the term reads of the teacher: any of ``logits``, ``embedding``,
             ``stages``. The engine computes no more than that. A setting may change it: then
             ``__init__`` sets it anew.
+        raw_logits: whether a term that reads logits takes them as they are, not through a
+            softmax, so that no `LogitModifier` may change them.
         Config: the term's config class.
     """
 
     needs: frozenset[str]
+    raw_logits: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any, student: Shapes, teacher: Shapes) -> None:
         super().__init__()
         self.config = config
 
-    def attach(self, teacher: Network) -> None:
-        """Takes what the term needs of the teacher's weights; called once before training."""
+    @classmethod
+    def reads_softmax(cls) -> bool:
+        """Whether a `LogitModifier` changes what this term reads."""
+        return "logits" in cls.needs and not cls.raw_logits
+
+    def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
+        """Takes what the term needs of the teacher's weights and of the training set.
+
+        Called once before training, and before the state of an interrupted one is loaded.
+
+        Args:
+            teacher: the frozen network.
+            labels: class indices ``[N]`` of all images that a batch's ``indices`` may point to.
+            indices: positions ``[M]`` of those that are trained on; the others are held out.
+        """
 
     @property
     def ce_share(self) -> float:
@@ -66,4 +82,32 @@ class Term(nn.Module):
                 ``needs`` may be missing.
             batch: the batch itself.
         """
+        raise NotImplementedError
+
+
+class LogitModifier(nn.Module):
+    """Changes the logits of both networks for all terms that put them through a softmax.
+
+    The cross-entropy and the other terms read the logits as they are. A modifier adds no loss
+    of its own; like a term, it stands in its own file and has a Config.
+
+    Attributes:
+        needs: as a term's.
+        Config: the modifier's config class.
+    """
+
+    needs: frozenset[str] = frozenset({"logits"})
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def factor(self) -> float:
+        """What the losses of the terms that read the changed logits are multiplied by."""
+        return 1.0
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Logits ``[B, classes]`` of one of the networks, changed; float32."""
         raise NotImplementedError

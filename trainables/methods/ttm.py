@@ -2,12 +2,14 @@
 
 The temperature softens the teacher alone, which is a power transform with γ = 1 / T:
 
-    p^γ_t = softmax(z_t / T),   L_TTM = CE + β · (1/B) Σ_b KL( p^γ_t ‖ p_s )              (eq. 12)
-    L_WTTM = CE + β · (1/B) Σ_b U_γ(p_t) · KL( p^γ_t ‖ p_s )                         (eq. 18)
-    U_γ(p) = Σ_c p_c^γ                                                               (eq. 17)
+    p^γ_t = softmax(z_t / T) = p_t^γ / U_γ(p_t),   U_γ(p) = Σ_c p_c^γ
+    L_TTM  = CE + β · (1/B) Σ_b KL( p^γ_t ‖ p_s )                               (section 3)
+    L_WTTM = CE + β · (1/B) Σ_b U_γ(p_t) · KL( p^γ_t ‖ p_s )                    (section 4)
 
-The weight U_γ, the power sum, is larger where the teacher is less sure. T follows γ = 0.1 to
-0.4 in the paper's CIFAR-100 experiments, whose β goes from 1 to 100 by the pair of networks.
+The student has no temperature, so there is no T² as in KD. The weight U_γ, the power sum, goes
+from 1 for a sure teacher to C^(1 − γ) for a uniform one; nothing divides it again, in the paper
+and in the released code alike. Both choose γ and β per pair of networks; our defaults are those
+of the code's examples for VGG-13 to VGG-8: γ = 0.1, β = 45 for TTM, γ = 0.2, β = 4 for WTTM.
 """
 
 from dataclasses import dataclass
@@ -49,11 +51,21 @@ def power_sum(logits: Tensor, temperature: float) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TTMConfig:
-    """Weights of `TTM` and `WTTM`."""
+    """Weights of `TTM`."""
 
-    beta: float = setting(10.0, "weight", at_least=0, search=(0.5, 100), log=True)
+    beta: float = setting(45.0, "weight", at_least=0, search=(1, 100), log=True)
     temperature: float = setting(
-        4.0, "1 / γ, softens the teacher alone", above=0, search=(1, 10), log=True
+        10.0, "1 / γ, softens the teacher alone", above=0, search=(1, 20), log=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WTTMConfig(TTMConfig):
+    """Weights of `WTTM`."""
+
+    beta: float = setting(4.0, "weight", at_least=0, search=(0.2, 50), log=True)
+    temperature: float = setting(
+        5.0, "1 / γ, softens the teacher alone", above=0, search=(1, 20), log=True
     )
 
 
@@ -74,4 +86,5 @@ class TTM(Term):
 class WTTM(TTM):
     """WTTM beside the full cross-entropy."""
 
+    Config = WTTMConfig
     weighted = True

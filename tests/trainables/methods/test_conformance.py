@@ -1,8 +1,9 @@
-"""What every distillation term promises, checked on all that are registered.
+"""What every term and modifier promises, checked on all that are registered.
 
 A new term is covered by its line in the registry; nothing here names one.
 """
 
+import copy
 import dataclasses
 import functools
 import re
@@ -13,14 +14,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.methods.registry import term_class, term_names
-from trainables.methods.term import Batch, Term
+from trainables.errors import UserError
+from trainables.methods.method import Method, resolve_settings
+from trainables.methods.registry import parse_method, term_class, term_names
+from trainables.methods.term import Batch, LogitModifier, Term
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.settings import read, settings_of
 
 PARTS = frozenset(Outputs._fields)
+TERMS = [name for name in term_names() if issubclass(term_class(name), Term)]
+MODIFIERS = [name for name in term_names() if issubclass(term_class(name), LogitModifier)]
+SOFTMAX = [name for name in TERMS if term_class(name).reads_softmax()]
 IMAGE = (3, 32, 32)
 CLASSES = 10
 
@@ -59,8 +65,12 @@ def pair(teacher: str, student: str) -> Pair:
 
 def build(name: str, student: Shapes, teacher: Shapes, network: Network | None = None) -> Term:
     kind = term_class(name)
-    term = kind(kind.Config(), student, teacher)
-    term.attach(network or Classifier(teacher))
+    return attached(kind(kind.Config(), student, teacher), network or Classifier(teacher))
+
+
+def attached(term: Term, teacher: Network) -> Term:
+    """The term with a training set of 60 images, the last ten of them held out."""
+    term.attach(teacher, labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
     return term
 
 
@@ -122,7 +132,7 @@ OURS = Shapes(CLASSES, 32, ((8, 16, 16), (16, 8, 8), (32, 4, 4)))
 THEIRS = Shapes(CLASSES, 48, ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2)))
 
 
-@pytest.fixture(params=term_names())
+@pytest.fixture(params=TERMS)
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -164,19 +174,20 @@ def test_agreeing_networks_give_finite_gradients(name: str) -> None:
 def test_reads_no_more_of_the_teacher_than_it_declares(name: str, term: Term) -> None:
     student, teacher = random_outputs(OURS, 3, 1), random_outputs(THEIRS, 3, 2)
     target = torch.arange(3)
+    twin = copy.deepcopy(term)  # a term may remember what it saw
     whole = loss_of(term, student, teacher, target)
     missing = dict.fromkeys(PARTS - term_class(name).needs)
-    assert torch.equal(loss_of(term, student, teacher._replace(**missing), target), whole)
+    assert torch.equal(loss_of(twin, student, teacher._replace(**missing), target), whole)
 
 
 def test_reads_all_of_the_teacher_that_it_declares(name: str, term: Term) -> None:
     student, teacher = random_outputs(OURS, 3, 1), random_outputs(THEIRS, 3, 2)
     other = random_outputs(THEIRS, 3, 3)
     target = torch.arange(3)
-    whole = loss_of(term, student, teacher, target)
+    whole = loss_of(copy.deepcopy(term), student, teacher, target)
     for part in term_class(name).needs:
         changed = teacher._replace(**{part: getattr(other, part)})
-        assert not torch.equal(loss_of(term, student, changed, target), whole), part
+        assert not torch.equal(loss_of(copy.deepcopy(term), student, changed, target), whole), part
 
 
 def test_bfloat16_outputs(term: Term) -> None:
@@ -185,8 +196,9 @@ def test_bfloat16_outputs(term: Term) -> None:
     low = [converted(outputs, torch.bfloat16) for outputs in (student, teacher)]
     exact = [converted(outputs, torch.float32) for outputs in low]
     target = torch.arange(4)
+    twin = copy.deepcopy(term)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = loss_of(term, *low, target)
+        loss = loss_of(twin, *low, target)
     assert loss.dtype == torch.float32
     tolerance = 0.05 if list(term.parameters()) else 1e-5  # adaptors compute in bfloat16
     torch.testing.assert_close(loss, loss_of(term, *exact, target), rtol=tolerance, atol=1e-6)
@@ -263,6 +275,7 @@ def test_takes_a_share_of_the_cross_entropy_or_none(term: Term) -> None:
     assert 0 <= term.ce_share <= 1
 
 
+@pytest.mark.parametrize("name", term_names())
 def test_settings_are_complete(name: str) -> None:
     kind = term_class(name).Config
     assert dataclasses.is_dataclass(kind)
@@ -287,8 +300,7 @@ def test_the_loss_follows_every_number_of_its_config(name: str) -> None:
 
     def loss(config: object) -> Tensor:
         torch.manual_seed(1)
-        term = kind(config, OURS, THEIRS)
-        term.attach(Classifier(THEIRS))
+        term = attached(kind(config, OURS, THEIRS), Classifier(THEIRS))
         return loss_of(term, student, teacher, torch.arange(4))
 
     usual = loss(kind.Config())
@@ -301,8 +313,122 @@ def test_the_loss_follows_every_number_of_its_config(name: str) -> None:
             assert not torch.equal(loss(kind.Config(**changed)), usual), (key, value)
 
 
+@pytest.mark.parametrize("name", term_names())
 def test_cites_its_paper(name: str) -> None:
     text = sys.modules[term_class(name).__module__].__doc__ or ""
     assert re.search(r"arXiv:? ?\d{4}\.\d{4,5}|\b[A-Z][A-Za-z]*[A-Z]\w* (19|20)\d\d\b", text)
     title = text.splitlines()[0]
     assert ": " in title, "`kdsweep methods` shows what stands after the colon"
+
+
+@pytest.fixture(params=MODIFIERS)
+def modifier_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def modifier(modifier_name: str) -> LogitModifier:
+    kind = term_class(modifier_name)
+    return kind(kind.Config())
+
+
+def some_logits(*shape: int, seed: int = 1) -> Tensor:
+    return 3 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) + 1
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (4, 10), (3, 100)])
+def test_a_modifier_keeps_the_shape_and_changes_logits(
+    modifier: LogitModifier, shape: tuple[int, int]
+) -> None:
+    logits = some_logits(*shape).requires_grad_()
+    changed = modifier(logits)
+    assert changed.shape == shape
+    assert changed.dtype == torch.float32
+    assert not torch.equal(changed, logits)
+    assert torch.equal(changed, modifier(logits))
+    changed.square().sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_modifier_treats_images_one_by_one(modifier: LogitModifier) -> None:
+    logits = some_logits(5, 10)
+    rows = torch.cat([modifier(row) for row in logits.split(1)])
+    torch.testing.assert_close(modifier(logits), rows)
+
+
+def test_a_modifier_takes_equal_logits(modifier: LogitModifier) -> None:
+    logits = torch.ones(2, 10, requires_grad=True)
+    changed = modifier(logits)
+    changed.square().sum().backward()
+    assert changed.isfinite().all()
+    assert logits.grad.isfinite().all()
+
+
+def test_a_modifier_of_bfloat16_logits(modifier: LogitModifier) -> None:
+    logits = some_logits(4, 10).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        changed = modifier(logits)
+    assert changed.dtype == torch.float32
+    torch.testing.assert_close(changed, modifier(logits.float()))
+
+
+def joined(method: str, **settings: object) -> Method:
+    torch.manual_seed(1)
+    made = Method(method, resolve_settings(method, settings), OURS, THEIRS)
+    made.attach(Classifier(THEIRS), labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
+    return made
+
+
+def summands(method: Method, student: Outputs, teacher: Outputs) -> Tensor:
+    torch.manual_seed(2)
+    target = torch.arange(4)
+    losses: Tensor = method(student, teacher, Batch(target, target, epoch=30.0, progress=0.5))
+    return losses
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_a_modifier_changes_the_terms_with_a_softmax_only(modifier_name: str, name: str) -> None:
+    method = (
+        f"{SOFTMAX[0]}+{name}+{modifier_name}" if name != SOFTMAX[0] else f"{name}+{modifier_name}"
+    )
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    found = joined(method)
+    plain = joined(method.removesuffix(f"+{modifier_name}"))
+    assert found.parts == plain.parts
+    assert found.needs == plain.needs
+    losses, usual = summands(found, student, teacher), summands(plain, student, teacher)
+    assert losses.isfinite().all()
+    assert losses[0] == usual[0]  # the cross-entropy
+    changed = {part for part, a, b in zip(found.parts, losses, usual, strict=True) if a != b}
+    assert changed == {SOFTMAX[0], name} & set(SOFTMAX)
+
+
+@pytest.mark.parametrize("name", SOFTMAX)
+def test_modified_terms_follow_the_numbers_of_the_modifier(modifier_name: str, name: str) -> None:
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    method = f"{name}+{modifier_name}"
+    usual = summands(joined(method), student, teacher)
+    for key, found in settings_of(term_class(modifier_name).Config).items():
+        assert found.search is not None
+        for value in found.search:
+            changed = summands(
+                joined(method, **{f"{modifier_name}.{key}": value}), student, teacher
+            )
+            assert not torch.equal(changed[1:], usual[1:]), (key, value)
+
+
+def test_modified_losses_reach_the_student(modifier_name: str) -> None:
+    for name in SOFTMAX:
+        student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+        summands(joined(f"{name}+{modifier_name}"), student, teacher)[1:].sum().backward()
+        assert student.logits.grad.isfinite().all()
+        assert student.logits.grad.abs().sum() > 0
+
+
+def test_a_modifier_needs_a_term_with_a_softmax(modifier_name: str) -> None:
+    others = [name for name in TERMS if name not in SOFTMAX]
+    for method in (modifier_name, *(f"{name}+{modifier_name}" for name in others)):
+        with pytest.raises(UserError, match=f"'{modifier_name}' changes the logits.*join it"):
+            parse_method(method)
+    for name in SOFTMAX:
+        assert set(parse_method(f"{modifier_name}+{name}")) == {name, modifier_name}

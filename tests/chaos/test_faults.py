@@ -1,0 +1,87 @@
+"""Faults one by one: a worker dies, the driver is told to stop, two drivers meet."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+ATTEMPTS = "SELECT trial_id, attempt, status FROM trials_all ORDER BY trial_id, attempt"
+EPOCHS = """
+    SELECT first.epoch, first.seconds = last.seconds AS same
+    FROM epochs_all first JOIN epochs last USING (trial_id, epoch)
+    WHERE trial_id = 'f-00000' AND first.attempt = 1 AND last.attempt > 1 ORDER BY epoch
+"""
+
+
+@pytest.mark.slow
+def test_a_dead_worker_and_stopped_drivers_cost_nothing(
+    start, study, kdsweep, still_alive, tmp_path
+):
+    results = ["--results", str(tmp_path / "results")]
+    folder = Path(tmp_path, "results", "f")
+    path = study(
+        "f",
+        dimensions={"batch_size": [16, 32, 64]},
+        sampler="points",
+        points=[{"batch_size": 16}, {"batch_size": 32}, {"batch_size": 64}],
+    )
+    one_by_one = ["--set", "epochs=6", "--set", "factor=2", "--max-concurrent", "1"]
+    driver = start("run", path, *one_by_one, *results)
+
+    # The worker is killed in its first trial, after some checkpoints.
+    progress = folder / "checkpoints" / "f-00000" / "progress.pt"
+    driver.wait_until(progress.exists, "the first checkpoint")
+    first = progress.stat().st_mtime_ns
+    driver.wait_until(lambda: progress.stat().st_mtime_ns > first, "the second checkpoint")
+    for pid in driver.workers():
+        os.kill(pid, signal.SIGKILL)
+    driver.wait_for("f-00000: the worker process died")
+    driver.wait_for("1/3 trials")
+
+    # The driver is told to stop, as batch systems do it.
+    time.sleep(0.5)
+    processes = driver.processes()
+    driver.process.send_signal(signal.SIGTERM)
+    assert driver.wait() == 1
+    assert "kdsweep resume f" in driver.out[-1]
+    assert driver.err == []
+    assert still_alive(processes) == []
+
+    # It goes on; a second driver is refused; Ctrl-C stops it.
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
+    driver.wait_for("starting Ray")
+    second = start("resume", "f", *results)
+    assert second.wait() == 2
+    assert second.out == []
+    assert second.err == ["kdsweep: sweep 'f' is being run by another process\n"]
+    driver.wait_for("2/3 trials")
+    processes = driver.processes()
+    driver.interrupt()
+    assert driver.wait() == 1
+    assert "kdsweep resume f" in driver.out[-1]
+    assert driver.err == []
+    assert still_alive(processes) == []
+
+    # It ends, and then there is nothing left to do.
+    driver = start("resume", "f", *results)
+    assert driver.wait() == 0
+    assert driver.err == []
+    again = start("resume", "f", *results)
+    assert again.wait() == 0
+    assert len(again.out) == 1
+    assert "nothing left to do" in again.out[0]
+
+    attempts = [
+        line.split(",") for line in kdsweep("query", ATTEMPTS, "--csv", *results).split()[1:]
+    ]
+    assert attempts[0] == ["f-00000", "1", "failed"]
+    assert [(trial, status) for trial, _, status in attempts[1:]] == [
+        (f"f-{number:05d}", "completed") for number in range(3)
+    ]
+    # What the first attempt had done was not done again: the very same measurements came back.
+    epochs = kdsweep("query", EPOCHS, "--csv", *results).split()[1:]
+    assert epochs[:2] == ["1,True", "2,True"]
+    left = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
+    assert left == ["student.safetensors"] * 3

@@ -1,0 +1,332 @@
+"""The command line: its frozen verbs and options, its help, and one line for every mistake."""
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.cli import EXAMPLES, VERBS, build_parser, main, parse
+from orchestrator.plan import Plan
+from orchestrator.store import Store
+from search_spaces.load import load_study
+
+RESULTS = ["--results"]
+WHERE = ["--data", "--results"]
+RAY = ["--address", "--gpus-per-trial", "--max-concurrent"]
+
+# A change here breaks scripts that people have written: add, but do not rename or remove.
+FROZEN = {
+    "run": ["STUDY", *RAY, *WHERE, "--name", "--set", "--trials"],
+    "resume": ["SWEEP", *RAY, *WHERE],
+    "confirm": ["SWEEP", *RAY, *WHERE, "--seeds", "--top"],
+    "trial": ["STUDY", "KEY=VALUE", *WHERE, "--pdb", "--profile", "--replay"],
+    "table": ["SWEEP", *RESULTS, "--format", "--metric"],
+    "front": ["SWEEP", *RESULTS, "--csv", "--objective"],
+    "plot": ["SWEEP", *RESULTS, "--metric", "--output", "--x", "-o"],
+    "query": ["SQL", *RESULTS, "--csv"],
+    "studies": ["NAME", "--schema"],
+    "methods": ["NAME"],
+    "models": ["NAME", "--classes", "--image"],
+    "datasets": ["NAME", "--data", "--download"],
+    "teacher train": ["STUDY", *WHERE, "--set"],
+    "teacher import": [
+        *("MODEL", "FILE", *WHERE, "--dataset", "--name"),
+        *("--normalisation", "--normalization"),
+    ],
+    "teacher list": [*RESULTS],
+}
+
+
+def options(parser: argparse.ArgumentParser, name: str = "") -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    names = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for verb, child in action.choices.items():
+                found |= options(child, f"{name} {verb}".strip())
+        else:
+            names += action.option_strings or [str(action.metavar)]
+    kept = sorted(name for name in names if name not in ("-h", "--help", "--version"))
+    return found or {name: kept}
+
+
+def test_verbs_and_options_are_frozen():
+    found = options(build_parser())
+    assert found == {verb: sorted(names) for verb, names in FROZEN.items()}
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_shows_an_example_and_loads_nothing_heavy(verb):
+    program = (
+        "import sys\nfrom orchestrator.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('LOADED', *(name.partition('.')[0] for name in sys.modules))"
+    )
+    arguments = [verb, "--help"] if verb else ["--help"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    text, _, loaded = done.stdout.rpartition("LOADED")
+    assert not {"ray", "torch", "pandas", "pyarrow", "optuna"} & set(loaded.split())
+    examples = text.partition("examples:")[2].strip().splitlines()
+    assert examples
+    assert all(line.strip().startswith("kdsweep ") for line in examples)
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_the_examples_are_commands_that_parse(verb):
+    for line in EXAMPLES[verb].strip().splitlines():
+        words = shlex.split(line.strip().partition("    ")[0], comments=True)
+        words = words[1 : words.index(">")] if ">" in words else words[1:]
+        assert parse(words).verb == verb
+
+
+# Mistakes
+
+
+@pytest.fixture
+def refused(tmp_path, capsys, monkeypatch):
+    """Runs a command that must be refused in one line, and leave no trace."""
+    monkeypatch.delenv("KDSWEEP_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def check(*arguments: str) -> str:
+        before = contents(tmp_path)
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        assert code == 2
+        assert captured.out == ""
+        assert captured.err.startswith("kdsweep: ")
+        assert captured.err.endswith("\n")
+        assert captured.err.count("\n") == 1, captured.err
+        assert contents(tmp_path) == before
+        return captured.err
+
+    return check
+
+
+def contents(folder: Path) -> dict[Path, bytes | None]:
+    return {
+        path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))
+    }
+
+
+@pytest.fixture
+def finished(tmp_path) -> str:
+    """A results folder with a sweep `s` that has one completed trial."""
+    study = load_study("digits", ["epochs=1", "teacher.epochs=1"])
+    plan = Plan(study, "s", str(tmp_path / "finished"))
+    config = study.config({"method": "student", "factor": 2})
+    store = Store(plan.results, "s")
+    content = study.model_dump(mode="json", exclude_defaults=True)
+    notes = {"data_dir": None, "data_fingerprint": plan.dataset.fingerprint}
+    store.save_study(yaml.safe_dump(content | {"kdsweep": notes}))
+    row = {"trial_id": "s-00000", "attempt": 1, "status": "failed", "error": "Diverged: nan"}
+    row |= {"method": "student", "dataset": "digits", "config": config.to_json()}
+    store.add_trial(row | {"stage": "search"})
+    return plan.results
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("run digitz", "unknown study 'digitz'; did you mean digits"),
+        ("run nowhere.yaml", "'nowhere.yaml' cannot be read"),
+        ("run digits --set method=kdd", "unknown method 'kdd'; did you mean kd"),
+        ("run digits --set temperature=0", "temperature: expected a number > 0, got 0"),
+        ("run digits --set epochs=-3", "epochs: expected a whole number >= 1, got -3"),
+        ("run digits --set epochs", "--set epochs: expected KEY=VALUE"),
+        ("run digits --set epoch=3", "unknown key 'epoch'; did you mean epochs"),
+        ("run digits --trials -1", "trials"),
+        ("run digits --trials many", "--trials: invalid int value: 'many'"),
+        ("run digits --max-concurrent 0", "--max-concurrent: expected at least 1, got 0"),
+        ("run digits --gpus-per-trial -1", "--gpus-per-trial: expected auto"),
+        ("run digits --gpus-per-trial nan", "--gpus-per-trial: expected auto"),
+        ("run digits --gpus-per-trial 1.5", "--gpus-per-trial: expected auto"),
+        ("run digits --name ../up", "sweep name '../up'"),
+        ("run digits --set student=vgg8", "vgg8"),
+        ("run digits --set student=wrm", "unknown model 'wrm'"),
+        ("run digits --set factor=100000", "factor"),
+        ("run digits --set teacher.model=nope", "unknown model 'nope'"),
+        ("run digits --set val_fraction=0", "val_fraction"),
+        ("run digits --set dataset=cifar10", "cifar10"),
+        ("run pareto_cifar10", "--data"),
+        ("run pareto_cifar10 --data .", "cifar10"),
+        ("run digits --results s4://bucket/x", "s4://bucket/x"),
+        ("run", "required: STUDY"),
+        ("run digits --sett a=b", "--sett"),
+        ("", "required: VERB"),
+        ("rum digits", "'rum'"),
+        ("resume digits", "unknown sweep 'digits'"),
+        ("confirm digits", "digits"),
+        ("table digits", "digits"),
+        ("front digits", "digits"),
+        ("plot digits", "digits"),
+        ("trial", "expected a study, or --replay"),
+        ("trial digitz", "unknown study 'digitz'"),
+        ("trial digits methd=kd", "unknown key 'methd'; did you mean method"),
+        ("trial digits --pdb method=kd --nope", "unrecognized arguments"),
+        ("trial digits method", "method: expected KEY=VALUE"),
+        ("trial digits --profile p.json epochs=1", "--profile: needs at least 2 epochs"),
+        ("trial --replay digits digits-00000", "unknown sweep 'digits'"),
+        ("query SELECT", "no sweeps"),
+        ("studies nope", "unknown study 'nope'"),
+        ("methods nope", "unknown method 'nope'"),
+        ("models nope", "unknown model 'nope'"),
+        ("models wrn_16_2 --image 3x-1x8", "--image: expected CxHxW"),
+        ("models wrn_16_2 --classes -1", "--classes: expected at least 2"),
+        ("datasets nope", "unknown dataset 'nope'"),
+        ("datasets cifar10", "--data"),
+        ("teacher", "required: ACTION"),
+        ("teacher train digits --set teacher.epochs=0", "teacher.epochs"),
+        ("teacher import wrn_16_2 nowhere.pt --dataset digits", "nowhere.pt"),
+        ("teacher import wrm_16_2 nowhere.pt --dataset digits", "nowhere.pt"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_starts_nothing(refused, arguments, expected):
+    assert expected in refused(*arguments.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"dimension": {}}, "unknown key in study 'dimension'; did you mean dimensions"),
+        ({"fixed": {"epoch": 3}}, "unknown key 'epoch'"),
+        ({"dimensions": {"temprature": [1]}}, "unknown key 'temprature'; did you mean temperature"),
+        ({"teacher": {"model": "wrn_16_2", "epoch": 3}}, "'teacher.epoch'"),
+        ({"teacher": {"name": "nobody"}}, "there is no teacher 'nobody'"),
+        ({"objectives": {"val_accuracy": "max"}}, "objective 'val_accuracy'; did you mean val_acc"),
+        ({"objectives": {"host": "max"}}, "unknown objective 'host'"),
+        ({"objectives": {"compression_params": "max"}, "teacher": None}, "needs a teacher"),
+        ({"dimensions": {"method": ["kd"]}, "teacher": None}, "teacher: method 'kd' needs one"),
+    ],
+)
+def test_a_mistake_in_a_study_file(refused, tmp_path, changes, expected):
+    content = yaml.safe_load(Path(load_study.__globals__["SHIPPED"], "digits.yaml").read_text())
+    content |= {"dimensions": {"method": ["student"]}, "cover": [], "sampler": "grid"}
+    content["fixed"] = {"student": "wrn_10_1"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content | changes))
+    assert expected in refused("run", "own.yaml", "--results", "results")
+
+
+@pytest.mark.parametrize("verb", ["run", "trial", "teacher train"])
+def test_results_that_cannot_be_written(refused, tmp_path, verb):
+    (tmp_path / "file").write_text("")
+    for results in ("file", "file/below", "/proc/results"):
+        assert "results" in refused(*verb.split(), "digits", "--results", results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ("resume t", "unknown sweep 't'; "),
+        ("table t", "unknown sweep 't'; "),
+        ("table s", "no finished trial"),
+        ("plot s -o x.png", "finished"),
+        ("confirm s", "no finished trial"),
+        ("confirm s --seeds 0", "--seeds: expected at least 1, got 0"),
+        ("confirm s --top -1", "--top: expected at least 1, got -1"),
+        ("front s --objective val_acc", "expected COLUMN=max or COLUMN=min"),
+        ("front s --objective nope=max", "nope"),
+        ("trial --replay s s-00001", "unknown trial 's-00001'; did you mean s-00000"),
+        ("run digits --name s", "--name s: there is such a sweep"),
+    ],
+)
+def test_a_mistake_about_a_sweep(refused, finished, arguments, expected):
+    assert expected in refused(*arguments.split(), "--results", finished)
+
+
+def test_broken_sql(refused, finished):
+    for sql in ("SELEKT 1", "SELECT nope FROM trials", "SELECT * FROM '/etc/passwd'", "DROP x"):
+        assert "query" in refused("query", sql, "--results", finished)
+
+
+def test_changed_data_is_refused(refused, finished):
+    path = Path(finished, "s", "study.yaml")
+    content = yaml.safe_load(path.read_text())
+    content["kdsweep"]["data_fingerprint"] = "0" * 64
+    path.write_text(yaml.safe_dump(content))
+    message = refused("resume", "s", "--results", finished)
+    assert "'digits' is not the one that sweep 's' began with" in message
+
+
+# What works without Ray
+
+
+def said(capsys, *arguments: str) -> str:
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return captured.out
+
+
+def test_lists_and_descriptions(capsys):
+    assert "digits" in said(capsys, "studies")
+    assert "wrn_16_2" in said(capsys, "studies", "digits")
+    assert json.loads(said(capsys, "studies", "--schema"))["title"] == "kdsweep study"
+    assert "at" in said(capsys, "methods")
+    assert "kd.temperature" in said(capsys, "methods", "kd")
+    assert "wrn" in said(capsys, "models")
+    assert "2,243,546" in said(capsys, "models", "wrn_40_2")
+    assert "cifar10" in said(capsys, "datasets")
+    assert "1x8x8" in said(capsys, "datasets", "digits")
+
+
+def test_a_trial_here_and_its_teacher(capsys, tmp_path):
+    results = ["--results", str(tmp_path)]
+    small = ["train_fraction=0.1", "epochs=2"]
+    text = said(capsys, "trial", "digits", "method=kd", "temperature=3", *small, *results)
+    assert "training the teacher wrn_16_2 first" in text
+    assert text.count("epoch   2") == 2
+    assert "val_acc" in text
+    again = said(capsys, "trial", "digits", "method=kd", "temperature=3", *small, *results)
+    assert "training the teacher" not in again
+    scores = [[line.split() for line in t.splitlines() if "_acc " in line] for t in (text, again)]
+    assert len(scores[0]) == 3
+    assert scores[0] == scores[1]
+    assert "wrn_16_2" in said(capsys, "teacher", "list", *results)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["teachers"]
+
+
+def test_a_profile_is_written(capsys, tmp_path):
+    path = tmp_path / "profile.json"
+    text = said(
+        capsys,
+        *("trial", "digits", "method=student", "train_fraction=0.1", "epochs=2", "factor=32"),
+        *("teacher.model=wrn_10_1", "--profile", str(path), "--results", str(tmp_path / "r")),
+    )
+    assert "Self CPU" in text
+    assert json.loads(path.read_text())["traceEvents"]
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+    program = [sys.executable, "-m", "orchestrator.cli", "studies", "--schema"]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+
+
+def test_the_version_is_printed():
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ,
+    )
+    assert done.stdout.startswith("kdsweep ")

@@ -1,0 +1,188 @@
+"""OptunaSource: what a study proposes, in which order, and after how long it stops."""
+
+import pytest
+from optuna.trial import TrialState
+
+from orchestrator.journal import Journal
+from orchestrator.source import OptunaSource
+from search_spaces.load import parse_study
+from trainables.files import open_folder
+
+
+def study(**changes):
+    content = {
+        "name": "s",
+        "dataset": "digits",
+        "teacher": {"model": "wrn_16_2"},
+        "fixed": {"student": "wrn", "compression": "factor"},
+        "dimensions": {"method": ["student", "kd"], "factor": [2, 4, 9]},
+        "sampler": "grid",
+    }
+    return parse_study(content | changes)
+
+
+def source(folder, spec):
+    return OptunaSource(spec, Journal(open_folder(folder)), "s")
+
+
+def completed(number=0, **columns):
+    row = {"trial_id": f"s-{number}", "status": "completed", "val_acc": 0.5}
+    return row | {"compression_params": 4.0} | columns
+
+
+def proposals(optuna_source, limit=100):
+    found = []
+    while len(found) < limit and (proposal := optuna_source.ask()) is not None:
+        found.append(proposal)
+    return found
+
+
+def pairs(found):
+    return [(p.configs[0].method, p.configs[0].factor) for p in found]
+
+
+ALL = [(method, factor) for method in ("student", "kd") for factor in (2.0, 4.0, 9.0)]
+
+
+def test_a_grid_proposes_every_combination_once_in_the_written_order(tmp_path):
+    found = proposals(source(tmp_path, study()))
+    assert pairs(found) == ALL
+    assert [p.number for p in found] == list(range(6))
+
+
+def test_a_setting_of_a_term_exists_only_where_the_method_has_it(tmp_path):
+    dimensions = {"method": ["student", "kd"], "factor": [4], "temperature": [2, 8]}
+    grid = source(tmp_path, study(dimensions=dimensions))
+    found = proposals(grid)
+    assert [p.configs[0].terms.get("kd.temperature") for p in found] == [None, 2.0, 8.0]
+    assert "temperature" not in grid.optuna.trials[0].params
+
+
+def test_the_cover_and_the_points_come_before_the_sampler(tmp_path):
+    spec = study(
+        sampler="tpe",
+        trials=9,
+        dimensions={
+            "method": ["student", "kd"],
+            "factor": [2, 4, 9],
+            "kd.alpha": {"low": 0.1, "high": 0.9},
+        },
+        points=[{"method": "kd", "factor": 9, "kd.alpha": 0.25}],
+        cover=["method", "factor"],
+    )
+    found = proposals(source(tmp_path, spec))
+    assert len(found) == 9
+    assert found[0].configs[0].terms["kd.alpha"] == 0.25
+    assert pairs(found[1:7]) == ALL
+    assert all(0.1 <= p.configs[0].terms.get("kd.alpha", 0.5) <= 0.9 for p in found)
+
+
+def test_points_alone(tmp_path):
+    points = [{"method": "kd", "factor": 2}, {"method": "student", "factor": 9}]
+    found = proposals(source(tmp_path, study(sampler="points", points=points)))
+    assert pairs(found) == [("kd", 2.0), ("student", 9.0)]
+
+
+def test_a_budget_cuts_a_grid(tmp_path):
+    cut = source(tmp_path, study(trials=4))
+    assert pairs(proposals(cut)) == ALL[:4]
+    assert cut.total == 4
+
+
+def test_repeats_differ_in_their_seeds_alone(tmp_path):
+    (proposal, *_) = proposals(source(tmp_path, study(repeats=3)))
+    assert [(c.seed, c.view_seed) for c in proposal.configs] == [(0, 0), (1, 1), (2, 2)]
+    assert len({c.replace(seed=0, view_seed=0).to_json() for c in proposal.configs}) == 1
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_sampler_draws_the_same_configs_from_the_same_seed(tmp_path, sampler):
+    dimensions = {"lr": {"low": 0.01, "high": 0.5, "log": True}, "epochs": {"low": 2, "high": 9}}
+    spec = study(sampler=sampler, trials=5, dimensions=dimensions, fixed={})
+    first, second = (proposals(source(tmp_path / name, spec)) for name in "ab")
+    assert [p.configs for p in first] == [p.configs for p in second]
+    assert len({p.configs[0].to_json() for p in first}) == 5
+    assert all(p.configs[0].epochs in range(2, 10) for p in first)
+
+
+def test_values_and_directions_reach_optuna(tmp_path):
+    spec = study(objectives={"val_acc": "max", "latency_ms": "min"})
+    told = source(tmp_path, spec)
+    for proposal, latency in zip(proposals(told, 2), (3.0, 1.0), strict=True):
+        told.tell(proposal.number, [completed(latency_ms=latency)], answered=False)
+    best = told.optuna.best_trials
+    assert [trial.values for trial in best] == [[0.5, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("row", "state"),
+    [
+        (completed(), TrialState.COMPLETE),
+        (completed(status="stopped"), TrialState.PRUNED),
+        (completed(status="failed"), TrialState.FAIL),
+        (completed(status="infeasible", val_acc=None), TrialState.FAIL),
+        (completed(val_acc=float("nan")), TrialState.FAIL),
+        (completed(compression_params=None), TrialState.FAIL),
+    ],
+)
+def test_what_a_row_becomes(tmp_path, row, state):
+    told = source(tmp_path, study())
+    told.tell(told.ask().number, [row], answered=False)
+    assert told.optuna.trials[0].state == state
+
+
+# After an interruption
+
+
+def test_asked_proposals_come_back_as_they_were(tmp_path):
+    spec = study(
+        sampler="random",
+        trials=4,
+        repeats=2,
+        dimensions={"method": ["student", "kd"], "lr": {"low": 0.01, "high": 0.5}},
+        fixed={},
+    )
+    before = source(tmp_path, spec)
+    asked = proposals(before, 3)
+    before.tell(1, [completed(2), completed(3)], answered=False)
+    after = source(tmp_path, spec)
+    assert after.unfinished() == [asked[0], asked[2]]
+    assert not after.exhausted
+    after.tell(0, [completed(0), completed(1)], answered=False)
+    after.tell(2, [completed(4), completed(5)], answered=False)
+    assert len(proposals(after)) == 1
+
+
+def test_a_proposal_of_which_only_some_parameters_were_drawn_is_completed(tmp_path):
+    spec = study()
+    before = source(tmp_path, spec)
+    trial = before.optuna.ask()
+    assert trial.suggest_categorical("method", ["student", "kd"]) == "student"
+    (proposal,) = source(tmp_path, spec).unfinished()
+    assert pairs([proposal]) == ALL[:1]
+    assert len(proposals(source(tmp_path, spec))) == 5
+
+
+def test_the_list_of_points_survives_a_kill_while_it_is_written(tmp_path):
+    spec = study()
+    before = source(tmp_path, spec)
+    lines = before._journal.path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 7
+    before._journal.path.write_bytes(b"".join(lines[:4]) + lines[4][:20])
+    assert pairs(proposals(source(tmp_path, spec))) == ALL
+
+
+def test_answers_count_neither_towards_the_budget_nor_as_progress_of_a_grid(tmp_path):
+    grid = source(tmp_path / "grid", study())
+    for proposal in proposals(grid):
+        grid.tell(proposal.number, [completed()], answered=proposal.number % 2 == 1)
+    again = source(tmp_path / "grid", study())
+    assert (grid.total, again.total, again.replaces, again.exhausted) == (6, 3, False, True)
+
+    spec = study(sampler="random", trials=2, dimensions={"lr": [0.1, 0.2, 0.3]}, fixed={})
+    random = source(tmp_path / "random", spec)
+    for answered in (False, True, True, False):
+        random.tell(random.ask().number, [completed()], answered=answered)
+    assert random.ask() is None
+    again = source(tmp_path / "random", spec)
+    assert (again.total, again.replaces, again.exhausted) == (2, True, True)

@@ -1,0 +1,107 @@
+"""A whole sweep on Ray: run, repeat one trial, confirm twice. Starting Ray takes most of it."""
+
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import yaml
+
+STUDY = {
+    "dataset": "digits",
+    "teacher": {"model": "wrn_16_1", "epochs": 3},
+    "fixed": {"student": "wrn", "compression": "factor", "epochs": 2, "val_fraction": 0.2},
+    "dimensions": {"method": ["kd", "student"], "factor": [2, 2.001], "lr": [0.1, 1e30]},
+    "points": [
+        {"method": "kd", "factor": 2, "lr": 0.1},
+        {"method": "kd", "factor": 2.001, "lr": 0.1},  # the same network
+        {"method": "student", "factor": 2, "lr": 0.1},
+        {"method": "student", "factor": 2, "lr": 1e30},  # diverges
+    ],
+    "sampler": "points",
+}
+
+
+def kdsweep(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    return done.stdout
+
+
+def shown(text: str, key: str) -> str:
+    """The value behind a key in the printed row of a trial."""
+    found = re.search(rf"^{key} +(\S+) *$", text, re.MULTILINE)
+    assert found, text
+    return found[1]
+
+
+@pytest.mark.slow
+def test_run_repeat_and_confirm(tmp_path):
+    study = tmp_path / "s.yaml"
+    study.write_text(yaml.safe_dump(STUDY))
+    results = ["--results", str(tmp_path / "results")]
+
+    def rows(sql: str) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(kdsweep("query", sql, "--csv", *results)))
+
+    text = kdsweep("run", str(study), *results)
+    assert "s-00001: same experiment as s-00000, not trained again" in text
+    assert "2 trials completed, 1 failed" in text
+    assert "\x1b" not in text
+    found = rows("SELECT * FROM trials ORDER BY trial_id").set_index("trial_id")
+    assert found["status"].to_dict() == {
+        "s-00000": "completed",
+        "s-00002": "completed",
+        "s-00003": "failed",
+    }
+    assert found.loc["s-00003", "error"].startswith("Diverged: the loss became")
+    assert 1.9 < found.loc["s-00000", "compression_params"] < 2.2
+    epochs = rows("SELECT trial_id, epoch, val_acc FROM epochs ORDER BY ALL")
+    assert epochs.query("trial_id == 's-00000'")["epoch"].tolist() == [1, 2]
+
+    # The same trial in this process, by its name and by its settings.
+    first = found.loc["s-00000"]
+    again = kdsweep("trial", "--replay", "s", "s-00000", *results)
+    same = kdsweep("trial", str(study), "method=kd", "factor=2", "lr=0.1", *results)
+    for text in (again, same):
+        assert shown(text, "config_key") == first["config_key"]
+        for key in ("val_acc", "test_acc", "params", "macs"):
+            assert float(shown(text, key)) == first[key]
+
+    # Two seeds of the front and its plain student; then a third.
+    kdsweep("confirm", "s", "--seeds", "1", *results)
+    kdsweep("confirm", "s", "--seeds", "2", *results)
+    confirmed = rows("SELECT * FROM trials WHERE stage = 'confirm' AND status = 'completed'")
+    seeds = confirmed.groupby("method")["seed"].agg(sorted).to_dict()
+    assert seeds["student"] == [1000, 1001]
+    assert all(seed == [1000, 1001] for seed in seeds.values())
+    assert confirmed["trial_id"].is_unique
+    assert confirmed["val_acc"].isna().all()
+    assert all(json.loads(config)["val_fraction"] == 0 for config in confirmed["config"])
+    assert "confirm" in kdsweep("table", "s", "--format", "csv", *results)
+
+    # What is not there is refused, also when Ray has to be asked.
+    before = sorted(os.listdir(tmp_path / "results"))
+    program = [sys.executable, "-m", "orchestrator.cli", "run", str(study)]
+    done = subprocess.run(
+        [*program, "--gpus-per-trial", "9", *results],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"kdsweep: --gpus-per-trial 9: the largest node has \d+ GPUs\n", done.stderr
+    )
+    assert sorted(os.listdir(tmp_path / "results")) == before

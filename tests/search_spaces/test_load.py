@@ -1,0 +1,145 @@
+"""Studies from files, shipped and own, and what --set does to them."""
+
+import pytest
+import yaml
+
+from orchestrator.plan import Plan
+from search_spaces.load import load_study, override, parse_study, study_names
+from search_spaces.spec import Study
+from trainables.errors import UserError
+
+
+def own(tmp_path, text, name="own.yaml"):
+    path = tmp_path / name
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_a_shipped_study_is_complete_and_consistent(name):
+    study = load_study(name)
+    assert study.name == name
+    assert len(study.description) > 40
+    assert study.trials or study.sampler in ("grid", "points")
+    # What is written to study.yaml says the same study.
+    assert parse_study(yaml.safe_load(yaml.safe_dump(study.model_dump(mode="json")))) == study
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_a_shipped_study_can_be_run(name, shared_data):
+    """Every network is built, and every method for it."""
+    study = load_study(name)
+    if study.teacher is not None and study.teacher.name is not None:
+        pytest.skip("needs an imported teacher")
+    Plan(study, name, "unused", str(shared_data)).check()
+
+
+def test_a_file_gives_its_name_to_the_study(tmp_path):
+    path = own(tmp_path, "dataset: digits\nsampler: grid\ndimensions: {lr: [0.1]}", "mine.yml")
+    assert load_study(path).name == "mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dataset: [digits", "is no YAML"),
+        ("- digits", "expected keys and values"),
+        ("", "expected keys and values"),
+        ("dataset: digits\nfixed: [lr]", "fixed: expected keys and values"),
+        ("dataset: digits\ndimensions: 3", "dimensions: expected keys and values"),
+        ("dataset: digits\nteacher: wrn", "teacher: expected keys and values"),
+        ("dataset: digits\ncover: method", "cover: expected a list"),
+    ],
+)
+def test_a_broken_file_is_named_in_one_line(tmp_path, text, expected):
+    with pytest.raises(UserError) as caught:
+        load_study(own(tmp_path, text))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(UserError, match="is no YAML"):
+        load_study(str(tmp_path / "own.yaml"))
+
+
+def test_unknown_studies():
+    with pytest.raises(UserError, match="unknown study 'digit'; did you mean digits"):
+        load_study("digit")
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        load_study("nowhere.yaml")
+
+
+def test_tags_that_run_code_are_no_yaml(tmp_path):
+    path = own(tmp_path, "dataset: !!python/object/apply:os.system ['true']")
+    with pytest.raises(UserError, match="is no YAML"):
+        load_study(path)
+
+
+# --set
+
+
+def digits(*assignments: str) -> Study:
+    return load_study("digits", assignments)
+
+
+def test_a_setting_is_fixed_for_all_trials_and_the_teacher():
+    study = digits("epochs=3", "lr=1e-2")
+    assert (study.fixed["epochs"], study.config({"factor": 2}).lr) == (3, 0.01)
+    assert study.teacher_config().epochs == 3
+
+
+def test_a_dimension_is_replaced():
+    study = digits("method=kd", "temperature=4")
+    assert "method" not in study.dimensions
+    assert study.cover == ["factor"]
+    assert study.config({"factor": 2}).terms["kd.temperature"] == 4
+
+
+def test_a_fixed_dimension_leaves_the_points(tmp_path):
+    text = "{dataset: digits, sampler: points, dimensions: {lr: [1, 2], batch_size: [8]},"
+    path = own(tmp_path, text + " points: [{lr: 1, batch_size: 8}, {lr: 2}]}")
+    assert load_study(path, ["lr=3"]).points == [{"batch_size": 8}, {}]
+
+
+def test_the_teachers_own_settings():
+    study = digits("teacher.epochs=1", "teacher.model=wrn_10_1")
+    assert (study.teacher_config().epochs, study.fixed["epochs"]) == (1, 20)
+    assert study.teacher_config().student == "wrn_10_1"
+
+
+def test_fields_of_the_study():
+    study = digits("trials=5", "repeats=2", "sampler=random", "cover=[]")
+    assert (study.trials, study.repeats, study.sampler, study.cover) == (5, 2, "random", [])
+
+
+def test_overriding_leaves_the_content_as_it_was():
+    content = {"dataset": "digits", "fixed": {"lr": 1}, "teacher": {"model": "x", "lr": 2}}
+    before = yaml.safe_dump(content)
+    override(content, ["lr=3", "teacher.epochs=1"])
+    assert yaml.safe_dump(content) == before
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("epochs", "expected KEY=VALUE"),
+        ("=3", "expected KEY=VALUE"),
+        ("lr=[1", "is no YAML"),
+        ("epoch=3", "unknown key 'epoch'; did you mean epochs"),
+        ("teacher.epoch=3", "unknown key 'teacher.epoch'; did you mean teacher.epochs"),
+        ("teacher=wrn_16_2", "teacher.model"),
+        ("temperature=0", "temperature: expected a number > 0, got 0"),
+        ("epochs=-1", "epochs: expected a whole number >= 1, got -1"),
+        ("epochs=", "epochs: expected a whole number >= 1, got None"),
+        ("trials=many", "trials"),
+        ("method=kdd", "unknown method 'kdd'; did you mean kd"),
+        ("fixed=3", "unknown key 'fixed'"),
+    ],
+)
+def test_a_mistaken_assignment_is_named_in_one_line(assignment, expected):
+    with pytest.raises(UserError) as caught:
+        digits(assignment)
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
