@@ -65,9 +65,9 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     """A study's content with values set from the shell.
 
     ``KEY=VALUE`` fixes a setting of all trials: it replaces a dimension of that name, also in
-    ``cover`` and ``points``, and the teacher's own value, so that ``epochs=1`` makes everything short. ``teacher.KEY=VALUE``
-    goes to the teacher alone; the study's own fields (``trials``, ``repeats``, ``sampler``,
-    ``dataset``...) are set by their names. Values are YAML.
+    ``cover`` and ``points``, and the teacher's own value, so that ``epochs=1`` makes everything
+    short. ``teacher.KEY=VALUE`` goes to the teacher alone; the study's own fields (``trials``,
+    ``repeats``, ``sampler``, ``dataset``...) are set by their names. Values are YAML.
     """
     content = {**content}
     for key, kind in (("fixed", dict), ("dimensions", dict), ("teacher", dict), ("cover", list)):

@@ -25,6 +25,7 @@ def test_a_sweep_that_is_killed_again_and_again_gives_the_same_table(
     assert driver.wait() == 0, driver.err
     expected = kdsweep("query", ROWS, "--csv", *left_alone)
     assert len(expected.splitlines()) == 1 + 8
+    assert expected.count(",completed,") == 8
 
     seed = random.randrange(2**32)
     print(f"the moments of the kills follow from seed {seed}")

@@ -3,7 +3,7 @@
 Embeddings of both networks are mapped linearly to 128 dimensions and to unit length, g_s and
 g_t. Of an image a buffer holds what g_t was when the image was last seen (mixed half and half
 with what was there before). A critic h tells the image's own entry from those of K images of
-other classes, with M training images (noise-contrastive estimation, section 3.1):
+other classes, with M training images (noise-contrastive estimation, section 3):
 
     h(s, t) = a / (a + K / M),   a = exp(g_s · g_t / τ) / Z
     L = CE + β · mean_b [ − log h(b, b) − Σ_k log (1 − h(b, k)) ]  + the same with s and t swapped

@@ -9,9 +9,9 @@ so that the student matches the relations between the teacher's logits, not thei
 term's temperature is then the paper's base temperature: set it to 2 (``kd.temperature``), where
 the released code starts. The cross-entropy keeps the logits as they are.
 
-z-scores have smaller gradients than logits, so the paper weighs the terms more: λ_KD = 9 beside
-λ_CE = 0.1 for KD, which is kd.alpha = 0.9 times ``weight`` = 10. The released code divides by
-the unbiased σ plus 1e-7, which is the paper's at a temperature larger by √(C / (C − 1)).
+z-scores have a small range, so the released code weighs KD ten times as much as without them: 9
+beside 0.1 of the cross-entropy, which is kd.alpha = 0.9 times ``weight`` = 10. It divides by the
+unbiased σ plus 1e-7, which is the paper's σ at a temperature larger by √(C / (C − 1)).
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,8 @@ With A the features of a batch, flattened to ``[B, C·H·W]``, and G the row-nor
     L = CE + γ · (1 / B²) Σ_(l, l') ‖G_t − G_s‖²_F
 
 over pairs (l, l') of stages, γ = 3000. The paper's experiments match the last stage before the
-pooling alone; ``stages: all`` sums over all pairs. Its text and its released code agree.
+pooling alone; ``stages: all`` sums over all pairs. RepDistiller, whose code the author checked,
+has the same form, stage and γ.
 """
 
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
-"""SRDwithDIST: SRD whose representational loss is DIST's (chitraz, Knowledge Distillation for
-Model Compression, 2023; SRD: arXiv 2205.06701, DIST: arXiv 2205.10536).
+"""SRDwithDIST: SRD whose representational loss is DIST's (chitraz 2023; arXiv 2205.06701).
+
+From the comparison Knowledge Distillation for Model Compression (DIST: arXiv 2205.10536),
 
     L = CE + α · L_FM + β · [ (1 − mean row Pearson) + (1 − mean column Pearson) ]
 

@@ -1,5 +1,6 @@
-"""SRDwithKL: SRD whose representational loss is KD's (chitraz, Knowledge Distillation for Model
-Compression, 2023; SRD: arXiv 2205.06701, KD: arXiv 1503.02531).
+"""SRDwithKL: SRD whose representational loss is KD's (chitraz 2023; arXiv 2205.06701).
+
+From the comparison Knowledge Distillation for Model Compression (KD: arXiv 1503.02531),
 
     L = CE + α · L_FM + β · T² · KL( softmax(z_t / T) ‖ softmax(W_t(GAP(A(F_s))) / T) )
 

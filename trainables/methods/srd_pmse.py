@@ -1,5 +1,6 @@
-"""SRDwithPMSE: SRD whose representational loss compares probabilities (chitraz, Knowledge
-Distillation for Model Compression, 2023; SRD: arXiv 2205.06701).
+"""SRDwithPMSE: SRD whose representational loss compares softmaxes (chitraz 2023; arXiv 2205.06701).
+
+From the comparison Knowledge Distillation for Model Compression,
 
     L = CE + α · L_FM + β · mean ( softmax(W_t(GAP(A(F_s)))) − softmax(z_t) )²
 

@@ -7,9 +7,9 @@ The temperature softens the teacher alone, which is a power transform with γ = 
     L_WTTM = CE + β · (1/B) Σ_b U_γ(p_t) · KL( p^γ_t ‖ p_s )                    (section 4)
 
 The student has no temperature, so there is no T² as in KD. The weight U_γ, the power sum, goes
-from 1 for a sure teacher to C^(1 − γ) for a uniform one; nothing divides it again, in the paper
-and in the released code alike. Both choose γ and β per pair of networks; our defaults are those
-of the code's examples for VGG-13 to VGG-8: γ = 0.1, β = 45 for TTM, γ = 0.2, β = 4 for WTTM.
+from 1 for a sure teacher to C^(1 − γ) for a uniform one; the released code, too, divides it by
+nothing. γ and β are chosen per pair of networks; our defaults are those of the code's examples
+for VGG-13 to VGG-8: γ = 0.1, β = 45 for TTM, and γ = 0.2, β = 4 for WTTM (there beside CRD).
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables.errors import UserError
 from trainables.methods.method import Method, resolve_settings
@@ -224,6 +225,27 @@ def test_state_dict_round_trip(name: str, term: Term) -> None:
     twin.load_state_dict(term.state_dict())
     losses = [loss_of(one.eval(), student, teacher, target) for one in (term, twin)]
     assert torch.equal(*losses)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would make the host wait for a device: reading values, or sizes from values."""
+
+    WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indices = args[1] if func is torch.ops.aten.index.Tensor else ()
+        masked = any(index is not None and index.dtype == torch.bool for index in indices)
+        assert func not in self.WAITING, func
+        assert not masked, func
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device(term: Term) -> None:
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    target = torch.arange(4)
+    with NoWaiting():
+        for _ in range(2):
+            loss_of(term, student, teacher, target).backward()
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)
