@@ -52,7 +52,7 @@ def trial(options: Namespace) -> int:
                 sweep, trial_id, chosen, say=local.print_line, profile=profile
             )
             _print_row(now)
-            print(f"val_acc of {trial_id}: {before['val_acc']!r}, now {now['val_acc']!r}")
+            print(f"val_acc of {trial_id}: {before['val_acc']}, now {now['val_acc']}")
             return 0
         if options.study is None:
             raise UserError("trial: expected a study, or --replay SWEEP TRIAL_ID")

@@ -11,7 +11,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder with CIFAR-10 and the imported teachers; the test is skipped where it is absent."""
+    """The folder with CIFAR-10 and teachers; tests that need it are skipped where it is absent."""
     folder = Path(
         os.environ.get("KDSWEEP_DATA") or Path(__file__).parents[2] / "shared" / "data"
     ).resolve()

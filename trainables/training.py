@@ -2,36 +2,29 @@
 
 import random
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from trainables.config import TrialConfig
-from trainables.data.batches import epoch_order, evaluation_batches, train_batches
+from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset, Images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
+from trainables.evaluation import Score, score
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
+from trainables.models.outputs import Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
 
-EVALUATION_BATCH = 512
-
 
 class Diverged(ArithmeticError):
     """The training loss became NaN or infinite."""
-
-
-class Score(NamedTuple):
-    """Mean cross-entropy in nats and accuracy in [0, 1] over a set of images."""
-
-    loss: float
-    acc: float
 
 
 class Training:
@@ -152,31 +145,25 @@ class Training:
         self.optimizer.step()
         return losses.detach()
 
-    @torch.no_grad()
     def score(self, images: Images) -> Score | None:
         """Scores the student on images as they are; None where there are none."""
         if not len(images):
             return None
         self.student.eval()
-        sums = torch.zeros(2, device=self.device, dtype=torch.float64)
-        for indices in evaluation_batches(torch.arange(len(images)), EVALUATION_BATCH):
-            inputs = to_float(
-                images.images[indices].to(self.device), self.dataset.mean, self.dataset.std
-            )
-            target = images.labels[indices].to(self.device)
-            logits = self.student(inputs).logits.float()
-            sums[0] += torch.nn.functional.cross_entropy(logits, target, reduction="sum")
-            sums[1] += (logits.argmax(dim=1) == target).sum()
-        loss, acc = (sums / len(images)).tolist()
-        return Score(loss, acc)
+
+        def logits_of(pixels: Tensor) -> Tensor:
+            outputs: Outputs = self.student(to_float(pixels, self.dataset.mean, self.dataset.std))
+            return outputs.logits
+
+        return score(logits_of, images, self.device)
 
     def test(self) -> Score:
         """Scores the test set; the only place where it is read, after the last epoch."""
         if self.epoch < self.config.epochs:
             raise RuntimeError("the test set is read after the last epoch only")
-        score = self.score(self.dataset.read_test())
-        assert score is not None
-        return score
+        found = self.score(self.dataset.read_test())
+        assert found is not None
+        return found
 
     def _optimizer(self) -> torch.optim.Optimizer:
         config = self.config

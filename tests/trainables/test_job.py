@@ -15,7 +15,6 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.models.weights import read_network
-from trainables.teachers.importing import accuracy
 from trainables.teachers.teacher import Teacher
 
 CPU = torch.device("cpu")
@@ -107,7 +106,7 @@ def test_the_students_file_gives_the_same_network(
     run = Run(job, CPU)
     row = finish(run)
     card, network = read_network(job.folder, STUDENT)
-    assert accuracy(Teacher(network, card, CPU), digits.read_test()) == row["test_acc"]
+    assert Teacher(network, card, CPU).score(digits.read_test()).acc == row["test_acc"]
     assert card.test_acc == row["test_acc"]
     assert card.model == row["student"]
     assert card.params == row["params"]

@@ -10,14 +10,12 @@ import torch
 from torch import Tensor
 
 from trainables.compression.measure import count_macs, count_params
-from trainables.data.batches import evaluation_batches
 from trainables.data.dataset import Dataset, Images
 from trainables.errors import UserError, unknown
 from trainables.models.outputs import Network
 from trainables.models.registry import FAMILIES, create_model
 from trainables.models.weights import SUFFIX, Card, save_network
 from trainables.teachers.teacher import Teacher, teacher_folder
-from trainables.training import EVALUATION_BATCH
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -51,8 +49,8 @@ def import_teacher(
         results: folder or URI where the teacher is kept.
         name: under which studies refer to it; the architecture's name by default.
         normalisation: a name of `NORMALISATIONS`, ``dataset``, ``mean/std`` in numbers
-            (``0.5,0.5,0.5/0.2,0.2,0.2``), or ``auto``: the known one with which the network is
-            most often right on 2,000 training images.
+            (``0.5,0.5,0.5/0.2,0.2,0.2``), or ``auto``: the known one with which the network has
+            the lowest cross-entropy on 2,000 training images.
         device: where it is evaluated; the CPU by default.
 
     Returns:
@@ -79,20 +77,10 @@ def import_teacher(
         origin=Path(file).name,
     )
     card = _normalised(network, card, dataset, normalisation, device)
-    test_acc = accuracy(Teacher(network, card, device), dataset.read_test())
+    test_acc = Teacher(network, card, device).score(dataset.read_test()).acc
     return save_network(
         teacher_folder(results), card.name + SUFFIX, network, replace(card, test_acc=test_acc)
     )
-
-
-def accuracy(teacher: Teacher, images: Images) -> float:
-    """Share of images that the teacher classifies right, in [0, 1]."""
-    device = next(teacher.network.parameters()).device
-    hits = torch.zeros((), dtype=torch.int64, device=device)
-    for indices in evaluation_batches(torch.arange(len(images)), EVALUATION_BATCH):
-        logits = teacher(images.images[indices].to(device)).logits
-        hits += (logits.argmax(dim=1) == images.labels[indices].to(device)).sum()
-    return hits.item() / len(images)
 
 
 def read_weights(file: str) -> dict[str, Tensor]:
@@ -167,7 +155,8 @@ def _normalised(
         return replace(card, mean=mean, std=std)
     probe = Images(dataset.train.images[:PROBE_IMAGES], dataset.train.labels[:PROBE_IMAGES])
     cards = [replace(card, mean=mean, std=std) for mean, std in known.values()]
-    return max(cards, key=lambda tried: accuracy(Teacher(network, tried, device), probe))
+    # Trained networks get nearly all of these right in any normalisation; how sure they are tells.
+    return min(cards, key=lambda tried: Teacher(network, tried, device).score(probe).loss)
 
 
 def _numbers(text: str, channels: int, known: list[str]) -> Statistics:

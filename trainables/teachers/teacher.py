@@ -5,8 +5,10 @@ import functools
 import torch
 from torch import Tensor
 
+from trainables.data.dataset import Images
 from trainables.data.views import to_float
 from trainables.errors import unknown
+from trainables.evaluation import Score, score
 from trainables.files import Folder, open_folder
 from trainables.models.outputs import Network, Outputs
 from trainables.models.weights import SUFFIX, Card, read_card, read_network
@@ -31,6 +33,11 @@ class Teacher:
         """Outputs for uint8 views ``[B, C, H, W]``, without gradients."""
         outputs: Outputs = self.network(to_float(views, self.card.mean, self.card.std))
         return outputs
+
+    def score(self, images: Images) -> Score:
+        """Loss and accuracy on images as they are."""
+        device = next(self.network.parameters()).device
+        return score(lambda pixels: self(pixels).logits, images, device)
 
 
 def teacher_folder(results: str) -> Folder:

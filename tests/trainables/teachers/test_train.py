@@ -11,7 +11,6 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.models.weights import SUFFIX, read_network
 from trainables.teachers import train
-from trainables.teachers.importing import accuracy
 from trainables.teachers.teacher import (
     find_teacher,
     list_teachers,
@@ -34,7 +33,7 @@ def test_a_trained_teacher_is_found(digits: Dataset, digits_teacher) -> None:
     assert card.test_acc > 0.6
     assert find_teacher(digits_teacher.results, digits_teacher.file) == card
     assert list_teachers(digits_teacher.results) == [card]
-    assert accuracy(digits_teacher.load(), digits.read_test()) == card.test_acc
+    assert digits_teacher.load().score(digits.read_test()).acc == card.test_acc
 
 
 def test_it_is_trained_once(quick: Quick, tmp_path: Path) -> None:
