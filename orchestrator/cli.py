@@ -70,7 +70,8 @@ EXAMPLES = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns the exit code: 0, 1 after an interruption, 2 for a mistake."""
+    """Runs a verb. Returns the exit code: 0, 1 after an interruption or where every
+    trial failed, 2 for a mistake."""
     options = parse(arguments)
     from trainables.errors import UserError
 

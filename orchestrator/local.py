@@ -12,7 +12,8 @@ import torch
 from orchestrator import query
 from orchestrator.plan import Plan
 from orchestrator.sweep import Options, absolute, reopen
-from search_spaces.spec import Dimension, Study, Value, setting_of
+from search_spaces.dimension import Dimension, Value, setting_of
+from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
 from trainables.files import open_folder

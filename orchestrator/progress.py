@@ -14,7 +14,7 @@ from trainables.config import TrialConfig
 
 Row = Mapping[str, Any]
 
-LINE_SECONDS = 15.0
+LINE_SECONDS = 10.0
 MAX_LINES = 12
 
 
@@ -63,10 +63,15 @@ class Progress:
 
     # What happens
 
-    def stage(self, text: str) -> None:
-        """What is going on before trials run, such as the teacher's training."""
+    def stage(self, text: str, *, passing: bool = False) -> None:
+        """What is going on before trials run, such as the teacher's training.
+
+        Args:
+            text: one line.
+            passing: whether the next line makes this one old; of such, plain output shows a few.
+        """
         self._stage = text
-        if self._live is None and text:
+        if self._live is None and (not passing or self._line_is_due()):
             self._print(text)
 
     def began(self, already: int, total: int, *, replaces: bool) -> None:
@@ -88,8 +93,7 @@ class Progress:
         trial_id = row["trial_id"]
         if trial_id in self._running:
             self._running[trial_id] = (self._running[trial_id][0], row["epoch"])
-        if self._live is None and time.monotonic() - self._last_line > LINE_SECONDS:
-            self._last_line = time.monotonic()
+        if self._live is None and self._line_is_due():
             self._print(self._counts())
 
     def ended(self, row: Row) -> None:
@@ -116,6 +120,12 @@ class Progress:
             self.total -= 1
         if self._live is None and self.verbose:
             self._print(f"{_clock()} {trial_id}: same experiment as {by}, not trained again")
+
+    def _line_is_due(self) -> bool:
+        due = time.monotonic() - self._last_line > LINE_SECONDS
+        if due:
+            self._last_line = time.monotonic()
+        return due
 
     def _print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True, markup=False)

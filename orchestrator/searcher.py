@@ -6,12 +6,9 @@ ones running for ever, trains duplicates, and keeps its state in pickles.
 
 import contextlib
 import functools
-import itertools
-import json
-import logging
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,24 +18,13 @@ from ray.exceptions import RayTaskError
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from orchestrator.ledger import DEATH, Ledger, Row
 from orchestrator.plan import Plan
 from orchestrator.source import Proposal, Source
 from orchestrator.store import SCHEMAS, Store
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.job import PROGRESS, trial_folder
-
-log = logging.getLogger(__name__)
-
-MAX_DEATHS = 3
-"""A trial whose worker died this often has failed: it may be what kills them."""
-OUT_OF_MEMORY = "OutOfMemoryError"
-DEATH = "the worker process died; see Ray's logs of its node"
-
-TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{number:05d}"}
-"""How trials are called, by stage."""
-
-Row = Mapping[str, Any]
 
 
 class Watcher(Protocol):
@@ -93,8 +79,8 @@ class StudySearcher(Searcher):
     last one could not.
 
     Trials whose `config_key` equals that of a finished or running one are answered from its
-    row. A trial whose worker died is tried again, until `MAX_DEATHS`; one that ran out of GPU
-    memory once, with twice the share.
+    row. A trial whose worker died is tried again, until `ledger.MAX_DEATHS`; one that ran out of
+    GPU memory once, with twice the share.
 
     Args:
         source: of the configs.
@@ -120,44 +106,17 @@ class StudySearcher(Searcher):
     ) -> None:
         super().__init__()
         self.source, self.plan, self.store, self.watcher = source, plan, store, watcher
-        self._stage, self._retry_seconds = stage, retry_seconds
-        self._booked: dict[str, Row] = {}
-        self._attempts: defaultdict[str, int] = defaultdict(int)
-        self._errors: defaultdict[str, list[str]] = defaultdict(list)
-        self._completed: dict[str, Row] = {}
+        self._retry_seconds = retry_seconds
+        self._ledger = Ledger(store, plan, stage)
+        self._completed = self._ledger.completed()
         self._owner: dict[str, str] = {}
         self._waiting: dict[str, list[Ask]] = {}
         self._live: dict[str, Ask] = {}
         self._queue: deque[Ask] = deque()
+        self.booked = self._ledger.count()
         self.finished = False
-        self._read_interrupted()
-
-    def _read_interrupted(self) -> None:
-        """Takes up what an earlier run of the sweep has booked and left open."""
-        for table in ("epochs", "trials"):
-            for row in self.store.read(table).to_pylist():
-                attempts = self._attempts[row["trial_id"]]
-                self._attempts[row["trial_id"]] = max(attempts, row["attempt"])
-                if table == "trials":
-                    self._read_trial(row)
-        self.booked = sum(
-            row["stage"] == self._stage and self._is_over(row) for row in self._booked.values()
-        )
-        for proposal in self.source.unfinished():
+        for proposal in source.unfinished():
             self._take(proposal)
-
-    def _read_trial(self, row: Row) -> None:
-        trial_id = row["trial_id"]
-        if trial_id not in self._booked or row["attempt"] >= self._booked[trial_id]["attempt"]:
-            self._booked[trial_id] = row
-        if row["status"] == "completed":
-            self._completed[row["config_key"]] = row
-        elif row["status"] == "failed":
-            self._errors[trial_id].append(str(row["error"]))
-
-    def _is_over(self, row: Row) -> bool:
-        """Whether a trial with this last row needs no further attempt."""
-        return row["status"] != "failed" or self._share(self._errors[row["trial_id"]]) is None
 
     # What Tune calls
 
@@ -234,15 +193,15 @@ class StudySearcher(Searcher):
         repeats = len(proposal.configs)
         for repeat, config in enumerate(proposal.configs):
             number = proposal.number * repeats + repeat
-            name = self._name(number, config)
-            booked = self._booked.get(name)
-            if booked is not None and self._is_over(booked):
+            name = self._ledger.name(number, config)
+            booked = self._ledger.rows.get(name)
+            if booked is not None and self._ledger.is_over(booked):
                 group.rows[repeat], group.trained = booked, True
                 continue
-            errors = tuple(self._errors[name])
-            share = self._share(errors)
+            errors = tuple(self._ledger.errors[name])
+            share = self._ledger.share(errors)
             assert share is not None
-            attempt = self._attempts[name] + 1
+            attempt = self._ledger.attempts[name] + 1
             ask = Ask(group, repeat, config, name, attempt, share, errors=errors)
             try:
                 ask.key = self.plan.key(config)
@@ -252,18 +211,6 @@ class StudySearcher(Searcher):
             else:
                 self._queue.append(ask)
         self._tell_if_whole(group)
-
-    def _name(self, number: int, config: TrialConfig) -> str:
-        """The trial's id: one that no other config has.
-
-        A number can come again with another config: in a second, different confirmation, or
-        where the end of a journal was lost with the machine that wrote it.
-        """
-        plain = TRIAL_IDS[self._stage].format(sweep=self.plan.sweep, number=number)
-        names = itertools.chain([plain], (f"{plain}-{again}" for again in itertools.count(2)))
-        return next(
-            name for name in names if name not in self._booked or _is_of(self._booked[name], config)
-        )
 
     def _answer(self, ask: Ask) -> bool:
         """Answers a trial from an equal one's row, now or when that one ends."""
@@ -292,7 +239,7 @@ class StudySearcher(Searcher):
         if row["status"] != "failed":
             return None
         errors = (*ask.errors, str(row["error"]))
-        share = self._share(errors)
+        share = self._ledger.share(errors)
         if share is None:
             return None
         return Ask(
@@ -305,15 +252,6 @@ class StudySearcher(Searcher):
             ask.key,
             errors,
         )
-
-    def _share(self, errors: Sequence[str]) -> float | None:
-        """The GPU share of the attempt after those that failed so; None where there is none."""
-        deaths = sum(error == DEATH for error in errors)
-        full = sum(error.startswith(OUT_OF_MEMORY) for error in errors)
-        if deaths + full < len(errors) or deaths >= MAX_DEATHS or full > 1:
-            return None
-        share = min(1.0, 2 * self.plan.gpus) if full else self.plan.gpus
-        return None if full and share <= self.plan.gpus else share
 
     def _book(self, ask: Ask, row: Row, *, final: bool = True) -> None:
         """Writes an attempt's row; tells the source when the whole proposal is done."""
@@ -379,11 +317,3 @@ def _raised(trial: Any) -> Exception | None:
     except (OSError, TypeError):
         return None
     return error.cause if isinstance(error, RayTaskError) else None
-
-
-def _is_of(row: Row, config: TrialConfig) -> bool:
-    """Whether a row, perhaps of an older version, is of this config."""
-    try:
-        return TrialConfig.from_mapping(json.loads(row["config"])) == config
-    except UserError:
-        return False

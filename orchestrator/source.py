@@ -10,7 +10,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from orchestrator.journal import Journal
-from search_spaces.spec import Dimension, Study, Value, setting_of
+from search_spaces.dimension import Dimension, Value, setting_of
+from search_spaces.spec import Study
 from trainables.config import TrialConfig
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
@@ -153,7 +154,6 @@ class OptunaSource:
     def _proposal(self, trial: optuna.Trial) -> Proposal:
         drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
         configs = tuple(self.study.config(drawn, repeat=k) for k in range(self.study.repeats))
-        trial.set_user_attr("config", configs[0].to_dict())
         self._live[trial.number] = trial
         return Proposal(trial.number, configs)
 
@@ -161,8 +161,8 @@ class OptunaSource:
         self._useless = self._useless + 1 if answered else 0
         trial = self._live.pop(number)
         trial.set_user_attr("trial_ids", [row["trial_id"] for row in rows])
-        trial.set_user_attr("answered", answered)
         if answered:
+            trial.set_user_attr("answered", True)
             self._trained -= 1
         values = _objectives(self.study, rows)
         if values is not None:

@@ -1,6 +1,5 @@
 """A sweep from its study to its last row: run, resume, confirm."""
 
-import contextlib
 import itertools
 import logging
 import os
@@ -21,21 +20,19 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.source import ListSource, OptunaSource, Source
 from orchestrator.store import Store
+from orchestrator.teacher_stage import with_teacher
 from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import open_folder
-from trainables.teachers.teacher import teacher_folder
-from trainables.teachers.train import Recipe
+from trainables.teachers.train import TEACHERS
 from trainables.version import code_version, versions
 
 if TYPE_CHECKING:
     from orchestrator.searcher import StudySearcher
 
 log = logging.getLogger(__name__)
-
-MAX_TEACHER_ATTEMPTS = 3
 
 NOTES = "kdsweep"
 """Key of ``study.yaml`` under which a sweep notes what it found: versions, fingerprints."""
@@ -96,7 +93,9 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     results = absolute(options.results)
     name = name or _free_name(results, study.name)
     _check_free(results, name)
-    data_dir = os.path.abspath(options.data_dir) if options.data_dir else None
+    # Noted with the study: workers elsewhere and a later resume have other environments.
+    data_dir = options.data_dir or os.environ.get("KDSWEEP_DATA")
+    data_dir = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else None
     plan = Plan(study, name, results, data_dir).with_teacher()
     plan.check()
     open_folder(results).check_writable()
@@ -177,15 +176,15 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     store = Store(session.plan.results, sweep)
     finished = False
     try:
-        plan = _with_teacher(session.plan, progress)
+        plan = with_teacher(session.plan, progress)
         # Imports Ray, which reads its environment at that moment.
         from orchestrator.searcher import StudySearcher
 
         searcher = StudySearcher(source, plan, store, progress, stage)
         progress.began(searcher.booked, source.total, replaces=source.replaces)
         # One more than there is room for: the next trial waits for an actor to reuse.
-        at_once = cluster.slots(plan.cpus, plan.gpus) + 1
-        _tune(searcher, sweep, min(at_once, options.max_concurrent or at_once))
+        room = cluster.slots(plan.cpus, plan.gpus) + 1
+        _tune(searcher, sweep, options.max_concurrent or room)
         finished = searcher.finished
     except KeyboardInterrupt:
         log.debug("interrupted", exc_info=True)
@@ -230,65 +229,6 @@ def _tune(searcher: "StudySearcher", sweep: str, at_once: int) -> None:
         ).fit()
 
 
-def _with_teacher(plan: Plan, progress: Progress) -> Plan:
-    """The plan with its teacher, trained on Ray now if there is none yet.
-
-    Raises:
-        UserError: it cannot be trained.
-    """
-    plan = plan.with_teacher()
-    recipe = plan.recipe
-    if plan.teacher is not None or recipe is None:
-        return plan
-    import ray
-
-    with _teacher_lock(plan):
-        plan = plan.with_teacher()
-        for _ in range(MAX_TEACHER_ATTEMPTS):
-            if plan.teacher is not None:
-                break
-            progress.stage(f"training the teacher {recipe.name}")
-            with contextlib.suppress(ray.exceptions.ActorDiedError):
-                _train_teacher(plan, recipe, progress)
-            plan = plan.with_teacher()
-    if plan.teacher is None:
-        raise UserError(
-            f"teacher {recipe.name}: its worker died {MAX_TEACHER_ATTEMPTS} times; "
-            "see Ray's logs of its node"
-        )
-    progress.stage(f"teacher {plan.teacher.name}: test {100 * plan.teacher.test_acc:.2f} %")
-    return plan
-
-
-def _train_teacher(plan: Plan, recipe: Recipe, progress: Progress) -> None:
-    """Trains the teacher in an actor, or goes on from its checkpoint."""
-    import ray
-    import torch
-
-    from trainables.teachers.train import TeacherTraining
-    from trainables.training import Diverged
-
-    device = torch.device("cuda" if plan.gpus else "cpu")
-    cpus = 1 if plan.gpus else max(1, int(cluster.largest_node("CPU")))
-    worker: Any = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
-        recipe, plan.results, plan.data_dir, device
-    )
-    try:
-        while (row := ray.get(worker.run_epoch.remote())) is not None:
-            val = row["val_acc"]
-            shown = f", val {100 * val:.2f} %" if val is not None else ""
-            progress.stage(
-                f"teacher {recipe.name}: epoch {row['epoch']}/{recipe.config.epochs}{shown}"
-            )
-        ray.get(worker.finish.remote())
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, Diverged | UserError):
-            raise UserError(f"teacher {recipe.name}: {error.cause}") from error
-        raise
-    finally:
-        ray.kill(worker)
-
-
 def _write_study(plan: Plan) -> None:
     content: dict[str, Any] = plan.study.model_dump(mode="json", exclude_defaults=True)
     content[NOTES] = {
@@ -319,18 +259,6 @@ def _locked(results: str, sweep: str) -> Iterator[None]:
 
 
 @contextmanager
-def _teacher_lock(plan: Plan) -> Iterator[None]:
-    """One training per teacher, however many sweeps of a results folder wait for it."""
-    folder = teacher_folder(plan.results)
-    if not folder.is_local:
-        yield
-        return
-    Path(folder.path).mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(folder.path) / f".{plan.teacher_file}.lock"):
-        yield
-
-
-@contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
     """SIGTERM as SIGINT, which Tune answers by ending in order."""
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -341,6 +269,8 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _check_free(results: str, name: str) -> None:
+    if name == TEACHERS:
+        raise UserError(f"--name {name}: the teachers are kept in that folder; choose another name")
     if Store(results, name).sweep in Store.sweeps(results):
         raise UserError(
             f"--name {name}: there is such a sweep in {results}; "
@@ -350,7 +280,7 @@ def _check_free(results: str, name: str) -> None:
 
 def _free_name(results: str, wanted: str) -> str:
     """``digits``, ``digits-2``, ...: the first that no sweep has."""
-    taken = Store.sweeps(results)
+    taken = [*Store.sweeps(results), TEACHERS]
     numbered = (f"{wanted}-{number}" for number in itertools.count(2))
     return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 

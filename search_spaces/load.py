@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from search_spaces.spec import Study, setting_of
+from search_spaces.dimension import setting_of
+from search_spaces.spec import Study
 from trainables.errors import UserError, unknown
 
 _UNION_MEMBERS = ("bool", "int", "float", "str")

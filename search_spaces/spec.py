@@ -7,71 +7,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from search_spaces.dimension import Dimension, Strict, Value, check_known, grid_values, setting_of
 from trainables.config import COMPRESSIONS, TrialConfig
 from trainables.errors import UserError, unknown
 from trainables.methods.method import method_settings
-from trainables.methods.registry import PLAIN, term_class, term_names
-from trainables.settings import Setting, settings_of
+from trainables.methods.registry import PLAIN
+from trainables.settings import settings_of
 
-Value = bool | int | float | str
-Draw = Callable[[str, "Dimension"], Value]
+Draw = Callable[[str, Dimension], Value]
 
 MAX_GRID = 100_000
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Dimension(_Strict):
-    """One thing to search: listed choices, or a range of numbers.
-
-    In YAML a plain list stands for ``choices``.
-    """
-
-    choices: list[Value] | None = Field(None, min_length=1, description="the values to choose from")
-    low: float | None = Field(None, description="least value of a range")
-    high: float | None = Field(None, description="greatest value of a range, included")
-    log: bool = Field(False, description="search the range on a log scale")
-    step: float | None = Field(None, gt=0, description="distance between the values of a range")
-    when: dict[str, list[Value]] = Field(
-        default_factory=dict,
-        description="only in trials in which these keys have one of these values",
-    )
-
-    @model_validator(mode="after")
-    def _complete(self) -> "Dimension":
-        ranged = self.low is not None and self.high is not None
-        if ranged == (self.choices is not None):
-            raise ValueError("expected a list of choices, or low and high")
-        if ranged:
-            assert self.low is not None
-            assert self.high is not None
-            if self.low > self.high:
-                raise ValueError(f"low {self.low:g} is above high {self.high:g}")
-            if self.log and self.low <= 0:
-                raise ValueError("a log range must start above 0")
-            if self.log and self.step is not None:
-                raise ValueError("a log range has no step")
-        return self
-
-    def __contains__(self, value: Value) -> bool:
-        if self.choices is not None:
-            return value in self.choices
-        assert self.low is not None
-        assert self.high is not None
-        if isinstance(value, str | bool) or not self.low <= value <= self.high:
-            return False
-        steps = (value - self.low) / self.step if self.step else 0.0
-        return abs(steps - round(steps)) < 1e-8
-
-    def ends(self) -> list[Value]:
-        """Values that stand for the dimension when it is checked: choices, or both ends."""
-        if self.choices is not None:
-            return self.choices
-        assert self.low is not None
-        assert self.high is not None
-        return [self.low, self.high]
 
 
 def _as_choices(value: Any) -> Any:
@@ -104,7 +49,7 @@ class TeacherSpec(BaseModel):
         return dict(self.model_extra or {})
 
 
-class Study(_Strict):
+class Study(Strict):
     """A study: data, teacher, what is fixed, what is searched, for what and how long."""
 
     name: str = Field(description="the study's name; the file's by default")
@@ -239,7 +184,7 @@ class Study(_Strict):
         """
         for block, keys in (("fixed", self.fixed), ("dimensions", self.dimensions)):
             for key in keys:
-                _known(key)
+                check_known(key)
                 if key in OF_STUDY:
                     raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
         for key, dimension in self.dimensions.items():
@@ -319,54 +264,11 @@ TRAINING = [
 """Settings that a teacher's training has, too."""
 
 
-def setting_of(key: str) -> Setting:
-    """The setting behind a key of a study: a trial's, a term's (``kd.alpha``), or a bare name.
-
-    A bare name stands for the setting of every term that has it; the first gives the type.
-
-    Raises:
-        UserError: no such key.
-    """
-    _known(key)
-    own = settings_of(TrialConfig)
-    if key in own:
-        return own[key]
-    for name in term_names():
-        settings = settings_of(term_class(name).Config)
-        if key in (f"{name}.{short}" for short in settings):
-            return settings[key.partition(".")[2]]
-        if key in settings:
-            return settings[key]
-    raise AssertionError(key)
-
-
 @functools.cache
 def _term_keys(method: str) -> frozenset[str]:
     """The keys of a method's settings, full and bare."""
     full = method_settings(method)
     return frozenset(full) | {key.partition(".")[2] for key in full}
-
-
-def grid_values(dimension: Dimension, key: str) -> list[Value]:
-    """The values that a grid tries."""
-    if dimension.choices is not None:
-        return dimension.choices
-    assert dimension.low is not None
-    assert dimension.high is not None
-    assert dimension.step is not None
-    count = int((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
-    whole = setting_of(key).kind is int
-    values = [dimension.low + index * dimension.step for index in range(count)]
-    return [int(value) if whole else value for value in values]
-
-
-def _known(key: str) -> None:
-    names = list(settings_of(TrialConfig))
-    for term in term_names():
-        for short in settings_of(term_class(term).Config):
-            names += [short, f"{term}.{short}"]
-    if key not in names:
-        raise unknown("key", key, set(names))
 
 
 def _decides_first(key: str) -> int:

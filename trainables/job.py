@@ -215,7 +215,8 @@ class Run:
     def _facts(self) -> dict[str, Any]:
         """Columns that are known before the first epoch."""
         student, shape = self.training.student, self.dataset.image_shape
-        params, macs, size = count_params(student), count_macs(student, shape), size_bytes(student)
+        params, size = count_params(student), size_bytes(student)
+        macs = _macs(self.choice.name, self.dataset.num_classes, shape)
         facts = {
             "sweep": self.job.sweep,
             "trial_id": self.job.trial_id,
@@ -256,6 +257,13 @@ class Run:
                 "compression_bytes": size_bytes(self.teacher.network) / size,
             }
         return facts
+
+
+@functools.lru_cache(maxsize=256)
+def _macs(model: str, classes: int, image_shape: tuple[int, int, int]) -> int:
+    """Counted once per network and process."""
+    with torch.device("meta"):
+        return count_macs(create_model(model, classes, image_shape), image_shape)
 
 
 @functools.lru_cache(maxsize=64)

@@ -91,9 +91,9 @@ class Sweep:
         """The driver and everything that it started."""
         return [self.process.pid, *descendants(self.process.pid)]
 
-    def workers(self) -> list[int]:
-        """The processes that train trials."""
-        return [pid for pid in self.processes() if "DistillTrainable" in command(pid)]
+    def workers(self, actor: str) -> list[int]:
+        """The processes of a class of Ray actors."""
+        return [pid for pid in self.processes() if f"ray::{actor}" in command(pid)]
 
 
 def descendants(pid: int) -> list[int]:

@@ -27,16 +27,22 @@ def test_a_dead_worker_and_stopped_drivers_cost_nothing(
         sampler="points",
         points=[{"batch_size": 16}, {"batch_size": 32}, {"batch_size": 64}],
     )
-    one_by_one = ["--set", "epochs=6", "--set", "factor=2", "--max-concurrent", "1"]
+    one_by_one = ["--set", "factor=2", "--max-concurrent", "1"]
     driver = start("run", path, *one_by_one, *results)
 
-    # The worker is killed in its first trial, after some checkpoints.
+    # The worker that trains the teacher is killed.
+    driver.wait_for("epoch 1/3")
+    (worker,) = driver.workers("TeacherTraining")
+    os.kill(worker, signal.SIGKILL)
+    driver.wait_for("training the teacher", 2)
+
+    # A worker is killed in its first trial, after some checkpoints.
     progress = folder / "checkpoints" / "f-00000" / "progress.pt"
     driver.wait_until(progress.exists, "the first checkpoint")
     first = progress.stat().st_mtime_ns
     driver.wait_until(lambda: progress.stat().st_mtime_ns > first, "the second checkpoint")
-    for pid in driver.workers():
-        os.kill(pid, signal.SIGKILL)
+    (worker,) = driver.workers("DistillTrainable")
+    os.kill(worker, signal.SIGKILL)
     driver.wait_for("f-00000: the worker process died")
     driver.wait_for("1/3 trials")
 

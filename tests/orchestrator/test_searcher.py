@@ -11,8 +11,9 @@ from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
 from orchestrator.journal import Journal
+from orchestrator.ledger import DEATH
 from orchestrator.plan import Plan
-from orchestrator.searcher import DEATH, StudySearcher
+from orchestrator.searcher import StudySearcher
 from orchestrator.source import ListSource, OptunaSource
 from orchestrator.store import Store
 from search_spaces.load import parse_study
@@ -509,7 +510,7 @@ def test_a_kill_at_any_write_loses_and_doubles_nothing(tmp_path, monkeypatch, re
 
 @pytest.mark.parametrize("torn", [False, True])
 def test_a_kill_at_any_write_keeps_a_samplers_budget(tmp_path, monkeypatch, torn):
-    dimensions = {"student": ["wrn_10_1", "wrn_10_1.0"], "batch_size": [16, 32, 64]}
+    dimensions = {"student": ["wrn_10_1", "wrn_10_1.0"], "batch_size": [16, 32, 64, 128]}
     spec = study(dimensions, sampler="random", trials=3)
     for countdown in range(2, 400):
         folder = tmp_path / f"{countdown}"

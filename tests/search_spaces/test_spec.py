@@ -2,8 +2,8 @@
 
 import pytest
 
+from search_spaces.dimension import grid_values
 from search_spaces.load import parse_study
-from search_spaces.spec import grid_values
 from trainables.errors import UserError
 
 BASE = {

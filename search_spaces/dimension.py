@@ -1,0 +1,115 @@
+"""Dimension: one thing to search, and the setting behind its key."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from trainables.config import TrialConfig
+from trainables.errors import unknown
+from trainables.methods.registry import term_class, term_names
+from trainables.settings import Setting, settings_of
+
+Value = bool | int | float | str
+
+
+class Strict(BaseModel):
+    """A record that knows all of its keys and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Dimension(Strict):
+    """One thing to search: listed choices, or a range of numbers.
+
+    In YAML a plain list stands for ``choices``.
+    """
+
+    choices: list[Value] | None = Field(None, min_length=1, description="the values to choose from")
+    low: float | None = Field(None, description="least value of a range")
+    high: float | None = Field(None, description="greatest value of a range, included")
+    log: bool = Field(False, description="search the range on a log scale")
+    step: float | None = Field(None, gt=0, description="distance between the values of a range")
+    when: dict[str, list[Value]] = Field(
+        default_factory=dict,
+        description="only in trials in which these keys have one of these values",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Dimension":
+        ranged = self.low is not None and self.high is not None
+        if ranged == (self.choices is not None):
+            raise ValueError("expected a list of choices, or low and high")
+        if ranged:
+            assert self.low is not None
+            assert self.high is not None
+            if self.low > self.high:
+                raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+            if self.log and self.low <= 0:
+                raise ValueError("a log range must start above 0")
+            if self.log and self.step is not None:
+                raise ValueError("a log range has no step")
+        return self
+
+    def __contains__(self, value: Value) -> bool:
+        if self.choices is not None:
+            return value in self.choices
+        assert self.low is not None
+        assert self.high is not None
+        if isinstance(value, str | bool) or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0.0
+        return abs(steps - round(steps)) < 1e-8
+
+    def ends(self) -> list[Value]:
+        """Values that stand for the dimension when it is checked: choices, or both ends."""
+        if self.choices is not None:
+            return self.choices
+        assert self.low is not None
+        assert self.high is not None
+        return [self.low, self.high]
+
+
+def setting_of(key: str) -> Setting:
+    """The setting behind a key of a study: a trial's, a term's (``kd.alpha``), or a bare name.
+
+    A bare name stands for the setting of every term that has it; the first gives the type.
+
+    Raises:
+        UserError: no such key.
+    """
+    check_known(key)
+    own = settings_of(TrialConfig)
+    if key in own:
+        return own[key]
+    for name in term_names():
+        settings = settings_of(term_class(name).Config)
+        if key in (f"{name}.{short}" for short in settings):
+            return settings[key.partition(".")[2]]
+        if key in settings:
+            return settings[key]
+    raise AssertionError(key)
+
+
+def grid_values(dimension: Dimension, key: str) -> list[Value]:
+    """The values that a grid tries."""
+    if dimension.choices is not None:
+        return dimension.choices
+    assert dimension.low is not None
+    assert dimension.high is not None
+    assert dimension.step is not None
+    count = int((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
+    whole = setting_of(key).kind is int
+    values = [dimension.low + index * dimension.step for index in range(count)]
+    return [int(value) if whole else value for value in values]
+
+
+def check_known(key: str) -> None:
+    """Refuses a key that neither a trial nor any term has.
+
+    Raises:
+        UserError: with the nearest keys that there are.
+    """
+    names = list(settings_of(TrialConfig))
+    for term in term_names():
+        for short in settings_of(term_class(term).Config):
+            names += [short, f"{term}.{short}"]
+    if key not in names:
+        raise unknown("key", key, set(names))
