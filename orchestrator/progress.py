@@ -14,7 +14,7 @@ from trainables.config import TrialConfig
 
 Row = Mapping[str, Any]
 
-LINE_SECONDS = 10.0
+LINE_SECONDS = 15.0
 MAX_LINES = 12
 
 
