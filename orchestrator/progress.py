@@ -47,6 +47,7 @@ class Progress:
         self.done = self.failed = self.stopped = self.answers = self.ended_before = 0
         self.retries = 0
         self._stage = ""
+        self._passing = False
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
@@ -68,10 +69,12 @@ class Progress:
 
         Args:
             text: one line.
-            passing: whether the next line makes this one old; of such, plain output shows a few.
+            passing: whether the next line makes this one old; of those, plain output shows the
+                first and then a few.
         """
+        first, self._passing = not (passing and self._passing), passing
         self._stage = text
-        if self._live is None and (not passing or self._line_is_due()):
+        if self._live is None and (first or self._line_is_due()):
             self._print(text)
 
     def began(self, already: int, total: int, *, replaces: bool) -> None:

@@ -169,3 +169,17 @@ def test_nothing_is_counted_before_the_trials_begin():
     with Progress("s", file=file) as progress:
         progress.stage("starting Ray")
     assert file.getvalue() == "starting Ray\n"
+
+
+def test_of_passing_stages_a_pipe_gets_the_first_and_a_few(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    progress = Progress("s", file=file)
+    progress.stage("training the teacher")
+    for epoch in range(1, 41):
+        now[0] += 1
+        progress.stage(f"epoch {epoch}", passing=True)
+    progress.stage("trained")
+    lines = file.getvalue().splitlines()
+    assert lines == ["training the teacher", "epoch 1", "epoch 16", "epoch 32", "trained"]
