@@ -20,7 +20,7 @@ from trainables.files import Folder, open_folder
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a column is added; columns are never renamed, retyped or removed."""
 
 TableName = Literal["trials", "epochs"]
@@ -42,12 +42,13 @@ def _schema(**columns: str) -> pa.Schema:
 SCHEMAS: dict[TableName, pa.Schema] = {
     "trials": _schema(
         text="sweep trial_id config_key stage status error method dataset teacher student "
-        "student_requested compression_kind term_losses host device code_version versions config",
+        "student_requested compression_kind term_losses host device code_version versions config "
+        "term_weights peers",
         int="attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
         "peak_memory_bytes schema_version",
         float="compression_requested compression_params compression_macs compression_bytes "
         "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
-        "images_per_second teacher_cache_hit_rate",
+        "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc",
         time="started_at ended_at",
     ),
     "epochs": _schema(
@@ -57,7 +58,7 @@ SCHEMAS: dict[TableName, pa.Schema] = {
     ),
 }
 """Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
-``term_losses`` and ``versions`` are JSON; ``size_bytes`` is at the student's bit width."""
+``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the student's bit width."""
 
 _KEYS: dict[TableName, list[str]] = {
     "trials": ["sweep", "trial_id", "attempt"],

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainables.errors import UserError, unknown
 from trainables.methods.method import method_settings, resolve_settings
-from trainables.methods.registry import canonical_method, parse_method
+from trainables.methods.registry import canonical_method, needs_teacher
 from trainables.settings import Scalar, read, setting, settings_of
 
 COMPRESSIONS = ("explicit", "depth", "width", "factor")
@@ -74,7 +74,7 @@ class TrialConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical_method(self.method))
         object.__setattr__(self, "terms", resolve_settings(self.method, self.terms))
-        if parse_method(self.method) and self.teacher is None:
+        if needs_teacher(self.method) and self.teacher is None:
             raise UserError(f"teacher: method '{self.method}' needs one")
         if self.compression != "explicit" and self.amount is None:
             raise UserError(f"{self.compression}: compression '{self.compression}' needs its value")
@@ -177,7 +177,7 @@ def config_key(
     decisive |= {
         "student": student,
         "data": data_fingerprint,
-        "teacher": teacher_fingerprint if parse_method(config.method) else None,
+        "teacher": teacher_fingerprint if needs_teacher(config.method) else None,
     }
     text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -7,6 +7,7 @@ import logging
 import platform
 import resource
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +19,7 @@ from trainables.compression.measure import count_macs, count_params, latency_ms,
 from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
+from trainables.evaluation import Score
 from trainables.files import Folder, open_folder
 from trainables.models.registry import create_model
 from trainables.models.weights import Card, save_network
@@ -170,14 +172,17 @@ class Run:
             "val_loss": last.get("val_loss"),
             "val_acc": last.get("val_acc"),
             "term_losses": json.dumps(last.get("term_losses", {})),
+            "term_weights": json.dumps(self.training.method.weights),
             "train_seconds": self.training.train_seconds,
             "images_per_second": seen / self.training.train_seconds if self.rows else None,
             "peak_memory_bytes": _peak_memory(self.device),
             "started_at": self.started_at,
         }
         if status == "completed":
-            score = self.training.test()
-            row |= {"test_acc": score.acc, "test_loss": score.loss}
+            scores = self.training.test()
+            student = scores.pop("student")
+            row |= {"test_acc": student.acc, "test_loss": student.loss}
+            row |= self._peers(scores)
             row["latency_ms"] = _latency(
                 self.choice.name,
                 self.dataset.num_classes,
@@ -187,6 +192,28 @@ class Run:
             if self.keep:
                 self._save_student(row)
         return row | {"ended_at": datetime.now(UTC)}
+
+    def _peers(self, tested: Mapping[str, Score]) -> dict[str, Any]:
+        """Columns of the networks that learned beside the student."""
+        peers: list[dict[str, Any]] = []
+        for name, score in tested.items():
+            network = self.training.method.peers[name]
+            val = self.training.score(self.training.val, network)
+            peers.append(
+                {
+                    "name": name,
+                    "params": count_params(network),
+                    "val_acc": val.acc if val else None,
+                    "test_acc": score.acc,
+                }
+            )
+        if not peers:
+            return {}
+        return {
+            "peers": json.dumps(peers),
+            "peer_val_acc": _mean([peer["val_acc"] for peer in peers]),
+            "peer_test_acc": _mean([peer["test_acc"] for peer in peers]),
+        }
 
     def _save_student(self, row: dict[str, Any]) -> None:
         card = Card(
@@ -271,6 +298,11 @@ def _latency(model: str, classes: int, image_shape: tuple[int, int, int], device
     """Measured once per network, device and process, on an instance of its own."""
     network = create_model(model, classes, image_shape)
     return latency_ms(network.to(device), image_shape, torch.device(device))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _peak_memory(device: torch.device) -> int:

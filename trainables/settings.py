@@ -30,6 +30,7 @@ class Setting:
         choices: the only values allowed; empty where any is.
         search: ``(low, high)``, the range worth searching; ``None`` where there is none.
         log: whether that range is searched on a log scale.
+        weight: whether it is the weight of a loss; rows list those one by one.
     """
 
     kind: type
@@ -42,6 +43,7 @@ class Setting:
     choices: tuple[Scalar, ...] = ()
     search: tuple[float, float] | None = None
     log: bool = False
+    weight: bool = False
 
     def expected(self) -> str:
         """What a value must be, in words: ``a number > 0``."""
@@ -95,6 +97,7 @@ def setting(
     choices: tuple[Scalar, ...] = (),
     search: tuple[float, float] | None = None,
     log: bool = False,
+    weight: bool = False,
 ) -> Any:
     """A dataclass field that carries a `Setting`; arguments as its attributes."""
     facts = {
@@ -105,6 +108,7 @@ def setting(
         "choices": choices,
         "search": search,
         "log": log,
+        "weight": weight,
     }
     return dataclasses.field(default=default, metadata=facts)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
@@ -16,7 +16,7 @@ from trainables.data.views import ViewPlan, to_float
 from trainables.evaluation import Score, score
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
-from trainables.models.outputs import Outputs
+from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.schedule import learning_rate
@@ -75,7 +75,12 @@ class Training:
         )
         if self.teacher:
             self.method.attach(self.teacher.network, dataset.train.labels, self.train_indices)
+        self.method.recruit(
+            lambda name: create_model(name or student, dataset.num_classes, dataset.image_shape)
+        )
         self.method.to(device)
+        for peer in self.method.peers.values():
+            peer.to(memory_format=torch.channels_last)
         self.images = dataset.train.images.to(device)
         self.labels = dataset.train.labels.to(device)
         self.val = Images(self.images[val_indices], self.labels[val_indices])
@@ -84,7 +89,10 @@ class Training:
             flip=dataset.flip if config.flip is None else config.flip,
             seed=config.view_seed,
         )
-        self.optimizer = self._optimizer()
+        self.optimizer = self._optimizer([*self.student.parameters(), *self.method.adaptors()])
+        self.peer_optimizers = {
+            name: self._optimizer([*peer.parameters()]) for name, peer in self.method.peers.items()
+        }
         self.epoch = 0
         self.train_seconds = 0.0
 
@@ -133,41 +141,68 @@ class Training:
     def _step(self, indices: Tensor, epoch: float) -> Tensor:
         """One update on one batch; returns the summands of the loss, on the device."""
         batch = Batch(self.labels[indices], indices, epoch, epoch / self.config.epochs)
+        batch = self.method.draw(batch)
         views = self.views.images(self.images, self.epoch, indices)
-        student = self.student(to_float(views, self.dataset.mean, self.dataset.std))
-        # The teacher sees the very view that the student sees, in its own normalisation.
-        teacher = self.teacher(views) if self.teacher else None
-        losses: Tensor = self.method(student, teacher, batch)
-        self.optimizer.zero_grad(set_to_none=True)
-        losses.sum().backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, epoch)
-        self.optimizer.step()
+        inputs = to_float(views, self.dataset.mean, self.dataset.std)
+        batch = batch._replace(inputs=self.method.images(inputs, batch))
+        student = self.student(batch.inputs)
+        losses: Tensor = self.method(student, self._taught(views, batch), batch)
+        self._update(self.optimizer, losses.sum(), epoch)
+        for name, optimizer in self.peer_optimizers.items():
+            loss = self.method.peer_loss(name, lambda: self._outputs(batch), batch)
+            self._update(optimizer, loss, epoch)
         return losses.detach()
 
-    def score(self, images: Images) -> Score | None:
-        """Scores the student on images as they are; None where there are none."""
+    def _taught(self, views: Tensor, batch: Batch) -> Outputs | None:
+        """What the teacher says to the very views that the student sees."""
+        if self.teacher is None:
+            return None
+        if self.method.plain_teacher:
+            return self.method.taught(self.teacher(views), batch)
+        return self.teacher(views, lambda images: self.method.images(images, batch))
+
+    def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, epoch: float) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, epoch)
+        optimizer.step()
+
+    @torch.no_grad()
+    def _outputs(self, batch: Batch) -> Outputs:
+        """What the student says to a batch now, without gradients."""
+        outputs: Outputs = self.student(batch.inputs)
+        return outputs
+
+    def score(self, images: Images, network: Network | None = None) -> Score | None:
+        """Scores the student, or a peer, on images as they are; None where there are none."""
         if not len(images):
             return None
-        self.student.eval()
+        scored = network or self.student
+        scored.eval()
 
         def logits_of(pixels: Tensor) -> Tensor:
-            outputs: Outputs = self.student(to_float(pixels, self.dataset.mean, self.dataset.std))
+            outputs: Outputs = scored(to_float(pixels, self.dataset.mean, self.dataset.std))
             return outputs.logits
 
         return score(logits_of, images, self.device)
 
-    def test(self) -> Score:
-        """Scores the test set; the only place where it is read, after the last epoch."""
+    def test(self) -> dict[str, Score]:
+        """Scores the test set: of the student (key ``student``) and of every peer, by name.
+
+        The only place where it is read, after the last epoch.
+        """
         if self.epoch < self.config.epochs:
             raise RuntimeError("the test set is read after the last epoch only")
-        found = self.score(self.dataset.read_test())
-        assert found is not None
-        return found
+        images = self.dataset.read_test()
+        found = {
+            name: self.score(images, network)
+            for name, network in {"student": self.student, **self.method.peers}.items()
+        }
+        return {name: one for name, one in found.items() if one is not None}
 
-    def _optimizer(self) -> torch.optim.Optimizer:
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config
-        parameters = [*self.student.parameters(), *self.method.parameters()]
         if config.optimizer == "sgd":
             return torch.optim.SGD(
                 parameters,
@@ -188,6 +223,9 @@ class Training:
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "peer_optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.peer_optimizers.items()
+            },
             "rng": {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state(self.device) if self._on_cuda else None,
@@ -208,6 +246,8 @@ class Training:
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.peer_optimizers.items():
+            optimizer.load_state_dict(state["peer_optimizers"][name])
         rng = state["rng"]
         torch.set_rng_state(rng["torch"].cpu())
         if rng["cuda"] is not None and self._on_cuda:

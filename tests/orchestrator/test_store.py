@@ -18,7 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import fs
 
 from orchestrator import parts
-from orchestrator.store import SCHEMAS, Store
+from orchestrator.store import SCHEMA_VERSION, SCHEMAS, Store
 from trainables.errors import UserError
 from trainables.files import Folder
 
@@ -58,7 +58,7 @@ def test_rows_come_back_with_their_types(results):
     assert table.schema.equals(SCHEMAS["trials"])
     (row,) = table.to_pylist()
     assert row["sweep"] == "sweep"
-    assert row["schema_version"] == 1
+    assert row["schema_version"] == SCHEMA_VERSION
     assert row["started_at"] == started
     assert (row["val_acc"], row["params"], row["config"]) == (0.75, 123, '{"method": "kd"}')
     assert row["test_acc"] is None
@@ -196,7 +196,7 @@ class Meanwhile(Folder):
 def reader(store: Store, **events) -> parts.Parts:
     folder = store.folder / "trials"
     watched = Meanwhile(folder.filesystem, folder.path, folder.is_local, **events)
-    return parts.Parts(watched, SCHEMAS["trials"], 1, ["sweep", "trial_id", "attempt"])
+    return parts.Parts(watched, SCHEMAS["trials"], SCHEMA_VERSION, ["sweep", "trial_id", "attempt"])
 
 
 def test_reader_starts_again_when_its_files_were_compacted(results):

@@ -74,7 +74,12 @@ class ATConfig:
     """Weights of `AT`."""
 
     beta: float = setting(
-        1000.0, "weight of the attention loss", at_least=0, search=(100, 10000), log=True
+        1000.0,
+        "weight of the attention loss",
+        at_least=0,
+        search=(100, 10000),
+        log=True,
+        weight=True,
     )
     power: float = setting(2.0, "p, the power of the activations", at_least=1)
     form: str = setting(

@@ -74,7 +74,7 @@ def project(embedding: Tensor, head: nn.Linear) -> Tensor:
 class CRDConfig:
     """Weights of `CRD`."""
 
-    beta: float = setting(0.8, "weight", at_least=0, search=(0.1, 5), log=True)
+    beta: float = setting(0.8, "weight", at_least=0, search=(0.1, 5), log=True, weight=True)
     temperature: float = setting(
         0.07, "τ, of the similarities", above=0, search=(0.03, 0.3), log=True
     )
@@ -94,6 +94,7 @@ class CRD(Term):
     """CRD on the embeddings, beside the full cross-entropy."""
 
     needs = frozenset({"embedding"})
+    one_label = True
     Config = CRDConfig
 
     constants: Tensor

@@ -61,10 +61,20 @@ class DISTConfig:
     """Weights of `DIST`."""
 
     beta: float = setting(
-        2.0, "weight of the relation between classes", at_least=0, search=(0.2, 10), log=True
+        2.0,
+        "weight of the relation between classes",
+        at_least=0,
+        search=(0.2, 10),
+        log=True,
+        weight=True,
     )
     gamma: float = setting(
-        2.0, "weight of the relation between images", at_least=0, search=(0.2, 10), log=True
+        2.0,
+        "weight of the relation between images",
+        at_least=0,
+        search=(0.2, 10),
+        log=True,
+        weight=True,
     )
     temperature: float = setting(
         4.0, "τ, softens both softmaxes", above=0, search=(1, 10), log=True

@@ -77,8 +77,12 @@ def _without(logits: Tensor, target: Tensor) -> Tensor:
 class DKDConfig:
     """Weights of `DKD`."""
 
-    alpha: float = setting(1.0, "weight of TCKD", at_least=0, search=(0.2, 5), log=True)
-    beta: float = setting(8.0, "weight of NCKD", at_least=0, search=(0.5, 12), log=True)
+    alpha: float = setting(
+        1.0, "weight of TCKD", at_least=0, search=(0.2, 5), log=True, weight=True
+    )
+    beta: float = setting(
+        8.0, "weight of NCKD", at_least=0, search=(0.5, 12), log=True, weight=True
+    )
     temperature: float = setting(4.0, "softens both softmaxes", above=0, search=(1, 10), log=True)
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
 
@@ -87,6 +91,7 @@ class DKD(Term):
     """DKD as a term beside the full cross-entropy."""
 
     needs = frozenset({"logits"})
+    one_label = True
     Config = DKDConfig
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:

@@ -46,7 +46,9 @@ def fitnet_loss(guided: Tensor, hint: Tensor) -> Tensor:
 class FitNetConfig:
     """Weights of `FitNet`."""
 
-    beta: float = setting(100.0, "weight of the hint", at_least=0, search=(1, 1000), log=True)
+    beta: float = setting(
+        100.0, "weight of the hint", at_least=0, search=(1, 1000), log=True, weight=True
+    )
     hint: int | None = setting(
         None, "which pair of stages, from 0; none: the middle one", at_least=0
     )

@@ -38,7 +38,7 @@ class KDConfig:
     """Weights of `KD`."""
 
     alpha: float = setting(
-        0.9, "share of KD against the labels", at_least=0, at_most=1, search=(0.1, 1.0)
+        0.9, "share of KD against the labels", at_least=0, at_most=1, search=(0.1, 1.0), weight=True
     )
     temperature: float = setting(4.0, "softens both softmaxes", above=0, search=(1, 20), log=True)
 

@@ -43,7 +43,12 @@ class LSConfig:
     """Weight of the terms that `LS` modifies."""
 
     weight: float = setting(
-        10.0, "multiplies the terms that read the z-scores", at_least=0, search=(1, 20), log=True
+        10.0,
+        "multiplies the terms that read the z-scores",
+        at_least=0,
+        search=(1, 20),
+        log=True,
+        weight=True,
     )
 
 

@@ -1,15 +1,14 @@
 """A method: cross-entropy and any number of terms, each with its weight, and their modifiers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.errors import UserError, unknown
-from trainables.methods.registry import parse_method, term_class
-from trainables.methods.term import Batch, LogitModifier, Term
+from trainables.methods.registry import needs_teacher, parse_method, term_class
+from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import Scalar, Setting, read, settings_of
 
@@ -64,10 +63,13 @@ class Method(nn.Module):
 
     Attributes:
         needs: what all terms together read of the teacher; empty without a teacher.
+        weights: of every summand, by full key (``kd.alpha``), and of the cross-entropy (``ce``).
         parts: names of the summands, ``ce`` first, as `forward` returns them; a modifier is none.
+        plain_teacher: whether the teacher sees the views as they are.
 
     Raises:
-        UserError: no teacher, or weights that leave the cross-entropy a negative share.
+        UserError: no teacher, weights that leave the cross-entropy a negative share, or a term
+            that needs more of the teacher than a modifier leaves.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class Method(nn.Module):
     ) -> None:
         super().__init__()
         names = parse_method(method)
-        if names and teacher is None:
+        if needs_teacher(method) and teacher is None:
             raise UserError(f"method '{method}' needs a teacher; set 'teacher'")
         terms: dict[str, Term] = {}
-        modifiers: dict[str, LogitModifier] = {}
+        logit_modifiers: dict[str, LogitModifier] = {}
+        input_modifiers: dict[str, InputModifier] = {}
         for name in names:
             kind = term_class(name)
             own = {
@@ -91,15 +94,25 @@ class Method(nn.Module):
                 if key.startswith(name + ".")
             }
             config = kind.Config(**read(kind.Config, own, prefix=name + "."))
-            assert teacher is not None
             if issubclass(kind, LogitModifier):
-                modifiers[name] = kind(config)
+                logit_modifiers[name] = kind(config)
+            elif issubclass(kind, InputModifier):
+                input_modifiers[name] = kind(config)
             else:
-                terms[name] = kind(config, student, teacher)
-        self.terms, self.modifiers = nn.ModuleDict(terms), nn.ModuleDict(modifiers)
+                terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
+        self.terms = nn.ModuleDict(terms)
+        self.modifiers = nn.ModuleDict(logit_modifiers)
+        self.input_modifiers = nn.ModuleDict(input_modifiers)
         self.needs = frozenset[str]().union(*(term.needs for term in terms.values()))
+        self.plain_teacher = all(modifier.plain_teacher for modifier in input_modifiers.values())
+        if input_modifiers and self.plain_teacher and self.needs - {"logits"}:
+            (name, *_) = input_modifiers
+            raise UserError(
+                f"method '{method}': {name} with the teacher's logits of the plain images serves "
+                f"terms that read logits only; this one reads {', '.join(sorted(self.needs))}"
+            )
         self.parts = ("ce", *terms)
-        self.factor = math.prod(modifier.factor for modifier in modifiers.values())
+        self.factor = math.prod(modifier.factor for modifier in logit_modifiers.values())
         self.ce_weight = 1.0 - sum(term.ce_share for term in terms.values())
         if self.ce_weight < -1e-9:
             raise UserError(
@@ -107,20 +120,65 @@ class Method(nn.Module):
                 f"cross-entropy; at most 1 can be taken (lower an alpha)"
             )
 
+        self.weights = {"ce": self.ce_weight} | {
+            key: float(settings[key])  # type: ignore[arg-type]
+            for key, found in method_settings(method).items()
+            if found.weight
+        }
+
+    # Before training
+
     def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         """Gives every term what it needs of the teacher and the training set: `Term.attach`."""
         for term in self._terms:
             term.attach(teacher, labels, indices)
 
+    def recruit(self, create: Callable[[str | None], Network]) -> None:
+        """Makes the networks that learn beside the student: `Term.recruit`."""
+        for term in self._terms:
+            term.recruit(create)
+
+    @property
+    def peers(self) -> dict[str, Network]:
+        """The networks that learn beside the student, by term and name: ``dml.1``."""
+        return {
+            f"{key}.{name}": peer
+            for key, term in self.terms.items()
+            if isinstance(term, Term)
+            for name, peer in term.peers.items()
+        }
+
+    def adaptors(self) -> list[nn.Parameter]:
+        """The parameters that are trained together with the student's."""
+        theirs = {id(weight) for peer in self.peers.values() for weight in peer.parameters()}
+        return [weight for weight in self.parameters() if id(weight) not in theirs]
+
+    # In a step
+
+    def draw(self, batch: Batch) -> Batch:
+        """The batch with the random choices of this step."""
+        for modifier in self._input_modifiers:
+            batch = modifier.draw(batch)
+        return batch
+
+    def images(self, images: Tensor, batch: Batch) -> Tensor:
+        """Normalised images of a drawn batch as the student sees them."""
+        for modifier in self._input_modifiers:
+            images = modifier(images, batch)
+        return images
+
+    def taught(self, teacher: Outputs, batch: Batch) -> Outputs:
+        """The teacher's outputs in line with what the student sees."""
+        if self.plain_teacher:
+            for modifier in self._input_modifiers:
+                teacher = modifier.taught(teacher, batch)
+        return teacher
+
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The weighted summands ``[len(parts)]``, float32; their sum is the training loss."""
         alone = [term.alone(batch.progress) for term in self._terms]
         zero = torch.zeros((), device=student.logits.device)
-        if any(alone):
-            ce = zero
-        else:
-            ce = self.ce_weight * F.cross_entropy(student.logits.float(), batch.target)
-        losses = [ce]
+        losses = [zero if any(alone) else self.ce_weight * cross_entropy(student.logits, batch)]
         changed = [self._modified(outputs) for outputs in (student, teacher)]
         for term, solo in zip(self._terms, alone, strict=True):
             if any(alone) and not solo:
@@ -130,6 +188,13 @@ class Method(nn.Module):
             else:
                 losses.append(term(student, teacher, batch))
         return torch.stack(losses)
+
+    def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
+        """The loss of one of `peers`: `Term.peer_loss`."""
+        key, _, own = name.partition(".")
+        term = self.terms[key]
+        assert isinstance(term, Term)
+        return term.peer_loss(own, student, batch)
 
     def _modified(self, outputs: Outputs | None) -> Outputs | None:
         """The outputs as the terms with a softmax read them."""
@@ -141,3 +206,7 @@ class Method(nn.Module):
     @property
     def _terms(self) -> list[Term]:
         return [term for term in self.terms.values() if isinstance(term, Term)]
+
+    @property
+    def _input_modifiers(self) -> list[InputModifier]:
+        return [one for one in self.input_modifiers.values() if isinstance(one, InputModifier)]

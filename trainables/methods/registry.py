@@ -9,7 +9,9 @@ import importlib
 import importlib.metadata
 
 from trainables.errors import UserError, unknown
-from trainables.methods.term import LogitModifier, Term
+from trainables.methods.term import InputModifier, LogitModifier, Term
+
+Part = type[Term] | type[LogitModifier] | type[InputModifier]
 
 PLAIN = "student"
 """The method without a teacher: cross-entropy alone."""
@@ -40,7 +42,7 @@ def term_names() -> list[str]:
 
 
 @functools.cache
-def term_class(name: str) -> type[Term] | type[LogitModifier]:
+def term_class(name: str) -> Part:
     """The class of a term or modifier.
 
     Raises:
@@ -50,7 +52,7 @@ def term_class(name: str) -> type[Term] | type[LogitModifier]:
     if name not in places:
         raise unknown("method", name, [PLAIN, *places])
     module, _, attribute = places[name].partition(":")
-    found: type[Term] | type[LogitModifier] = getattr(importlib.import_module(module), attribute)
+    found: Part = getattr(importlib.import_module(module), attribute)
     return found
 
 
@@ -58,8 +60,9 @@ def parse_method(method: str) -> tuple[str, ...]:
     """The terms of a method: ``"kd+at" -> ("kd", "at")``, ``"student" -> ()``.
 
     Raises:
-        UserError: an unknown term, one named twice, ``student`` beside another, or a modifier
-            without a term that it could change.
+        UserError: an unknown term, one named twice, ``student`` beside another, a modifier
+            of logits without a term that it could change, or a term that needs the one true
+            class of an image beside a modifier that mixes labels.
     """
     if method == PLAIN:
         return ()
@@ -71,6 +74,7 @@ def parse_method(method: str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise UserError(f"method '{method}': a term is named twice")
     kinds = [term_class(name) for name in names]
+    _check_labels(method, names)
     if not any(issubclass(kind, Term) and kind.reads_softmax() for kind in kinds):
         for name, kind in zip(names, kinds, strict=True):
             if issubclass(kind, LogitModifier):
@@ -79,6 +83,24 @@ def parse_method(method: str) -> tuple[str, ...]:
                     f"join it with a term that has a softmax: kd+{name}"
                 )
     return names
+
+
+def _check_labels(method: str, names: tuple[str, ...]) -> None:
+    kinds = {name: term_class(name) for name in names}
+    mixing = [
+        n for n, kind in kinds.items() if issubclass(kind, InputModifier) and kind.mixes_labels
+    ]
+    for name, kind in kinds.items():
+        if mixing and issubclass(kind, Term) and kind.one_label:
+            raise UserError(
+                f"method '{method}': '{name}' reads the one true class of an image, "
+                f"'{mixing[0]}' gives it two; leave one of them out"
+            )
+
+
+def needs_teacher(method: str) -> bool:
+    """Whether a method reads anything of a teacher."""
+    return any(term_class(name).needs for name in parse_method(method))
 
 
 def canonical_method(method: str) -> str:

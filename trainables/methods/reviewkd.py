@@ -91,7 +91,9 @@ class AttentionFusion(nn.Module):
 class ReviewKDConfig:
     """Weights of `ReviewKD`."""
 
-    weight: float = setting(5.0, "λ, weight of the review", at_least=0, search=(0.3, 10), log=True)
+    weight: float = setting(
+        5.0, "λ, weight of the review", at_least=0, search=(0.3, 10), log=True, weight=True
+    )
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
     channels: int = setting(512, "at most so many channels are fused", at_least=1)
     embedding: bool = setting(True, "whether the pooled embedding is the deepest stage")

@@ -66,9 +66,11 @@ class RKDConfig:
     """Weights of `RKD`."""
 
     distance: float = setting(
-        25.0, "λ_D, weight of the distances", at_least=0, search=(2, 200), log=True
+        25.0, "λ_D, weight of the distances", at_least=0, search=(2, 200), log=True, weight=True
     )
-    angle: float = setting(50.0, "λ_A, weight of the angles", at_least=0, search=(5, 400), log=True)
+    angle: float = setting(
+        50.0, "λ_A, weight of the angles", at_least=0, search=(5, 400), log=True, weight=True
+    )
 
 
 class RKD(Term):

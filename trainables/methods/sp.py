@@ -47,7 +47,7 @@ def sp_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
 class SPConfig:
     """Weights of `SP`."""
 
-    gamma: float = setting(3000.0, "weight", at_least=0, search=(100, 10000), log=True)
+    gamma: float = setting(3000.0, "weight", at_least=0, search=(100, 10000), log=True, weight=True)
     stages: str = setting("last", "which pairs of stages", choices=("last", "all"))
 
 

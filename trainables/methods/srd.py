@@ -43,10 +43,15 @@ class SRDConfig:
     """Weights of `SRD`."""
 
     alpha: float = setting(
-        1.0, "weight of the feature matching", at_least=0, search=(0.1, 10), log=True
+        1.0, "weight of the feature matching", at_least=0, search=(0.1, 10), log=True, weight=True
     )
     beta: float = setting(
-        1.0, "weight of the representational loss", at_least=0, search=(0.1, 20), log=True
+        1.0,
+        "weight of the representational loss",
+        at_least=0,
+        search=(0.1, 20),
+        log=True,
+        weight=True,
     )
     features: str = setting(
         "channel_mean", "what is matched of the maps", choices=("channel_mean", "full_map")

@@ -35,7 +35,12 @@ class SRDDISTConfig(SRDConfig):
     """Weights of `SRDDIST`."""
 
     beta: float = setting(
-        10.0, "weight of the representational loss", at_least=0, search=(1, 40), log=True
+        10.0,
+        "weight of the representational loss",
+        at_least=0,
+        search=(1, 40),
+        log=True,
+        weight=True,
     )
 
 

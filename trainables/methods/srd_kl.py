@@ -21,7 +21,12 @@ class SRDKLConfig(SRDConfig):
     """Weights of `SRDKL`."""
 
     beta: float = setting(
-        2.0, "weight of the representational loss", at_least=0, search=(0.1, 20), log=True
+        2.0,
+        "weight of the representational loss",
+        at_least=0,
+        search=(0.1, 20),
+        log=True,
+        weight=True,
     )
     temperature: float = setting(4.0, "softens both softmaxes", above=0, search=(1, 20), log=True)
 

@@ -34,7 +34,12 @@ class SRDPMSEConfig(SRDConfig):
     """Weights of `SRDPMSE`."""
 
     beta: float = setting(
-        2.0, "weight of the representational loss", at_least=0, search=(0.1, 1000), log=True
+        2.0,
+        "weight of the representational loss",
+        at_least=0,
+        search=(0.1, 1000),
+        log=True,
+        weight=True,
     )
 
 

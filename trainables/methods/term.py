@@ -1,26 +1,68 @@
-"""The interfaces of a method's parts: a term adds a loss, a modifier changes what terms read."""
+"""The interfaces of a method's parts.
 
+A `Term` adds a loss. A `LogitModifier` changes the logits that terms read, an `InputModifier` the
+images that the networks see.
+"""
+
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.models.outputs import Network, Outputs, Shapes
 
 
+class Mix(NamedTuple):
+    """How every image of a batch is mixed with another one.
+
+    Attributes:
+        partner: positions in the batch, ``[B]``.
+        share: λ, the share of an image itself in [0, 1], a scalar on the device.
+    """
+
+    partner: Tensor
+    share: Tensor
+
+    def __call__(self, values: Tensor) -> Tensor:
+        """λ · values + (1 − λ) · values of the partners; ``[B, ...]``."""
+        return values[self.partner].lerp(values, self.share.to(values.dtype))
+
+
 class Batch(NamedTuple):
-    """What a term may know of a training batch beside the networks' outputs.
+    """What a part of a method may know of a training batch beside the networks' outputs.
 
     Attributes:
         target: class indices ``[B]``.
         indices: positions of the images in the training set, ``[B]``.
         epoch: epochs done, with the fraction of the current one.
         progress: the share of the whole training that is done, in [0, 1).
+        inputs: the student's normalised input ``[B, C, H, W]``, for networks that learn beside it.
+        mix: how images and labels are mixed; None where they are not.
     """
 
     target: Tensor
     indices: Tensor
     epoch: float
     progress: float
+    inputs: Tensor | None = None
+    mix: Mix | None = None
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Mean cross-entropy with the labels of a batch, a scalar in nats, float32.
+
+    With mixed images it is λ · CE(z, y) + (1 − λ) · CE(z, y of the partner).
+
+    Args:
+        logits: ``[B, classes]``.
+        batch: the batch.
+    """
+    if batch.mix is None:
+        return F.cross_entropy(logits.float(), batch.target)
+    own = F.cross_entropy(logits.float(), batch.target)
+    other = F.cross_entropy(logits.float(), batch.target[batch.mix.partner])
+    return other.lerp(own, batch.mix.share)
 
 
 class Term(nn.Module):
@@ -32,16 +74,19 @@ class Term(nn.Module):
     parameters are trained with the student and thrown away after training.
 
     Attributes:
-        needs: what the term reads of the teacher: any of ``logits``, ``embedding``,
-            ``stages``. The engine computes no more than that. A setting may change it: then
-            ``__init__`` sets it anew.
+        needs: what the term reads of the teacher: any of the fields of `Outputs`. The engine
+            computes no more than that. A setting may change it: then ``__init__`` sets it
+            anew. A term that needs nothing works without a teacher; it is built with None.
         raw_logits: whether a term that reads logits takes them as they are, not through a
             softmax, so that no `LogitModifier` may change them.
+        one_label: whether the term reads the one true class of an image, or who the image is, so
+            that mixed images mean nothing to it.
         Config: the term's config class.
     """
 
     needs: frozenset[str]
     raw_logits: ClassVar[bool] = False
+    one_label: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any, student: Shapes, teacher: Shapes) -> None:
@@ -84,6 +129,33 @@ class Term(nn.Module):
         """
         raise NotImplementedError
 
+    # Of terms whose student does not learn alone
+
+    @property
+    def peers(self) -> Mapping[str, Network]:
+        """Networks that learn beside the student, by name, each with an optimiser of its own."""
+        return {}
+
+    def recruit(self, create: Callable[[str | None], Network]) -> None:
+        """Makes the peers. Called once, before anything is trained or loaded.
+
+        Args:
+            create: from a model's name, or None for the student's own, to a fresh network for
+                the trial's images and classes.
+        """
+
+    def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
+        """The whole loss of a peer, a scalar. Called after the student's update, peer by peer;
+        an earlier peer has had its own by then.
+
+        Args:
+            name: key of ``peers``.
+            student: gives the student's outputs for the batch after its update, without
+                gradients.
+            batch: the batch, with ``inputs``.
+        """
+        raise NotImplementedError
+
 
 class LogitModifier(nn.Module):
     """Changes the logits of both networks for all terms that put them through a softmax.
@@ -111,3 +183,42 @@ class LogitModifier(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Logits ``[B, classes]`` of one of the networks, changed; float32."""
         raise NotImplementedError
+
+
+class InputModifier(nn.Module):
+    """Changes the images of a batch, and perhaps their labels.
+
+    Student and teacher normalise images in their own ways; each gets its own normalised images
+    changed in the same way.
+
+    Attributes:
+        needs: as a term's; empty for one that works without a teacher.
+        plain_teacher: whether the teacher sees the views unchanged, so that its outputs can be
+            looked up. `taught` then brings them in line with what the student sees.
+        mixes_labels: whether an image may afterwards belong to more than one class.
+        Config: the modifier's config class.
+    """
+
+    needs: frozenset[str] = frozenset()
+    plain_teacher: bool = False
+    mixes_labels: ClassVar[bool] = False
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    def draw(self, batch: Batch) -> Batch:
+        """The batch with the random choices of this step, drawn from torch's generator."""
+        return batch
+
+    def forward(self, images: Tensor, batch: Batch) -> Tensor:
+        """Normalised images ``[B, C, H, W]`` of a drawn batch, changed."""
+        raise NotImplementedError
+
+    def taught(self, teacher: Outputs, batch: Batch) -> Outputs:
+        """What the teacher's outputs for the unchanged views mean for the changed ones.
+
+        Only for ``plain_teacher``; parts that have no meaning any more are None.
+        """
+        return teacher

@@ -53,7 +53,7 @@ def power_sum(logits: Tensor, temperature: float) -> Tensor:
 class TTMConfig:
     """Weights of `TTM`."""
 
-    beta: float = setting(45.0, "weight", at_least=0, search=(1, 100), log=True)
+    beta: float = setting(45.0, "weight", at_least=0, search=(1, 100), log=True, weight=True)
     temperature: float = setting(
         10.0, "1 / γ, softens the teacher alone", above=0, search=(1, 20), log=True
     )
@@ -63,7 +63,7 @@ class TTMConfig:
 class WTTMConfig(TTMConfig):
     """Weights of `WTTM`."""
 
-    beta: float = setting(4.0, "weight", at_least=0, search=(0.2, 50), log=True)
+    beta: float = setting(4.0, "weight", at_least=0, search=(0.2, 50), log=True, weight=True)
     temperature: float = setting(
         5.0, "1 / γ, softens the teacher alone", above=0, search=(1, 20), log=True
     )

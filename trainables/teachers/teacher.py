@@ -1,6 +1,7 @@
 """A trained teacher: a frozen network with its own input normalisation."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -29,9 +30,15 @@ class Teacher:
         self.network.requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, views: Tensor) -> Outputs:
-        """Outputs for uint8 views ``[B, C, H, W]``, without gradients."""
-        outputs: Outputs = self.network(to_float(views, self.card.mean, self.card.std))
+    def __call__(self, views: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Outputs:
+        """Outputs for uint8 views ``[B, C, H, W]``, without gradients.
+
+        Args:
+            views: what the student sees before ``change``.
+            change: applied to the normalised images.
+        """
+        images = to_float(views, self.card.mean, self.card.std)
+        outputs: Outputs = self.network(change(images) if change else images)
         return outputs
 
     def score(self, images: Images) -> Score:

@@ -14,6 +14,7 @@ from trainables.methods.method import Method, method_settings, resolve_settings
 from trainables.methods.registry import canonical_method, parse_method, term_class, term_names
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.settings import settings_of
 
 SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)))
 
@@ -53,6 +54,20 @@ def test_kd_shares_with_the_labels(alpha: float) -> None:
     ce = (1 - alpha) * F.cross_entropy(STUDENT.logits, TARGET)
     kd = alpha * kd_loss(STUDENT.logits, TEACHER.logits, 3.0)
     torch.testing.assert_close(found, torch.stack([ce, kd]))
+
+
+def test_weights_are_listed_one_by_one() -> None:
+    made = method("kd+at+dist", kd__alpha=0.8, kd__temperature=2, at__beta=500, dist__gamma=3)
+    expected = {"ce": 0.2, "kd.alpha": 0.8, "at.beta": 500, "dist.beta": 2, "dist.gamma": 3}
+    assert made.weights == pytest.approx(expected)
+    assert Method("student", {}, SHAPES, None).weights == {"ce": 1.0}
+
+
+@pytest.mark.parametrize("name", term_names())
+def test_every_weighted_loss_says_which_setting_is_its_weight(name: str) -> None:
+    kind = term_class(name)
+    if issubclass(kind, Term):
+        assert any(found.weight for found in settings_of(kind.Config).values())
 
 
 def test_kd_and_at_add_up() -> None:
