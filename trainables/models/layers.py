@@ -1,8 +1,8 @@
-"""Pieces that every own architecture uses: convolutions, width scaling, initialisation."""
+"""Pieces that own architectures share: convolutions, stages, width scaling, initialisation."""
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.models.outputs import Network
 
@@ -20,6 +20,23 @@ class ZooNetwork(Network):
                 leaf = key.removeprefix(prefix + alias)
                 state_dict[f"{prefix}classifier.{leaf}"] = state_dict.pop(key)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+class ResidualStage(nn.Sequential):
+    """Residual blocks, one behind the other; the first one changes the shapes."""
+
+    def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
+        """The output of the last block.
+
+        Args:
+            x: ``[B, C, H, W]``.
+            shortcuts: takes the shortcut of the first block for `Outputs`; None: nobody asks.
+        """
+        first, *rest = self
+        x = first(x, shortcuts)
+        for block in rest:
+            x = block(x)
+        return x
 
 
 def scaled(channels: int, width: float) -> int:

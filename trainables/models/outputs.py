@@ -13,11 +13,15 @@ class Outputs(NamedTuple):
         embedding: ``[B, D]``, the input of the classifier.
         stages: one feature map ``[B, C, H, W]`` per spatial resolution, early to deep: the
             last feature the network computes at that resolution.
+        shortcuts: of a residual network, one map per stage and of its shape: the shortcut of
+            the stage's first block as it enters the sum, projected where the block projects,
+            before addition and ReLU. Empty for other networks.
     """
 
     logits: Tensor
     embedding: Tensor
     stages: tuple[Tensor, ...]
+    shortcuts: tuple[Tensor, ...] = ()
 
 
 class Shapes(NamedTuple):
@@ -27,11 +31,13 @@ class Shapes(NamedTuple):
         classes: number of logits.
         embedding: width ``D`` of the embedding.
         stages: ``(C, H, W)`` of every stage, early to deep.
+        shortcuts: ``(C, H, W)`` of every shortcut, early to deep; empty where there are none.
     """
 
     classes: int
     embedding: int
     stages: tuple[tuple[int, int, int], ...]
+    shortcuts: tuple[tuple[int, int, int], ...] = ()
 
 
 class Network(nn.Module):

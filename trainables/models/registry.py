@@ -12,7 +12,9 @@ FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         resnet.FAMILY,
+        *resnet.ECA_FAMILIES,
         resnet18.FAMILY,
+        *resnet18.ECA_FAMILIES,
         wrn.FAMILY,
         mobilenetv2.FAMILY,
         mobilenetv2.FAMILY_S2,

@@ -1,19 +1,23 @@
 """Residual networks for small images: ResNet-6n+2 with projection or zero-padded shortcuts.
 
-The classes here also build the ResNet-18 family (`trainables.models.resnet18`).
+The classes here also build the ResNet-18 family (`trainables.models.resnet18`), and both
+families with channel attention (`trainables.models.eca`).
 
 Source: He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016,
 section 4.2. Parameter names follow torchvision, so that published CIFAR weights load.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainables.models.eca import ECA, VARIANTS, AdditiveECA, kernel_size
 from trainables.models.family import Design, Family, ImageShape, width_ladder, with_width
-from trainables.models.layers import ZooNetwork, conv, initialise, scaled
+from trainables.models.layers import ResidualStage, ZooNetwork, conv, initialise, scaled
 from trainables.models.outputs import Outputs
 
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -57,18 +61,23 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, zero_pad: bool) -> None:
         super().__init__()
+        self.outputs = width
         self.conv1 = conv(inputs, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
+        self.eca: nn.Module = nn.Identity()
         self.downsample = _shortcut(inputs, width, stride, zero_pad)
         self.relu2 = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        return self.relu2(out + self.downsample(x))
+        out = self.eca(self.bn2(self.conv2(out)))
+        shortcut = self.downsample(x)
+        if shortcuts is not None:
+            shortcuts.append(shortcut)
+        return self.relu2(out + shortcut)
 
 
 class Bottleneck(nn.Module):
@@ -78,23 +87,30 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs: int, width: int, stride: int, zero_pad: bool) -> None:
         super().__init__()
-        outputs = width * self.expansion
+        self.outputs = width * self.expansion
         self.conv1 = conv(inputs, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu1 = nn.ReLU(inplace=True)
         self.conv2 = conv(width, width, 3, stride)
         self.bn2 = nn.BatchNorm2d(width)
         self.relu2 = nn.ReLU(inplace=True)
-        self.conv3 = conv(width, outputs, 1)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = _shortcut(inputs, outputs, stride, zero_pad)
+        self.conv3 = conv(width, self.outputs, 1)
+        self.bn3 = nn.BatchNorm2d(self.outputs)
+        self.eca: nn.Module = nn.Identity()
+        self.downsample = _shortcut(inputs, self.outputs, stride, zero_pad)
         self.relu3 = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
         out = self.relu1(self.bn1(self.conv1(x)))
         out = self.relu2(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return self.relu3(out + self.downsample(x))
+        out = self.eca(self.bn3(self.conv3(out)))
+        shortcut = self.downsample(x)
+        if shortcuts is not None:
+            shortcuts.append(shortcut)
+        return self.relu3(out + shortcut)
+
+
+Block = BasicBlock | Bottleneck
 
 
 class ResNet(ZooNetwork):
@@ -106,6 +122,7 @@ class ResNet(ZooNetwork):
         widths: width of every stage; all but the first halve the resolution.
         stem: channels of the first convolution.
         zero_pad: shortcuts without parameters instead of projections.
+        attention: where there is channel attention, a key of `eca.VARIANTS`; empty: nowhere.
         classes: number of logits.
         in_channels: channels of the images.
     """
@@ -113,11 +130,12 @@ class ResNet(ZooNetwork):
     def __init__(
         self,
         *,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: type[Block],
         depths: Sequence[int],
         widths: Sequence[int],
         stem: int,
         zero_pad: bool = False,
+        attention: str = "",
         classes: int,
         in_channels: int,
     ) -> None:
@@ -125,33 +143,47 @@ class ResNet(ZooNetwork):
         self.conv1 = conv(in_channels, stem, 3)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
-        channels = stem
+        channels, stages = stem, list[list[Block]]()
         self.stage_names = [f"layer{i + 1}" for i in range(len(depths))]
         for i, (name, depth, width) in enumerate(
             zip(self.stage_names, depths, widths, strict=True)
         ):
             strides = [1 if i == 0 else 2] + [1] * (depth - 1)
-            blocks = []
+            blocks: list[Block] = []
             for stride in strides:
                 blocks.append(block(channels, width, stride, zero_pad))
                 channels = width * block.expansion
-            self.add_module(name, nn.Sequential(*blocks))
+            self.add_module(name, ResidualStage(*blocks))
+            stages.append(blocks)
+        if attention:
+            _attend(attention, stages)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, classes)
         initialise(self)
 
     def forward(self, images: Tensor) -> Outputs:
         x = self.relu(self.bn1(self.conv1(images)))
-        stages = []
+        stages: list[Tensor] = []
+        shortcuts: list[Tensor] = []
         for name in self.stage_names:
-            x = self.get_submodule(name)(x)
+            x = self.get_submodule(name)(x, shortcuts)
             stages.append(x)
         embedding = self.pool(x).flatten(1)
-        return Outputs(self.classifier(embedding), embedding, tuple(stages))
+        return Outputs(self.classifier(embedding), embedding, tuple(stages), tuple(shortcuts))
 
 
-def _parse(base: str, width: float) -> Design | None:
-    match = re.fullmatch(r"resnet(\d+)(x4|_zeropad)?", base)
+def _attend(variant: str, stages: Sequence[Sequence[Block]]) -> None:
+    """Gives those blocks attention that have it in a variant of `eca.VARIANTS`."""
+    if variant == "-eca_parallel":
+        for block in stages[0]:
+            block.downsample = nn.Sequential(block.downsample, AdditiveECA())
+        return
+    for block in itertools.chain(*stages) if variant == "-eca" else stages[-1][:1]:
+        block.eca = ECA(kernel_size(block.outputs))
+
+
+def _parse(attention: str, base: str, width: float) -> Design | None:
+    match = re.fullmatch(rf"resnet(\d+)(x4|_zeropad)?{attention}", base)
     if match is None or int(match[1]) not in (_WIDE_DEPTHS if match[2] == "x4" else _DEPTHS):
         return None
     depth, variant = int(match[1]), match[2]
@@ -164,6 +196,7 @@ def _parse(base: str, width: float) -> Design | None:
             widths=[scaled(channels * wide, width) for channels in (16, 32, 64)],
             stem=scaled(32 if wide == 4 else 16, width),
             zero_pad=variant == "_zeropad",
+            attention=attention,
             classes=classes,
             in_channels=image_shape[0],
         )
@@ -171,21 +204,40 @@ def _parse(base: str, width: float) -> Design | None:
     return Design(with_width(base, width), build)
 
 
-def _name(depth: int, width: float) -> str:
-    return with_width(f"resnet{depth}", width)
+def _name(attention: str, depth: int, width: float) -> str:
+    return with_width(f"resnet{depth}{attention}", width)
 
 
-FAMILY = Family(
-    name="resnet",
-    pattern="resnet{8,14,20,32,44,56,110}[_zeropad], resnet{8,32}x4",
-    description="CIFAR ResNet of 6n+2 layers, 16-32-64 channels; shortcuts project or pad zeros",
-    paper="He et al., CVPR 2016, section 4.2; x4: Tian et al., ICLR 2020 (CRD)",
-    example="resnet20",
-    members=(
+def _family(attention: str, members: tuple[str, ...], description: str, paper: str) -> Family:
+    return Family(
+        name=f"resnet{attention}",
+        pattern=f"resnet{{8,14,20,32,44,56,110}}[_zeropad]{attention}, resnet{{8,32}}x4{attention}",
+        description=description,
+        paper=paper,
+        example=f"resnet20{attention}",
+        members=members,
+        parse=partial(_parse, attention),
+        ladder=width_ladder(partial(_name, attention), _LADDER_DEPTHS, 16, 64),
+    )
+
+
+FAMILY = _family(
+    "",
+    (
         *(f"resnet{depth}" for depth in _DEPTHS),
         *(f"resnet{depth}_zeropad" for depth in _DEPTHS),
         *(f"resnet{depth}x4" for depth in _WIDE_DEPTHS),
     ),
-    parse=_parse,
-    ladder=width_ladder(_name, _LADDER_DEPTHS, 16, 64),
+    "CIFAR ResNet of 6n+2 layers, 16-32-64 channels; shortcuts project or pad zeros",
+    "He et al., CVPR 2016, section 4.2; x4: Tian et al., ICLR 2020 (CRD)",
+)
+# Families of their own, so that a compression factor never trades the attention for size.
+ECA_FAMILIES = tuple(
+    _family(
+        attention,
+        tuple(f"resnet{depth}{attention}" for depth in _DEPTHS),
+        f"CIFAR ResNet, {meaning}",
+        "He et al., CVPR 2016; ECA: Wang et al., CVPR 2020",
+    )
+    for attention, meaning in VARIANTS.items()
 )

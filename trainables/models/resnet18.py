@@ -5,12 +5,14 @@ The bottleneck carries its stride on the 3x3 convolution (torchvision's "v1.5").
 """
 
 import re
+from functools import partial
 
+from trainables.models.eca import VARIANTS
 from trainables.models.family import Design, Family, ImageShape, width_ladder, with_width
 from trainables.models.layers import scaled
-from trainables.models.resnet import BasicBlock, Bottleneck, ResNet
+from trainables.models.resnet import BasicBlock, Block, Bottleneck, ResNet
 
-_BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
+_BLOCKS: dict[int, tuple[type[Block], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -19,8 +21,8 @@ _BLOCKS: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] 
 }
 
 
-def _parse(base: str, width: float) -> Design | None:
-    match = re.fullmatch(r"resnet(\d+)", base)
+def _parse(attention: str, base: str, width: float) -> Design | None:
+    match = re.fullmatch(rf"resnet(\d+){attention}", base)
     if match is None or int(match[1]) not in _BLOCKS:
         return None
     block, depths = _BLOCKS[int(match[1])]
@@ -31,6 +33,7 @@ def _parse(base: str, width: float) -> Design | None:
             depths=depths,
             widths=[scaled(channels, width) for channels in (64, 128, 256, 512)],
             stem=scaled(64, width),
+            attention=attention,
             classes=classes,
             in_channels=image_shape[0],
         )
@@ -38,17 +41,33 @@ def _parse(base: str, width: float) -> Design | None:
     return Design(with_width(base, width), build)
 
 
-def _name(depth: int, width: float) -> str:
-    return with_width(f"resnet{depth}", width)
+def _name(attention: str, depth: int, width: float) -> str:
+    return with_width(f"resnet{depth}{attention}", width)
 
 
-FAMILY = Family(
-    name="resnet18",
-    pattern="resnet{18,34,50,101,152}",
-    description="ImageNet ResNet, 64-128-256-512 channels, with a 3x3 stem for small images",
-    paper="He et al., CVPR 2016, table 1",
-    example="resnet18",
-    members=tuple(f"resnet{depth}" for depth in _BLOCKS),
-    parse=_parse,
-    ladder=width_ladder(_name, (18, 34, 50), 64, 128),
+def _family(attention: str, description: str, paper: str) -> Family:
+    return Family(
+        name=f"resnet18{attention}",
+        pattern=f"resnet{{18,34,50,101,152}}{attention}",
+        description=description,
+        paper=paper,
+        example=f"resnet18{attention}",
+        members=tuple(f"resnet{depth}{attention}" for depth in _BLOCKS),
+        parse=partial(_parse, attention),
+        ladder=width_ladder(partial(_name, attention), (18, 34, 50), 64, 128),
+    )
+
+
+FAMILY = _family(
+    "",
+    "ImageNet ResNet, 64-128-256-512 channels, with a 3x3 stem for small images",
+    "He et al., CVPR 2016, table 1",
+)
+ECA_FAMILIES = tuple(
+    _family(
+        attention,
+        f"ImageNet ResNet with a 3x3 stem, {meaning}",
+        "He et al., CVPR 2016; ECA: Wang et al., CVPR 2020",
+    )
+    for attention, meaning in VARIANTS.items()
 )

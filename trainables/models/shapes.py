@@ -38,8 +38,13 @@ def output_shapes(model: Network, image_shape: ImageShape) -> Shapes:
     """
     with evaluating(model):
         outputs = model(blank_images(model, image_shape))
-    stages = []
-    for stage in outputs.stages:
-        channels, height, width = stage.shape[1:]
-        stages.append((channels, height, width))
-    return Shapes(outputs.logits.shape[1], outputs.embedding.shape[1], tuple(stages))
+    return Shapes(
+        outputs.logits.shape[1],
+        outputs.embedding.shape[1],
+        _map_shapes(outputs.stages),
+        _map_shapes(outputs.shortcuts),
+    )
+
+
+def _map_shapes(maps: tuple[Tensor, ...]) -> tuple[tuple[int, int, int], ...]:
+    return tuple((found.shape[1], found.shape[2], found.shape[3]) for found in maps)

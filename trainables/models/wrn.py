@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.family import Design, Family, ImageShape, number, width_ladder
-from trainables.models.layers import ZooNetwork, conv, initialise, scaled
+from trainables.models.layers import ResidualStage, ZooNetwork, conv, initialise, scaled
 from trainables.models.outputs import Outputs
 
 _LADDER_DEPTHS = (10, 16, 22, 28, 40)
@@ -30,10 +30,13 @@ class PreActivationBlock(nn.Module):
         same = stride == 1 and inputs == outputs
         self.shortcut = None if same else conv(inputs, outputs, 1, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
         activated = self.relu1(self.bn1(x))
         out = self.conv2(self.relu2(self.bn2(self.conv1(activated))))
-        return out + (x if self.shortcut is None else self.shortcut(activated))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        if shortcuts is not None:
+            shortcuts.append(shortcut)
+        return out + shortcut
 
 
 class WideResNet(ZooNetwork):
@@ -64,17 +67,19 @@ class WideResNet(ZooNetwork):
         initialise(self)
 
     def forward(self, images: Tensor) -> Outputs:
-        first = self.group1(self.conv1(images))
-        second = self.group2(first)
-        third = self.relu(self.bn(self.group3(second)))
+        shortcuts: list[Tensor] = []
+        first = self.group1(self.conv1(images), shortcuts)
+        second = self.group2(first, shortcuts)
+        third = self.relu(self.bn(self.group3(second, shortcuts)))
         embedding = self.pool(third).flatten(1)
-        return Outputs(self.classifier(embedding), embedding, (first, second, third))
+        stages = first, second, third
+        return Outputs(self.classifier(embedding), embedding, stages, tuple(shortcuts))
 
 
-def _group(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
+def _group(inputs: int, outputs: int, blocks: int, stride: int) -> ResidualStage:
     first = PreActivationBlock(inputs, outputs, stride)
     rest = (PreActivationBlock(outputs, outputs, 1) for _ in range(blocks - 1))
-    return nn.Sequential(first, *rest)
+    return ResidualStage(first, *rest)
 
 
 def _parse(base: str, width: float) -> Design | None:

@@ -1,6 +1,7 @@
 """Students chosen by name, depth, width and factor."""
 
 import math
+import re
 import time
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from trainables.compression.architecture import StudentChoice, choose_student, k
 from trainables.compression.measure import count_params
 from trainables.errors import UserError
 from trainables.models import create_model, families
+from trainables.models.eca import VARIANTS
 from trainables.models.registry import FAMILIES
 
 CIFAR = (3, 32, 32)
@@ -76,6 +78,8 @@ def test_factor_finds_the_published_depths() -> None:
         ("resnet20", "width", 1, "resnet20"),
         ("wrn_16_2", "width", 0.25, "wrn_16_0.5"),
         ("mobilenetv2-minus5", "width", 2, "mobilenetv2-minus5_x2"),
+        ("resnet18-eca", "width", 0.5, "resnet18-eca_x0.5"),
+        ("resnet20-eca_last_x0.5", "width", 0.5, "resnet20-eca_last_x0.25"),
     ],
 )
 def test_names(student: str, kind: str, amount: float, name: str) -> None:
@@ -100,7 +104,10 @@ def test_counts_grow_along_every_chain(family: str) -> None:
         assert counts == sorted(counts)
 
 
-@pytest.mark.parametrize("teacher", ["wrn_40_2", "resnet56", "resnet50", "vgg13", "mobilenetv2_s2"])
+@pytest.mark.parametrize(
+    "teacher",
+    ["wrn_40_2", "resnet56", "resnet50", "vgg13", "mobilenetv2_s2", "resnet34-eca_parallel"],
+)
 def test_factor_one_is_the_teacher_itself(teacher: str) -> None:
     choice = choose(teacher, "factor", 1.0, teacher_params=params_of(teacher))
     assert choice.name == teacher
@@ -123,6 +130,17 @@ def test_factor_is_fast_for_a_new_setting() -> None:
 
 def test_a_member_stands_for_its_family() -> None:
     assert choose("wrn_40_2", "factor", 9.0).name == choose("wrn", "factor", 9.0).name
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("base", ["resnet20", "resnet18"])
+def test_a_factor_keeps_the_attention(base: str, variant: str) -> None:
+    """Also where a network without attention comes nearer to the count that is asked for."""
+    for factor in (2.0, 5.0, 17.0):
+        teacher = round(params_of(f"{base}_x0.5") * factor)
+        name = choose(f"{base}{variant}", "factor", factor, teacher_params=teacher).name
+        assert re.fullmatch(rf"resnet\d+{variant}(_x[\d.]+)?", name)
+        assert teacher / params_of(name) == pytest.approx(factor, rel=0.01)
 
 
 @pytest.mark.parametrize(

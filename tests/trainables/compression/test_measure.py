@@ -55,6 +55,14 @@ def test_macs_by_hand() -> None:
     assert count_macs(model, CIFAR) == 16 * 16 * 8 * 27 + 16 * 16 * 8 * 9 + 8 * 10
 
 
+def test_macs_along_the_channels() -> None:
+    """The 1-D convolution of channel attention; its pooling and product are not counted."""
+    plain, attentive = (create_model(name, 10, CIFAR) for name in ("resnet8", "resnet8-eca"))
+    added = 3 * (16 + 32 + 64)
+    assert count_macs(attentive, CIFAR) - count_macs(plain, CIFAR) == added
+    assert count_params(attentive) - count_params(plain) == 3 * 3
+
+
 def test_bytes_follow_the_dtype() -> None:
     model = nn.Sequential(nn.Linear(10, 10, bias=False), nn.BatchNorm1d(10))
     assert size_bytes(model) == 4 * (100 + 4 * 10) + 8  # the counter of batches is an int64

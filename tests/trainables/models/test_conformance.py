@@ -13,6 +13,9 @@ SMALL = [
     "resnet8_zeropad",
     "resnet18_x0.125",
     "resnet50_x0.0625",
+    "resnet8-eca",
+    "resnet18-eca_parallel_x0.125",
+    "resnet50-eca_last_x0.0625",
     "wrn_10_0.5",
     "mobilenetv2_x0.25",
     "mobilenetv2-minus15",
@@ -55,6 +58,8 @@ def test_shapes(name: str, classes: int, channels: int) -> None:
     assert shapes.classes == classes
     assert shapes.embedding == outputs.embedding.shape[1]
     assert shapes.stages == tuple(tuple(stage.shape[1:]) for stage in outputs.stages)
+    assert shapes.shortcuts == tuple(tuple(one.shape[1:]) for one in outputs.shortcuts)
+    assert shapes.shortcuts in ((), shapes.stages)
 
 
 def test_a_batch_of_one_does_not_depend_on_its_neighbours(name: str) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from timm.models.resnet import BasicBlock, Bottleneck
+from timm.models.resnet import ResNet as TimmResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
@@ -46,6 +48,22 @@ def test_torchvision(ours: str, theirs: str) -> None:
     reference = warm(torchvision_with_small_stem(theirs))
     model = create_model(ours, 10, CIFAR).eval()
     model.load_state_dict(reference.state_dict(), strict=True)
+    torch.testing.assert_close(model(images()).logits, reference(images()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "layers"),
+    [("resnet18-eca", BasicBlock, (2, 2, 2, 2)), ("resnet50-eca", Bottleneck, (3, 4, 6, 3))],
+)
+def test_eca_against_timm(name: str, block: type[nn.Module], layers: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    reference = TimmResNet(block, layers, num_classes=10, block_args={"attn_layer": "eca"})
+    reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    reference.maxpool = nn.Identity()
+    warm(reference)
+    model = create_model(name, 10, CIFAR).eval()
+    weights = {key.replace(".se.", ".eca."): w for key, w in reference.state_dict().items()}
+    model.load_state_dict(weights, strict=True)
     torch.testing.assert_close(model(images()).logits, reference(images()), rtol=1e-4, atol=1e-4)
 
 
