@@ -19,7 +19,8 @@ VERBS = {
     "methods": "the distillation methods, or one of them",
     "models": "the networks",
     "datasets": "the data sets",
-    "teacher": "train, import or list teachers",
+    "teacher": "train, import, adopt or list teachers",
+    "cache": "what this machine keeps of the teachers' outputs",
 }
 
 EXAMPLES = {
@@ -36,10 +37,12 @@ EXAMPLES = {
   kdsweep trial digits method=kd temperature=4
   kdsweep trial digits method=kd+at --pdb             debugger where it breaks
   kdsweep trial digits method=at --profile at.json    where a step's time goes
+  kdsweep trial compare_kd_cifar100 'pair=wrn_40_2->wrn_40_1' method=dist --data DATA
   kdsweep trial --replay digits digits-00007          the same trial again""",
     "table": """
   kdsweep table digits
-  kdsweep table digits --format latex > table.tex""",
+  kdsweep table digits --format latex > table.tex
+  kdsweep table compare_kd_cifar100 --against published""",
     "front": """
   kdsweep front digits
   kdsweep front digits --objective val_acc=max --objective latency_ms=min""",
@@ -65,7 +68,11 @@ EXAMPLES = {
     "teacher": """
   kdsweep teacher import resnet56 resnet56.th --dataset cifar10 --data DATA
   kdsweep teacher train pareto_cifar10 --data DATA
+  kdsweep teacher adopt digits digits-00007 --name assistant    teacher: {name: assistant}
   kdsweep teacher list""",
+    "cache": """
+  kdsweep cache list
+  kdsweep cache clear                                 all tables; trials make new ones""",
 }
 
 
@@ -152,6 +159,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--format", choices=("text", "markdown", "latex", "csv"), default="text"
     )
     made["table"].add_argument("--metric", choices=("test_acc", "val_acc"), default="test_acc")
+    made["table"].add_argument(
+        "--against", choices=("published",), help="beside the published numbers of the study"
+    )
     made["front"].add_argument(
         "--objective",
         action="append",
@@ -184,12 +194,16 @@ def build_parser() -> argparse.ArgumentParser:
     made["datasets"].add_argument("--download", action="store_true", help="fetch it if missing")
 
     _teacher(made["teacher"])
+    actions = made["cache"].add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the tables, their size and how full they are")
+    clearing = actions.add_parser("clear", help="delete tables")
+    clearing.add_argument("names", nargs="*", metavar="TABLE", help="default: all of them")
     return parser
 
 
 def _teacher(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    train = actions.add_parser("train", help="train the teacher of a study")
+    train = actions.add_parser("train", help="train the teachers of a study")
     train.add_argument("study", metavar="STUDY")
     _set(train)
     importing = actions.add_parser("import", help="read weights that somebody else trained")
@@ -205,10 +219,15 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
         help="dataset, imagenet, half, none, or MEAN,../STD,..; "
         "default: the one that fits 2,000 training images best",
     )
+    adopting = actions.add_parser("adopt", help="make a sweep's finished student a teacher")
+    adopting.add_argument("sweep", metavar="SWEEP")
+    adopting.add_argument("trial_id", metavar="TRIAL_ID", help="see kdsweep front SWEEP")
+    adopting.add_argument("--name", metavar="NAME", help="default: the trial's")
     listing = actions.add_parser("list", help="the teachers of a results folder")
     for action in (train, importing):
         _where(action)
-    _results(listing)
+    for action in (adopting, listing):
+        _results(action)
 
 
 def _verb(verbs: "argparse._SubParsersAction[_Parser]", name: str) -> argparse.ArgumentParser:
@@ -238,7 +257,8 @@ def _set(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="fix a setting for all trials and the teacher (teacher.KEY: for it alone)",
+        help="fix a setting for all trials and the teacher (teacher.KEY: for it alone; "
+        "pair=NAME: one of the study's pairs)",
     )
 
 

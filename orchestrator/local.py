@@ -19,7 +19,7 @@ from trainables.errors import UserError, unknown
 from trainables.files import open_folder
 from trainables.job import Run
 from trainables.models.weights import Card
-from trainables.teachers.train import train_teacher
+from trainables.teachers.train import Recipe, train_teacher
 
 Say = Callable[[str], None]
 
@@ -40,7 +40,7 @@ def run_trial(
     Returns:
         Its row of the ``trials`` table, which is not stored.
     """
-    plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teacher()
+    plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teachers()
     plan.check()
     config = study.config(study.draw(default_value))
     return _run(plan, config, say, profile)
@@ -64,27 +64,34 @@ def replay(
         raise unknown("trial", trial_id, frame["trial_id"])
     row = {str(key): value for key, value in found.iloc[0].items()}
     config = TrialConfig.from_mapping(json.loads(row["config"]))
-    return row, _run(plan, config, say, profile)
+    # As it computed there, whatever is faster here.
+    known = {key: row.get(key) for key in ("precision", "teacher_precision")}
+    chosen = {key: value for key, value in known.items() if isinstance(value, str)}
+    return row, _run(plan, config.replace(**chosen), say, profile)
 
 
-def run_teacher(study: Study, options: Options, *, say: Say) -> Card:
-    """Trains the teacher of a study here, unless it is there already.
+def run_teachers(study: Study, options: Options, *, say: Say) -> list[Card]:
+    """Trains the teachers of a study here, those above them first; none that is there already.
+
+    Returns:
+        Their cards, none before its own teacher's.
 
     Raises:
         UserError: the study trains no teacher.
     """
-    plan = Plan(study, study.name, absolute(options.results), options.data_dir)
+    plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teachers()
     open_folder(plan.results).check_writable()
-    if plan.recipe is None:
+    if not plan.recipes:
         raise UserError(f"study '{study.name}' trains no teacher; set teacher.model")
-    return _teacher(plan, say)
+    for recipe in plan.missing():
+        say(f"training the teacher {recipe.name}")
+        _train_teacher(plan, recipe, say)
+    plan = plan.with_teachers()
+    return [plan.cards[recipe.key] for recipe in plan.recipes if recipe.key in plan.cards]
 
 
-def _teacher(plan: Plan, say: Say) -> Card:
-    assert plan.recipe is not None
-    return train_teacher(
-        plan.recipe, plan.results, plan.data_dir, _device(), lambda row: say(_line(row))
-    )
+def _train_teacher(plan: Plan, recipe: Recipe, say: Say) -> None:
+    train_teacher(recipe, plan.results, plan.data_dir, _device(), lambda row: say(_line(row)))
 
 
 def _device() -> torch.device:
@@ -109,11 +116,13 @@ def _run(plan: Plan, config: TrialConfig, say: Say, profile: Path | None) -> dic
         raise UserError(
             f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
         )
-    if plan.recipe is not None and plan.teacher is None:
+    missing = plan.missing(config)
+    if missing:
         open_folder(plan.results).check_writable()
-        say(f"training the teacher {plan.recipe.name} first")
-        _teacher(plan, say)
-        plan = plan.with_teacher()
+    for recipe in missing:
+        say(f"training the teacher {recipe.name} first")
+        _train_teacher(plan, recipe, say)
+    plan = plan.with_teachers() if missing else plan
     # As in a sweep: the number of threads decides the last bits of a sum.
     torch.set_num_threads(int(plan.cpus))
     job = plan.job(config, trial_id="trial", attempt=1)

@@ -1,11 +1,11 @@
-"""A study made ready to run: its data and teacher are known, its configs can be keyed."""
+"""A study made ready to run: its data and teachers are known, its configs can be keyed."""
 
 import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,9 @@ import pyarrow as pa
 import torch
 
 from orchestrator.store import SCHEMAS
+from orchestrator.teachers import teachers_of
+from search_spaces.dimension import Value
+from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
 from trainables.compression.architecture import StudentChoice, choose_student
 from trainables.compression.measure import count_params
@@ -22,12 +25,12 @@ from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
 from trainables.job import Job
 from trainables.methods.method import Method
-from trainables.models.outputs import Shapes
+from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
 from trainables.teachers.teacher import find_teacher
-from trainables.teachers.train import Recipe, recipe
+from trainables.teachers.train import Filed, Recipe, lineage
 
 MAX_CORNERS = 2000
 _COUNTS = ("params", "macs", "size_bytes", "peak_memory_bytes")
@@ -43,7 +46,7 @@ class Plan:
         sweep: the sweep's name.
         results: folder or URI of the results.
         data_dir: as ``--data``.
-        teacher: the teacher's card once it exists.
+        cards: of the teachers that exist, and of theirs, by file.
         cpus, gpus: what one trial asks of Ray.
     """
 
@@ -51,7 +54,7 @@ class Plan:
     sweep: str
     results: str
     data_dir: str | None = None
-    teacher: Card | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict)
     cpus: float = 1.0
     gpus: float = 0.0
 
@@ -68,42 +71,79 @@ class Plan:
         )
 
     @cached_property
-    def recipe(self) -> Recipe | None:
-        """How the teacher is trained; None where it is imported or there is none."""
-        config = self.study.teacher_config()
-        return recipe(config, self.data_dir) if config else None
-
-    @property
-    def teacher_file(self) -> str | None:
-        """The teacher's file in the results folder, without suffix."""
-        if self.recipe is not None:
-            return self.recipe.key
-        return self.study.teacher.name if self.study.teacher else None
-
-    def with_teacher(self) -> "Plan":
-        """The plan with the card of its teacher, if that exists by now.
+    def teachers(self) -> dict[str, Recipe | Filed]:
+        """The teachers of trials by the names that configs have for them.
 
         Raises:
-            UserError: an imported teacher is missing, or was made for other data.
+            UserError: an imported teacher is missing, or an unknown network.
         """
-        if self.teacher_file is None:
-            return self
-        card = find_teacher(self.results, self.teacher_file)
-        if card is None and self.recipe is None:
-            raise UserError(
-                f"teacher.name: there is no teacher '{self.teacher_file}' in {self.results}; "
-                f"import it with `kdsweep teacher import MODEL FILE --name {self.teacher_file}`"
-            )
-        if card is not None and (card.classes, card.image_shape) != (
-            self.dataset.num_classes,
-            self.dataset.image_shape,
-        ):
-            raise UserError(
-                f"teacher '{card.name}' was made for {card.classes} classes of images "
-                f"{card.image_shape}, dataset '{self.dataset.name}' has "
-                f"{self.dataset.num_classes} of {self.dataset.image_shape}"
-            )
-        return replace(self, teacher=card)
+        return teachers_of(self.study, self.results, self.data_dir)
+
+    def teacher(self, config: TrialConfig) -> Recipe | Filed | None:
+        """The teacher of a trial: how it is trained, or where it is.
+
+        Raises:
+            UserError: the config is of another study.
+        """
+        if config.teacher is None:
+            return None
+        if config.teacher not in self.teachers:
+            raise unknown("teacher", config.teacher, self.teachers)
+        return self.teachers[config.teacher]
+
+    def card(self, config: TrialConfig) -> Card | None:
+        """The card of a trial's teacher; None where it is not trained yet, or there is none."""
+        teacher = self.teacher(config)
+        return self.cards.get(teacher.file) if teacher else None
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        """All teachers that are trained, each once, and none before its own teacher."""
+        found = {
+            upper.key: upper
+            for teacher in self.teachers.values()
+            for upper in lineage(teacher)
+            if isinstance(upper, Recipe)
+        }
+        return list(found.values())
+
+    def missing(self, config: TrialConfig | None = None) -> list[Recipe]:
+        """The teachers to train now, none before its own: of one trial, or of all.
+
+        What is above a teacher that exists is not needed.
+        """
+        teachers = [self.teacher(config)] if config else self.teachers.values()
+        wanted: dict[str, Recipe] = {}
+        for teacher in teachers:
+            chain: list[Recipe] = []
+            while isinstance(teacher, Recipe) and teacher.key not in self.cards:
+                chain.insert(0, teacher)
+                teacher = teacher.upper
+            wanted |= {step.key: step for step in chain}
+        return list(wanted.values())
+
+    def with_teachers(self) -> "Plan":
+        """The plan with the cards of those teachers that exist by now.
+
+        Raises:
+            UserError: an imported teacher is missing, or one was made for other data.
+        """
+        cards = {}
+        for teacher in [step for top in self.teachers.values() for step in lineage(top)]:
+            card = find_teacher(self.results, teacher.file)
+            if card is None:
+                continue
+            cards[teacher.file] = card
+            if (card.classes, card.image_shape) != (
+                self.dataset.num_classes,
+                self.dataset.image_shape,
+            ):
+                raise UserError(
+                    f"teacher '{card.name}' was made for {card.classes} classes of images "
+                    f"{card.image_shape}, dataset '{self.dataset.name}' has "
+                    f"{self.dataset.num_classes} of {self.dataset.image_shape}"
+                )
+        return replace(self, cards=cards)
 
     def student(self, config: TrialConfig) -> StudentChoice:
         """The network that a config asks for.
@@ -115,18 +155,19 @@ class Plan:
             config.student,
             config.compression,
             config.amount,
-            teacher_params=self._teacher_params,
+            teacher_params=self._teacher_params(config),
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
 
     def key(self, config: TrialConfig) -> str:
         """The config's key: see `trainables.config.config_key`."""
+        card = self.card(config)
         return config_key(
             config,
             student=self.student(config).name,
             data_fingerprint=self.dataset.fingerprint,
-            teacher_fingerprint=self.teacher.fingerprint if self.teacher else None,
+            teacher_fingerprint=card.fingerprint if card else None,
         )
 
     def job(self, config: TrialConfig, trial_id: str, attempt: int, **changes: Any) -> Job:
@@ -135,13 +176,14 @@ class Plan:
         ``KDSWEEP_CHECKPOINT_SECONDS`` in the environment of the driver sets the least time
         between two checkpoints of a trial; the default is 60.
         """
+        teacher = self.teacher(config)
         job = Job(
             config=config.to_dict(),
             sweep=self.sweep,
             trial_id=trial_id,
             results=self.results,
             data_dir=self.data_dir,
-            teacher=self.teacher_file,
+            teacher=teacher.file if teacher else None,
             attempt=attempt,
             cpus=self.cpus,
             gpus=self.gpus,
@@ -160,19 +202,32 @@ class Plan:
         """
         _checkpoint_seconds()
         self._check_objectives()
-        built: set[tuple[str, str]] = set()
-        for config in self._corners():
-            student = self.student(config).name
-            if (student, config.method) in built:
-                continue
-            built.add((student, config.method))
+        for step in self.recipes:
+            self._check_method(step.config, step.model, step.upper, f"teacher {step.name}")
+        built: set[tuple[Any, ...]] = set()
+        for pair, config in self._corners():
             try:
-                teacher = self._shapes(self._teacher_model) if self._teacher_model else None
-                shapes = self._shapes(student)
-                with torch.device("meta"):
-                    Method(config.method, config.terms, shapes, teacher)
+                student = self.student(config).name
+                networks = (pair, student, config.method, config.terms.get("dml.peer"))
+                if networks in built:
+                    continue
+                built.add(networks)
+                where = f"student {student}, method {config.method}"
+                self._check_method(config, student, self.teacher(config), where)
             except UserError as error:
-                raise UserError(f"student {student}, method {config.method}: {error}") from error
+                raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
+
+    def _check_method(
+        self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
+    ) -> None:
+        try:
+            above = self._shapes(teacher.model) if teacher else None
+            shapes = self._shapes(student)
+            with torch.device("meta"):
+                method = Method(config.method, config.terms, shapes, above)
+                method.recruit(lambda name: self._network(name or student))
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
 
     def _check_objectives(self) -> None:
         columns = SCHEMAS["trials"]
@@ -181,40 +236,43 @@ class Plan:
         for key in self.study.objectives:
             if key not in numbers:
                 raise unknown("objective", key, numbers)
-            if key.startswith(("compression_", "teacher_")) and self.study.teacher is None:
+            if key.startswith(("compression_", "teacher_")) and not self.study.teachers():
                 raise UserError(f"objectives.{key}: needs a teacher")
-            if key.startswith("val_") and self.study.fixed.get("val_fraction") == 0:
+            if key.startswith("val_") and any(
+                self.study.shared(pair).get("val_fraction") == 0
+                for pair in self.study.pairs or [None]
+            ):
                 raise UserError(f"objectives.{key}: val_fraction is 0, so that no trial has it")
+
+    def _network(self, model: str) -> Network:
+        return create_model(model, self.dataset.num_classes, self.dataset.image_shape)
 
     def _shapes(self, model: str) -> Shapes:
         return _shapes_of(model, self.dataset.num_classes, self.dataset.image_shape)
 
-    def _corners(self) -> Iterator[TrialConfig]:
-        """Configs with every combination of the choices that shape the networks."""
-        shaping = ("method", "student", *COMPRESSIONS, "compression")
-        keys = [key for key in self.study.dimensions if key in shaping]
-        ends = [self.study.dimensions[key].ends() for key in keys]
+    def _corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
+        """Configs with every combination of the choices that shape the networks, by pair."""
+        shaping = (PAIR, "method", "student", *COMPRESSIONS, "compression")
+        space = {key: found for key, found in self.study.space.items() if key in shaping}
+        ends = [dimension.ends() for dimension in space.values()]
         for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
-            corner = dict(zip(keys, values, strict=True))
+            corner = dict(zip(space, values, strict=True))
             drawn = self.study.draw(lambda key, dim, c=corner: c.get(key, dim.ends()[0]))  # type: ignore[misc]
-            yield self.study.config(drawn)
+            yield drawn.get(PAIR), self.study.config(drawn)
 
-    @cached_property
-    def _teacher_model(self) -> str | None:
-        if self.teacher is not None:
-            return self.teacher.model
-        return self.recipe.name if self.recipe else None
-
-    @cached_property
-    def _teacher_params(self) -> int | None:
-        if self.teacher is not None:
-            return self.teacher.params
-        if self.recipe is None:
+    def _teacher_params(self, config: TrialConfig) -> int | None:
+        teacher = self.teacher(config)
+        if teacher is None:
             return None
-        with torch.device("meta"):
-            return count_params(
-                create_model(self.recipe.name, self.dataset.num_classes, self.dataset.image_shape)
-            )
+        if teacher.file in self.cards:
+            return self.cards[teacher.file].params
+        return _params_of(teacher.model, self.dataset.num_classes, self.dataset.image_shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _params_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        return count_params(create_model(model, classes, image_shape))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -129,7 +129,7 @@ def _draw(
     front = searched[non_dominated(searched, objectives)]
     shift = _shifts(cells, list(styles))
     trials, cells, front = (
-        part.assign(x=part["x"] * part["method"].map(shift)).sort_values("x")
+        part.assign(x=part["x"] * part["method"].map(shift).astype(float)).sort_values("x")
         for part in (trials, cells, front)
     )
     for method, (colour, marker) in styles.items():

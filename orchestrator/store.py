@@ -43,7 +43,7 @@ SCHEMAS: dict[TableName, pa.Schema] = {
     "trials": _schema(
         text="sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
-        "term_weights peers",
+        "term_weights peers precision teacher_precision",
         int="attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
         "peak_memory_bytes schema_version",
         float="compression_requested compression_params compression_macs compression_bytes "
@@ -58,7 +58,8 @@ SCHEMAS: dict[TableName, pa.Schema] = {
     ),
 }
 """Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
-``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the student's bit width."""
+``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the
+student's bit width."""
 
 _KEYS: dict[TableName, list[str]] = {
     "trials": ["sweep", "trial_id", "attempt"],

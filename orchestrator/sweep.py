@@ -20,7 +20,7 @@ from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.source import ListSource, OptunaSource, Source
 from orchestrator.store import Store
-from orchestrator.teacher_stage import with_teacher
+from orchestrator.teacher_stage import with_teachers
 from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
@@ -96,7 +96,7 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     # Noted with the study: workers elsewhere and a later resume have other environments.
     data_dir = options.data_dir or os.environ.get("KDSWEEP_DATA")
     data_dir = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else None
-    plan = Plan(study, name, results, data_dir).with_teacher()
+    plan = Plan(study, name, results, data_dir).with_teachers()
     plan.check()
     open_folder(results).check_writable()
     with _session(plan, options) as session, _locked(results, name):
@@ -152,7 +152,7 @@ def reopen(sweep: str, options: Options) -> Plan:
             f"its fingerprint is {plan.dataset.fingerprint[:12]}, "
             f"expected {notes['data_fingerprint'][:12]}"
         )
-    return plan.with_teacher()
+    return plan.with_teachers()
 
 
 def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
@@ -171,12 +171,12 @@ def _session(plan: Plan, options: Options) -> Iterator[Session]:
 
 
 def _train(session: Session, source: Source, stage: str) -> Outcome:
-    """The teacher if it is missing, then all trials of a source; whatever Ctrl-C leaves of it."""
+    """The teachers that are missing, then all trials of a source; whatever Ctrl-C leaves of it."""
     progress, options, sweep = session.progress, session.options, session.plan.sweep
     store = Store(session.plan.results, sweep)
     finished = False
     try:
-        plan = with_teacher(session.plan, progress)
+        plan = with_teachers(session.plan, progress)
         # Imports Ray, which reads its environment at that moment.
         from orchestrator.searcher import StudySearcher
 
@@ -235,12 +235,19 @@ def _write_study(plan: Plan) -> None:
         "sweep": plan.sweep,
         "data_dir": plan.data_dir,
         "data_fingerprint": plan.dataset.fingerprint,
-        "teacher_file": plan.teacher_file,
+        **_teacher_files(plan),
         "code_version": code_version(),
         "versions": versions(),
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     Store(plan.results, plan.sweep).save_study(text)
+
+
+def _teacher_files(plan: Plan) -> dict[str, Any]:
+    files = {name: teacher.file for name, teacher in plan.teachers.items()}
+    if plan.study.pairs:
+        return {"teacher_files": files}
+    return {"teacher_file": next(iter(files.values()), None)}
 
 
 @contextmanager

@@ -1,90 +1,187 @@
-"""The first stage of a sweep: its teacher, trained on Ray where there is none yet."""
+"""The first stage of a sweep: its teachers, trained on Ray where there are none yet."""
 
-import contextlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from orchestrator import cluster
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from trainables.errors import UserError
-from trainables.teachers.teacher import teacher_folder
+from trainables.teachers.teacher import find_teacher, teacher_folder
 from trainables.teachers.train import Recipe
 
 MAX_ATTEMPTS = 3
+POLL_SECONDS = 0.5
 
 
-def with_teacher(plan: Plan, progress: Progress) -> Plan:
-    """The plan with its teacher, trained on Ray now if there is none yet.
+def with_teachers(plan: Plan, progress: Progress) -> Plan:
+    """The plan with its teachers, trained on Ray now where there are none yet.
 
     Raises:
-        UserError: it cannot be trained.
+        UserError: one cannot be trained.
     """
-    plan = plan.with_teacher()
-    recipe = plan.recipe
-    if plan.teacher is not None or recipe is None:
+    plan = plan.with_teachers()
+    missing = plan.missing()
+    if not missing:
         return plan
-    import ray
-
-    with _lock(plan):
-        plan = plan.with_teacher()
-        for _ in range(MAX_ATTEMPTS):
-            if plan.teacher is not None:
-                break
-            progress.stage(f"training the teacher {recipe.name}")
-            with contextlib.suppress(ray.exceptions.ActorDiedError):
-                _train(plan, recipe, progress)
-            plan = plan.with_teacher()
-    if plan.teacher is None:
-        raise UserError(
-            f"teacher {recipe.name}: its worker died {MAX_ATTEMPTS} times; "
-            "see Ray's logs of its node"
-        )
-    progress.stage(f"teacher {plan.teacher.name}: test {100 * plan.teacher.test_acc:.2f} %")
+    stage = _Stage(plan, progress, missing)
+    try:
+        stage.run()
+    finally:
+        stage.close()
+    plan = plan.with_teachers()
+    for recipe in missing:
+        card = plan.cards[recipe.key]
+        progress.stage(f"teacher {card.name}: test {100 * card.test_acc:.2f} %")
     return plan
 
 
-def _train(plan: Plan, recipe: Recipe, progress: Progress) -> None:
-    """Trains the teacher in an actor, or goes on from its checkpoint."""
-    import ray
-    import torch
+@dataclass
+class _Lesson:
+    """A teacher under training.
 
-    from trainables.teachers.train import TeacherTraining
-    from trainables.training import Diverged
+    Attributes:
+        worker: the actor that trains it, and ``lock`` what keeps other sweeps from doing so.
+        asked: the call that the actor answers next.
+        last: whether that one files the teacher.
+        attempts: actors so far.
+    """
 
-    device = torch.device("cuda" if plan.gpus else "cpu")
-    cpus = 1 if plan.gpus else max(1, int(cluster.largest_node("CPU")))
-    worker: Any = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
-        recipe, plan.results, plan.data_dir, device
-    )
-    try:
-        while (row := ray.get(worker.run_epoch.remote())) is not None:
+    recipe: Recipe
+    lock: FileLock | None
+    worker: Any = None
+    asked: Any = None
+    last: bool = False
+    attempts: int = 0
+
+
+class _Stage:
+    """Trains teachers, those first whose own teacher is there; as many at once as have room.
+
+    One alone has a node's CPUs; several have one each. A teacher that another sweep of the
+    results folder trains is waited for.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress, missing: list[Recipe]) -> None:
+        self._plan, self._progress = plan, progress
+        self._waiting = list(missing)
+        self._lessons: list[_Lesson] = []
+
+    def run(self) -> None:
+        """Returns when all are there.
+
+        Raises:
+            UserError: one cannot be trained.
+        """
+        import ray
+
+        while self._waiting or self._lessons:
+            self._start_ready()
+            if not self._lessons:
+                time.sleep(POLL_SECONDS)  # another sweep trains what is missing
+                continue
+            by_call = {lesson.asked: lesson for lesson in self._lessons}
+            # Not for ever: what waits for another sweep is looked after, too.
+            for call in ray.wait(list(by_call), timeout=POLL_SECONDS)[0]:
+                self._advance(by_call[call])
+
+    def close(self) -> None:
+        """Ends what still runs; it goes on from its checkpoint the next time."""
+        for lesson in list(self._lessons):
+            self._end(lesson)
+
+    def _start_ready(self) -> None:
+        ready = [recipe for recipe in self._waiting if self._is_ready(recipe)]
+        alone = len(ready) == 1 and not self._lessons
+        for recipe in ready:
+            if len(self._lessons) >= cluster.slots(1, self._plan.gpus):
+                return
+            lock = self._lock(recipe)
+            try:
+                if lock is not None:
+                    lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            self._waiting.remove(recipe)
+            lesson = _Lesson(recipe, lock)
+            self._lessons.append(lesson)
+            if find_teacher(self._plan.results, recipe.key) is None:
+                self._start(lesson, alone)
+            else:
+                self._end(lesson)
+
+    def _is_ready(self, recipe: Recipe) -> bool:
+        upper = recipe.upper
+        return upper is None or find_teacher(self._plan.results, upper.file) is not None
+
+    def _start(self, lesson: _Lesson, alone: bool) -> None:
+        """Trains a teacher in an actor of its own, or goes on from its checkpoint."""
+        import ray
+        import torch
+
+        from trainables.teachers.train import TeacherTraining
+
+        plan = self._plan
+        lesson.attempts += 1
+        self._progress.stage(f"training the teacher {lesson.recipe.name}")
+        device = torch.device("cuda" if plan.gpus else "cpu")
+        cpus = max(1, int(cluster.largest_node("CPU"))) if alone and not plan.gpus else 1
+        lesson.worker = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
+            lesson.recipe, plan.results, plan.data_dir, device
+        )
+        lesson.asked, lesson.last = lesson.worker.run_epoch.remote(), False
+
+    def _advance(self, lesson: _Lesson) -> None:
+        """Takes an answer of a teacher's actor, and asks for the next."""
+        import ray
+
+        from trainables.training import Diverged
+
+        name = lesson.recipe.name
+        try:
+            row = ray.get(lesson.asked)
+        except ray.exceptions.ActorDiedError as error:
+            if lesson.attempts == MAX_ATTEMPTS:
+                raise UserError(
+                    f"teacher {name}: its worker died {MAX_ATTEMPTS} times; "
+                    "see Ray's logs of its node"
+                ) from error
+            self._start(lesson, alone=len(self._lessons) == 1)
+            return
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, Diverged | UserError):
+                raise UserError(f"teacher {name}: {error.cause}") from error
+            raise
+        if lesson.last:
+            self._end(lesson)
+        elif row is None:
+            lesson.asked, lesson.last = lesson.worker.finish.remote(), True
+        else:
             val = row["val_acc"]
             shown = f", val {100 * val:.2f} %" if val is not None else ""
-            progress.stage(
-                f"teacher {recipe.name}: epoch {row['epoch']}/{recipe.config.epochs}{shown}",
+            self._progress.stage(
+                f"teacher {name}: epoch {row['epoch']}/{lesson.recipe.config.epochs}{shown}",
                 passing=True,
             )
-        ray.get(worker.finish.remote())
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, Diverged | UserError):
-            raise UserError(f"teacher {recipe.name}: {error.cause}") from error
-        raise
-    finally:
-        ray.kill(worker)
+            lesson.asked = lesson.worker.run_epoch.remote()
 
+    def _end(self, lesson: _Lesson) -> None:
+        import ray
 
-@contextmanager
-def _lock(plan: Plan) -> Iterator[None]:
-    """One training per teacher, however many sweeps of a results folder wait for it."""
-    folder = teacher_folder(plan.results)
-    if not folder.is_local:
-        yield
-        return
-    Path(folder.path).mkdir(parents=True, exist_ok=True)
-    with FileLock(Path(folder.path) / f".{plan.teacher_file}.lock"):
-        yield
+        self._lessons.remove(lesson)
+        if lesson.worker is not None:
+            ray.kill(lesson.worker)
+        if lesson.lock is not None:
+            lesson.lock.release()
+
+    def _lock(self, recipe: Recipe) -> FileLock | None:
+        """One training per teacher, however many sweeps of a results folder wait for it."""
+        folder = teacher_folder(self._plan.results)
+        if not folder.is_local:
+            return None
+        Path(folder.path).mkdir(parents=True, exist_ok=True)
+        return FileLock(Path(folder.path) / f".{recipe.key}.lock")

@@ -4,12 +4,14 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.caching import cache
 from orchestrator.catalogue import datasets, methods, models, studies
 from orchestrator.printing import print_frame, print_pairs, print_table, rounded
 from search_spaces.load import load_study
 from trainables.errors import UserError
 
 __all__ = [
+    "cache",
     "confirm",
     "datasets",
     "front",
@@ -77,6 +79,14 @@ def trial(options: Namespace) -> int:
 def table(options: Namespace) -> int:
     from orchestrator import query, tables
 
+    if options.against:
+        from orchestrator import against
+
+        if options.metric != "test_acc":
+            raise UserError("--metric val_acc: published numbers are test accuracies")
+        beside = against.against_published(options.results, _sweeps(options))
+        print(against.render(beside, options.format), end="")
+        return 0
     frame = query.trials(options.results, _sweeps(options))
     made = tables.compression_table(frame, metric=options.metric)
     print(tables.render(made, options.format), end="")
@@ -132,23 +142,24 @@ def teacher(options: Namespace) -> int:
         ]
         print_table(("teacher", "model", "dataset", "test", "parameters", "created"), rows)
         return 0
-    card = _import_teacher(options) if options.action == "import" else _train_teacher(options)
-    print(
-        f"teacher {card.name} ({card.model}): {100 * card.test_acc:.2f} % on the test set of "
-        f"{card.dataset}; {card.params:,} parameters; input mean {rounded(card.mean)}, "
-        f"std {rounded(card.std)}"
-    )
+    made = {"import": _import_teacher, "adopt": _adopt_teacher, "train": _train_teachers}
+    for card in made[options.action](options):
+        print(
+            f"teacher {card.name} ({card.model}): {100 * card.test_acc:.2f} % on the test set of "
+            f"{card.dataset}; {card.params:,} parameters; input mean {rounded(card.mean)}, "
+            f"std {rounded(card.std)}"
+        )
     return 0
 
 
-def _import_teacher(options: Namespace) -> Any:
+def _import_teacher(options: Namespace) -> list[Any]:
     from orchestrator.sweep import absolute
     from trainables.data.sources import load_dataset
     from trainables.files import open_folder
     from trainables.teachers.importing import import_teacher
 
     open_folder(options.results).check_writable()
-    return import_teacher(
+    card = import_teacher(
         options.model,
         options.file,
         load_dataset(options.dataset or "cifar10", options.data),
@@ -156,12 +167,23 @@ def _import_teacher(options: Namespace) -> Any:
         name=options.name,
         normalisation=options.normalisation,
     )
+    return [card]
 
 
-def _train_teacher(options: Namespace) -> Any:
+def _adopt_teacher(options: Namespace) -> list[Any]:
+    from orchestrator.store import Store
+    from orchestrator.sweep import absolute
+    from trainables.teachers.adopting import adopt_student
+
+    results = absolute(options.results)
+    Store(results, options.sweep).read_study()  # there is such a sweep
+    return [adopt_student(results, options.sweep, options.trial_id, options.name)]
+
+
+def _train_teachers(options: Namespace) -> list[Any]:
     from orchestrator import local
 
-    return local.run_teacher(
+    return local.run_teachers(
         load_study(options.study, options.set), _options(options), say=local.print_line
     )
 

@@ -1,9 +1,14 @@
 """Dimension: one thing to search, and the setting behind its key."""
 
+import functools
+from collections.abc import Mapping
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.config import TrialConfig
 from trainables.errors import unknown
+from trainables.methods.method import method_settings
 from trainables.methods.registry import term_class, term_names
 from trainables.settings import Setting, settings_of
 
@@ -101,15 +106,51 @@ def grid_values(dimension: Dimension, key: str) -> list[Value]:
     return [int(value) if whole else value for value in values]
 
 
-def check_known(key: str) -> None:
+def check_known(key: str, block: str = "") -> None:
     """Refuses a key that neither a trial nor any term has.
+
+    Args:
+        key: what the user wrote.
+        block: where, if that has to be said.
 
     Raises:
         UserError: with the nearest keys that there are.
     """
-    names = list(settings_of(TrialConfig))
+    names = {*settings_of(TrialConfig), *keys_of_terms()}
+    if key not in names:
+        raise unknown(f"key in {block}" if block else "key", key, names)
+
+
+def keys_of_terms() -> set[str]:
+    """The keys of all settings of all terms, full and bare."""
+    found = set()
     for term in term_names():
         for short in settings_of(term_class(term).Config):
-            names += [short, f"{term}.{short}"]
-    if key not in names:
-        raise unknown("key", key, set(names))
+            found |= {short, f"{term}.{short}"}
+    return found
+
+
+@functools.cache
+def term_keys(method: str) -> frozenset[str]:
+    """The keys of a method's settings, full and bare.
+
+    Raises:
+        UserError: no such method.
+    """
+    full = method_settings(method)
+    return frozenset(full) | {key.partition(".")[2] for key in full}
+
+
+def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in layers, of which a later one wins: its bare names also over full keys.
+
+    In one layer ``kd.temperature`` wins over ``temperature``; but a ``temperature`` that stands
+    in a later layer is meant to replace it.
+    """
+    own = settings_of(TrialConfig)  # a trial's momentum has nothing to do with crd.momentum
+    values: dict[str, Any] = {}
+    for layer in layers:
+        bare = {key for key in layer if key not in own}
+        values = {key: v for key, v in values.items() if key.partition(".")[2] not in bare}
+        values |= layer
+    return values

@@ -1,5 +1,6 @@
 """Reading studies: the shipped ones by name, a user's own by path; overrides from the shell."""
 
+import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from search_spaces.dimension import setting_of
+from search_spaces.dimension import layered, setting_of
+from search_spaces.pairs import PAIR, spelled_out
 from search_spaces.spec import Study
+from search_spaces.teacher import TeacherSpec, as_teacher
 from trainables.errors import UserError, unknown
 
 _UNION_MEMBERS = ("bool", "int", "float", "str")
@@ -66,36 +69,95 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     """A study's content with values set from the shell.
 
     ``KEY=VALUE`` fixes a setting of all trials: it replaces a dimension of that name, also in
-    ``cover`` and ``points``, and the teacher's own value, so that ``epochs=1`` makes everything
-    short. ``teacher.KEY=VALUE`` goes to the teacher alone; the study's own fields (``trials``,
-    ``repeats``, ``sampler``, ``dataset``...) are set by their names. Values are YAML.
+    ``cover`` and ``points``, and the own value of every pair and every teacher, so that
+    ``epochs=1`` makes everything short. ``teacher.KEY=VALUE`` goes to the teacher alone, or to
+    those of all pairs; ``teacher.teacher.KEY`` to the teacher's teacher. ``pair=NAME`` leaves
+    one pair; the study's own fields (``trials``, ``repeats``, ``sampler``, ``dataset``...) are
+    set by their names. Values are YAML.
     """
-    content = {**content}
-    for key, kind in (("fixed", dict), ("dimensions", dict), ("teacher", dict), ("cover", list)):
-        content[key] = content.get(key) or kind()
-        if not isinstance(content[key], kind):
-            expected = "keys and values" if kind is dict else "a list"
-            raise UserError(f"study: {key}: expected {expected}, got {content[key]!r}")
-        content[key] = kind(content[key])
+    content = _blocks(content)
     fixed: set[str] = set()
     for assignment in assignments:
         key, value = _assignment(assignment)
         if key.startswith("teacher."):
-            content["teacher"][key.removeprefix("teacher.")] = value
-        elif key in Study.model_fields and key not in ("fixed", "dimensions", "teacher"):
+            _give_teacher(content["teacher"], key.removeprefix("teacher."), value)
+            for pair in content["pairs"].values():
+                _take_from_teacher(pair, key.removeprefix("teacher."))
+        elif key == PAIR:
+            content["pairs"] = _chosen(content["pairs"], str(value))
+            fixed.add(key)
+        elif key in Study.model_fields and key not in _BLOCKS:
             content[key] = value
         else:
             setting_of(key)
             content["fixed"][key] = value
             fixed.add(key)
             content["dimensions"].pop(key, None)
-            content["teacher"].pop(key, None)
+            _take_from_teacher(content, key)
+            for name, pair in content["pairs"].items():
+                _take_from_teacher(pair, key)
+                if any(_means(key, own) or _means(own, key) for own in pair):
+                    content["pairs"][name] = layered(pair, {key: value})
     if isinstance(content["cover"], list):
         content["cover"] = [key for key in content["cover"] if key not in fixed]
     if isinstance(content.get("points"), list):
         content["points"] = [_without(point, fixed) for point in content["points"]]
     content["teacher"] = content["teacher"] or None
     return content
+
+
+_BLOCKS = ("fixed", "dimensions", "teacher", "pairs")
+
+
+def _blocks(content: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a study's content in which every block is there, and pairs are spelled out."""
+    copied = {**content}
+    for key in (*_BLOCKS, "cover"):
+        kind: type = list if key == "cover" else dict
+        value = copied.get(key) or kind()
+        if not isinstance(value, kind):
+            expected = "keys and values" if kind is dict else "a list"
+            raise UserError(f"study: {key}: expected {expected}, got {value!r}")
+        copied[key] = copy.deepcopy(value)
+    copied["pairs"] = spelled_out(copied["pairs"])
+    for name, pair in copied["pairs"].items():
+        if not isinstance(pair, dict):
+            raise UserError(f"study: pairs.{name}: expected keys and values, got {pair!r}")
+    return copied
+
+
+def _chosen(pairs: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The one pair of this name."""
+    if not pairs:
+        raise UserError("pair: the study has no pairs")
+    if name not in pairs:
+        raise unknown("pair", name, map(str, pairs))
+    return {name: pairs[name]}
+
+
+def _give_teacher(teacher: dict[str, Any], key: str, value: Any) -> None:
+    """Sets ``KEY`` of a teacher, or ``teacher.KEY`` of its own."""
+    if key.startswith("teacher."):
+        teacher["teacher"] = upper = as_teacher(teacher.get("teacher") or {})
+        if isinstance(upper, dict):
+            _give_teacher(upper, key.removeprefix("teacher."), value)
+    else:
+        for name in [name for name in teacher if _means(key, name)]:
+            del teacher[name]
+        teacher[key] = value
+
+
+def _take_from_teacher(block: dict[str, Any], key: str) -> None:
+    """Removes a setting from the teacher of a block, and from those above it."""
+    teacher = block.get("teacher")
+    if isinstance(teacher, dict) and key not in TeacherSpec.model_fields:
+        block["teacher"] = {name: v for name, v in teacher.items() if not _means(key, name)}
+        _take_from_teacher(block["teacher"], key)
+
+
+def _means(key: str, name: str) -> bool:
+    """Whether a setting's name is the key, or the key's full form."""
+    return name == key or name.partition(".")[2] == key
 
 
 def _without(point: Any, keys: set[str]) -> Any:
@@ -133,6 +195,8 @@ def _first_mistake(error: ValidationError) -> UserError:
     if first["type"] == "missing":
         return UserError(f"study: key '{where}' is missing")
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "model_type":
-        message = "expected a list of choices, or low and high"
+    if first["type"] in ("model_type", "dict_type"):
+        message = "expected keys and values"
+        if places[:1] == ["dimensions"] and len(places) > 1:
+            message = "expected a list of choices, or low and high"
     return UserError(f"study{': ' + where if where else ''}: {message}")

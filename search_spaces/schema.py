@@ -2,12 +2,15 @@
 
 from typing import Any
 
-from search_spaces.spec import OF_STUDY, TRAINING, Study
+from search_spaces.pairs import ARROW, OF_ALL_PAIRS
+from search_spaces.spec import OF_STUDY, Study
+from search_spaces.teacher import TRAINING
 from trainables.config import TrialConfig
 from trainables.methods.registry import term_class, term_names
 from trainables.settings import Setting, settings_of
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
+_MODEL = {"type": "string", "description": "the name of a model"}
 
 
 def study_schema() -> dict[str, Any]:
@@ -19,9 +22,8 @@ def study_schema() -> dict[str, Any]:
     values = {key: _value(setting) for key, setting in settings.items()}
     properties = schema["properties"]
     properties["fixed"] |= {"properties": values, "additionalProperties": False}
-    teacher = schema["$defs"]["TeacherSpec"]
-    teacher["properties"] |= {key: values[key] for key in TRAINING}
-    teacher["additionalProperties"] = False
+    _complete_teacher(schema["$defs"]["TeacherSpec"], values)
+    _complete_pairs(schema, values)
     dimension = {"anyOf": [{"$ref": "#/$defs/Dimension"}, {"type": "array", "minItems": 1}]}
     properties["dimensions"] |= {
         "properties": {
@@ -32,14 +34,39 @@ def study_schema() -> dict[str, Any]:
     return schema
 
 
+def _complete_teacher(teacher: dict[str, Any], values: dict[str, Any]) -> None:
+    """Its training settings and those of terms; the name of a model for a teacher's teacher."""
+    own = settings_of(TrialConfig)
+    trained = {key: value for key, value in values.items() if key in TRAINING or key not in own}
+    teacher["properties"]["teacher"]["anyOf"].append(_MODEL)
+    teacher["properties"] |= trained
+    teacher["additionalProperties"] = False
+    teacher["dependentRequired"] = {"method": ["teacher"], "teacher": ["method"]}
+
+
+def _complete_pairs(schema: dict[str, Any], values: dict[str, Any]) -> None:
+    """The settings of a pair; where its name says both networks, it need not say anything."""
+    pair = schema["$defs"]["Pair"]
+    own = pair["properties"]
+    given = {key: value for key, value in values.items() if key not in {*own, *OF_ALL_PAIRS}}
+    own["teacher"] = {"anyOf": [own["teacher"], _MODEL]}
+    own |= given
+    pair["additionalProperties"] = False
+    named = {key: value for key, value in pair.items() if key != "required"}
+    schema["$defs"]["NamedPair"] = {"anyOf": [named, {"type": "null"}]}
+    pairs = schema["properties"]["pairs"]
+    pairs["patternProperties"] = {f"^[^>]+{ARROW}[^>]+$": {"$ref": "#/$defs/NamedPair"}}
+
+
 def _all_settings() -> dict[str, Setting]:
     """Settings of trials, of terms by full key, and of terms by bare name."""
-    own = settings_of(TrialConfig)
-    found = {key: setting for key, setting in own.items() if key not in OF_STUDY}
+    trial = settings_of(TrialConfig)
+    found = {key: setting for key, setting in trial.items() if key not in OF_STUDY}
     for name in term_names():
         own = settings_of(term_class(name).Config)
         found |= {f"{name}.{key}": setting for key, setting in own.items()}
-        found |= {key: setting for key, setting in own.items() if key not in found}
+        # A bare name that a trial has as well is the trial's.
+        found |= {key: s for key, s in own.items() if key not in found and key not in trial}
     return found
 
 

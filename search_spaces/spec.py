@@ -1,16 +1,26 @@
 """Study: what to try, typed. One YAML file is one study."""
 
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from search_spaces.dimension import Dimension, Strict, Value, check_known, grid_values, setting_of
+from search_spaces.dimension import (
+    Dimension,
+    Strict,
+    Value,
+    check_known,
+    grid_values,
+    layered,
+    setting_of,
+    term_keys,
+)
+from search_spaces.pairs import PAIR, Pair, spelled_out
+from search_spaces.published import Published
+from search_spaces.teacher import UNNAMED, TeacherSpec, check_distinct, check_shared
 from trainables.config import COMPRESSIONS, TrialConfig
-from trainables.errors import UserError, unknown
-from trainables.methods.method import method_settings
+from trainables.errors import UserError
 from trainables.methods.registry import PLAIN
 from trainables.settings import settings_of
 
@@ -23,39 +33,20 @@ def _as_choices(value: Any) -> Any:
     return {"choices": value} if isinstance(value, list) else value
 
 
-class TeacherSpec(BaseModel):
-    """The teacher: trained as the first stage of the sweep, or imported before.
-
-    Further keys are training settings (``epochs``, ``lr``, ...); those not given are the
-    study's ``fixed`` ones.
-    """
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-
-    model: str | None = Field(None, description="the network to train: see `kdsweep models`")
-    name: str | None = Field(None, description="an imported teacher: see `kdsweep teacher list`")
-
-    @model_validator(mode="after")
-    def _one(self) -> "TeacherSpec":
-        if (self.model is None) == (self.name is None):
-            raise ValueError("expected either model (to train it) or name (an imported one)")
-        if self.name is not None and self.model_extra:
-            raise ValueError(f"an imported teacher takes no {', '.join(self.model_extra)}")
-        return self
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """The settings that differ from the study's fixed ones."""
-        return dict(self.model_extra or {})
-
-
 class Study(Strict):
     """A study: data, teacher, what is fixed, what is searched, for what and how long."""
 
     name: str = Field(description="the study's name; the file's by default")
     description: str = Field("", description="what it is for, and what to expect of it")
     dataset: str = Field(description="see `kdsweep datasets`")
-    teacher: TeacherSpec | None = Field(None, description="the teacher of all trials")
+    teacher: TeacherSpec | None = Field(
+        None,
+        description="the teacher of all trials; with pairs, what the teachers' trainings share",
+    )
+    pairs: Annotated[dict[str, Pair], BeforeValidator(spelled_out)] = Field(
+        default_factory=dict,
+        description="teachers with their students, by name: TEACHER->STUDENT, or spelled out",
+    )
     fixed: dict[str, Value | None] = Field(
         default_factory=dict, description="settings that all trials share"
     )
@@ -80,6 +71,9 @@ class Study(Strict):
     sampler_seed: int = Field(0, ge=0)
     trials: int | None = Field(None, ge=1, description="configs to train; grid, points: all")
     repeats: int = Field(1, ge=1, description="seeds under which every config is trained")
+    published: Published | None = Field(
+        None, description="published numbers for `kdsweep table --against published`"
+    )
 
     @field_validator("objectives")
     @classmethod
@@ -93,29 +87,54 @@ class Study(Strict):
     def _consistent(self) -> "Study":
         if self.sampler not in ("grid", "points") and self.trials is None:
             raise ValueError("trials: expected how many configs to train")
+        self._check_teachers()
         for key in self.dimensions:
             if key in self.fixed:
                 raise ValueError(f"{key}: is both fixed and a dimension")
+            for name, pair in self.pairs.items():
+                if key in pair.settings:
+                    raise ValueError(f"pairs.{name}.{key}: is a dimension, too")
         for key in self.cover:
-            if key not in self.dimensions or self.dimensions[key].choices is None:
+            if key not in self.space or self.space[key].choices is None:
                 raise ValueError(f"cover: {key} is not a dimension with listed choices")
         for key, dimension in self.dimensions.items():
             if self.sampler == "grid" and dimension.choices is None and dimension.step is None:
                 raise ValueError(f"dimensions.{key}: a grid needs choices, or a range with step")
         for point in self.points:
             for key, value in point.items():
-                if key not in self.dimensions:
+                if key not in self.space:
                     raise ValueError(f"points: {key} is not a dimension")
-                if value not in self.dimensions[key]:
+                if value not in self.space[key]:
                     raise ValueError(f"points: {key} {value!r} is not in its dimension")
-        ordered = sorted(self.dimensions, key=_decides_first)
-        for place, key in enumerate(ordered):
-            for other in self.dimensions[key].when:
-                if other not in self.fixed and other not in ordered[:place]:
+        given = set(self.fixed).union(*(pair.settings for pair in self.pairs.values()))
+        for key in sorted(self.space, key=_decides_first):
+            for other in self.space[key].when:
+                if other not in given:
                     raise ValueError(
                         f"dimensions.{key}.when: {other} is neither fixed nor a dimension before it"
                     )
+            given.add(key)
         return self
+
+    def _check_teachers(self) -> None:
+        if not self.pairs:
+            if self.teacher is not None and not self.teacher.named:
+                raise ValueError(f"teacher: {UNNAMED}")
+            return
+        if self.teacher is not None:
+            for key in TeacherSpec.model_fields:
+                if getattr(self.teacher, key) is not None:
+                    raise ValueError(f"teacher.{key}: with pairs, every pair names its teacher")
+        for name, pair in self.pairs.items():
+            if pair.student is None and "student" not in {**self.fixed, **self.dimensions}:
+                raise ValueError(f"pairs.{name}.student: expected the name of a model")
+
+    @property
+    def space(self) -> dict[str, Dimension]:
+        """All dimensions, by key: the choice of a pair, where there are pairs, and the written."""
+        if not self.pairs:
+            return self.dimensions
+        return {PAIR: Dimension.model_validate({"choices": list(self.pairs)}), **self.dimensions}
 
     # What a trial is
 
@@ -129,10 +148,15 @@ class Study(Strict):
             draw: gives a value for a dimension, by its key.
         """
         values: dict[str, Value] = {}
-        for key in sorted(self.dimensions, key=_decides_first):
+        space = self.space
+        for key in sorted(space, key=_decides_first):
             if self._exists(key, values):
-                values[key] = draw(key, self.dimensions[key])
+                values[key] = draw(key, space[key])
         return values
+
+    def shared(self, pair: Value | None = None) -> dict[str, Any]:
+        """The settings that all trials share, or all of a pair: the fixed ones and its own."""
+        return layered(self.fixed, self.pairs[str(pair)].settings if pair is not None else {})
 
     def config(self, drawn: Mapping[str, Value], *, repeat: int = 0) -> TrialConfig:
         """The trial of drawn values, under the seeds of a repeat.
@@ -140,8 +164,10 @@ class Study(Strict):
         Raises:
             UserError: a value out of its range.
         """
-        own = {"dataset": self.dataset, "teacher": self._teacher_name()}
-        values: dict[str, Any] = {**self.fixed, **drawn, **own}
+        pair = drawn[PAIR] if self.pairs else None
+        teacher = self.pairs[str(pair)].teacher if self.pairs else self.teacher
+        names = {"dataset": self.dataset, "teacher": teacher.label if teacher else None}
+        values: dict[str, Any] = {**self.shared(pair), **drawn, **names}
         method = str(values.get("method", PLAIN))
         applies = {key for key in values if self._applies(key, method, values)}
         values = {key: value for key, value in values.items() if key in applies}
@@ -149,23 +175,34 @@ class Study(Strict):
             values[seed] = int(values.get(seed) or 0) + repeat
         return TrialConfig.from_mapping(values)
 
-    def teacher_config(self) -> TrialConfig | None:
-        """The training of the teacher; None where there is none to train."""
-        if self.teacher is None or self.teacher.model is None:
-            return None
-        shared = {key: value for key, value in self.fixed.items() if key in TRAINING}
-        values = {**shared, **self.teacher.training}
-        for key, value in self.teacher.training.items():
-            if key not in TRAINING:
-                raise unknown("key", f"teacher.{key}", [f"teacher.{name}" for name in TRAINING])
-            setting_of(key).check(f"teacher.{key}", value)
-        return TrialConfig.from_mapping(
-            {**values, "dataset": self.dataset, "student": self.teacher.model}
-        )
+    def teachers(self) -> dict[str, TeacherSpec]:
+        """The teachers of trials by the key at which the study gives them."""
+        if self.pairs:
+            return {f"pairs.{name}.teacher": pair.teacher for name, pair in self.pairs.items()}
+        return {"teacher": self.teacher} if self.teacher else {}
+
+    def teacher_config(
+        self, teacher: TeacherSpec | None = None, key: str = "teacher"
+    ) -> TrialConfig | None:
+        """How a teacher is trained; None where it is imported, or there is none.
+
+        Args:
+            teacher: that of a pair, or a teacher's teacher; None for the study's own.
+            key: where the study gives it, for errors.
+
+        Raises:
+            UserError: an unknown key, or a value out of its range.
+        """
+        teacher = teacher or self.teacher
+        return teacher.training(self.dataset, self._shared_by_teachers, key) if teacher else None
+
+    @property
+    def _shared_by_teachers(self) -> dict[str, Any]:
+        return layered(self.fixed, self.teacher.own if self.pairs and self.teacher else {})
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every combination of choices, each once, in the written order."""
-        yield from self._product(list(self.dimensions))
+        yield from self._product(list(self.space))
 
     def first_points(self) -> list[dict[str, Value]]:
         """What is tried before the sampler is asked: the listed points, then the cover."""
@@ -184,9 +221,9 @@ class Study(Strict):
         """
         for block, keys in (("fixed", self.fixed), ("dimensions", self.dimensions)):
             for key in keys:
-                check_known(key)
                 if key in OF_STUDY:
                     raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
+                check_known(key)
         for key, dimension in self.dimensions.items():
             kind = setting_of(key)
             for value in dimension.ends():
@@ -198,24 +235,34 @@ class Study(Strict):
         for key, fixed in self.fixed.items():
             if fixed is not None:
                 setting_of(key).check(f"fixed.{key}", fixed)
-        self.teacher_config()
-        for method in self._values_of("method", PLAIN):
-            for compression in self._values_of("compression", None):
-                corner = {"method": method}
-                if compression is not None:
-                    corner["compression"] = compression
-                self.config(self.draw(_first_value(corner)))
+        for name, pair in self.pairs.items():
+            pair.check(f"pairs.{name}", OF_STUDY)
+        if self.pairs and self.teacher:
+            check_shared(self.teacher.own, "teacher")
+        check_distinct(self.teachers(), self.dataset, self._shared_by_teachers)
+        for chosen in self.pairs or [None]:
+            try:
+                self._check_corners({PAIR: chosen} if chosen else {})
+            except UserError as error:
+                raise UserError(f"pairs.{chosen}: {error}" if chosen else str(error)) from error
 
-    def _values_of(self, key: str, default: Value | None) -> list[Any]:
+    def _check_corners(self, corner: dict[str, Value]) -> None:
+        for method in self._values_of("method", PLAIN, corner):
+            for compression in self._values_of("compression", None, corner):
+                chosen = {**corner, "method": method}
+                if compression is not None:
+                    chosen["compression"] = compression
+                self.config(self.draw(_first_value(chosen)))
+
+    def _values_of(self, key: str, default: Value | None, corner: Mapping[str, Value]) -> list[Any]:
         if key in self.dimensions:
             return self.dimensions[key].ends()
-        return [self.fixed.get(key, default)]
-
-    def _teacher_name(self) -> str | None:
-        return (self.teacher.model or self.teacher.name) if self.teacher else None
+        return [self.shared(corner.get(PAIR)).get(key, default)]
 
     def _exists(self, key: str, values: Mapping[str, Value]) -> bool:
-        known = {**self.fixed, **values}
+        if key == PAIR:
+            return True
+        known = {**self.shared(values.get(PAIR)), **values}
         if any(
             known.get(other) not in allowed for other, allowed in self.dimensions[key].when.items()
         ):
@@ -226,15 +273,13 @@ class Study(Strict):
         """Whether a key has an effect in a trial of this method and compression."""
         if key in COMPRESSIONS:
             return values.get("compression", key) == key
-        return key in _TRIAL_KEYS or key in _term_keys(method)
+        return key in _TRIAL_KEYS or key in term_keys(method)
 
     def _product(self, keys: list[str]) -> list[dict[str, Value]]:
         """All combinations of the listed dimensions that exist together."""
         found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
         ordered = sorted(keys, key=_decides_first)
-        for combination in itertools.product(
-            *(grid_values(self.dimensions[k], k) for k in ordered)
-        ):
+        for combination in itertools.product(*(grid_values(self.space[k], k) for k in ordered)):
             chosen = dict(zip(ordered, combination, strict=True))
             values: dict[str, Value] = {}
             for key in ordered:
@@ -250,30 +295,16 @@ OF_STUDY = {
     "dataset": "is a key of the study itself",
     "teacher": "is a key of the study itself; its network is teacher.model",
     "stage": "is not for a study to set; `kdsweep confirm` does",
+    PAIR: "is the choice among the study's pairs, a dimension by itself",
 }
 """Settings of a trial that a study does not give by ``fixed`` or ``dimensions``."""
 
 _TRIAL_KEYS = frozenset(settings_of(TrialConfig))
 
-TRAINING = [
-    key
-    for key in settings_of(TrialConfig)
-    if key not in ("dataset", "teacher", "student", "method", "stage", *COMPRESSIONS)
-    and key != "compression"
-]
-"""Settings that a teacher's training has, too."""
-
-
-@functools.cache
-def _term_keys(method: str) -> frozenset[str]:
-    """The keys of a method's settings, full and bare."""
-    full = method_settings(method)
-    return frozenset(full) | {key.partition(".")[2] for key in full}
-
 
 def _decides_first(key: str) -> int:
-    """Method and compression decide which other dimensions exist."""
-    return {"method": 0, "compression": 1}.get(key, 2)
+    """Pair, method and compression decide which other dimensions exist."""
+    return {PAIR: 0, "method": 1, "compression": 2}.get(key, 3)
 
 
 def _first_value(corner: Mapping[str, Value]) -> Draw:

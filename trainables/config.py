@@ -63,6 +63,20 @@ class TrialConfig:
     )
     flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
 
+    precision: str = setting(
+        "auto",
+        "of the networks' arithmetic; auto: bf16 for a network that it makes faster here",
+        choices=("auto", "fp32", "bf16"),
+    )
+    teacher_precision: str | None = setting(
+        None, "of the teacher's; none: as precision", choices=("auto", "fp32", "bf16")
+    )
+    teacher_cache: str = setting(
+        "float16",
+        "how the teacher's outputs are kept for the next trials, or off",
+        choices=("off", "float16", "bfloat16", "float32"),
+    )
+
     seed: int = setting(0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED)
     view_seed: int = setting(
         0, "augmented views; shared by the configs of a repeat", at_least=0, at_most=MAX_SEED
@@ -174,6 +188,8 @@ def config_key(
     decisive = config.to_dict()
     for words in ("dataset", "teacher", "stage", "compression", *COMPRESSIONS[1:]):
         decisive.pop(words)
+    if not needs_teacher(config.method):
+        del decisive["teacher_cache"], decisive["teacher_precision"]
     decisive |= {
         "student": student,
         "data": data_fingerprint,

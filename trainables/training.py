@@ -1,8 +1,7 @@
 """Training: one trial, epoch by epoch. Knows no Ray and no files."""
 
-import random
 import time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,12 +12,16 @@ from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset, Images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
+from trainables.engine.precision import choose_precision, computing
+from trainables.engine.remembering import remembering
 from trainables.evaluation import Score, score
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
+from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
+from trainables.randomness import random_state, restore_random_state, seed_everything
 from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
 
@@ -54,10 +57,9 @@ class Training:
         teacher: Teacher | None,
         device: torch.device,
     ) -> None:
-        torch.manual_seed(config.seed)
-        random.seed(config.seed)
-        np.random.seed(config.seed)
         self.config, self.dataset, self.device = config, dataset, device
+        self.precision = self._precision(config.precision, student, "train")
+        seed_everything(config.seed)
         self.student = create_model(student, dataset.num_classes, dataset.image_shape)
         self.method = Method(
             config.method,
@@ -89,6 +91,19 @@ class Training:
             flip=dataset.flip if config.flip is None else config.flip,
             seed=config.view_seed,
         )
+        self.teacher_precision, self.answers = "fp32", None
+        if self.teacher:
+            wanted = config.teacher_precision or config.precision
+            self.teacher_precision = self._precision(wanted, self.teacher.card.model, "infer")
+            if self.method.plain_teacher and config.teacher_cache != "off":
+                self.answers = remembering(
+                    self.teacher,
+                    self.method.needs,
+                    dataset,
+                    self.views,
+                    config.teacher_cache,
+                    self.teacher_precision,
+                )
         self.optimizer = self._optimizer([*self.student.parameters(), *self.method.adaptors()])
         self.peer_optimizers = {
             name: self._optimizer([*peer.parameters()]) for name, peer in self.method.peers.items()
@@ -110,11 +125,13 @@ class Training:
         self.student.train()
         self.method.train()
         order = epoch_order(self.config.seed, self.epoch, self.train_indices)
-        plan = train_batches(order.to(self.device), self.config.batch_size)
+        plan = train_batches(order, self.config.batch_size)
         total = torch.zeros(len(self.method.parts), device=self.device)
         for step, indices in enumerate(plan):
-            total += self._step(indices, self.epoch + step / len(plan))
+            total += self.step(indices, self.epoch + step / len(plan))
         means = (total / len(plan)).tolist()  # the epoch's only wait for the device
+        if self.answers:
+            self.answers.flush()
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
         self.epoch += 1
@@ -138,28 +155,43 @@ class Training:
             "term_losses": terms,
         }
 
-    def _step(self, indices: Tensor, epoch: float) -> Tensor:
-        """One update on one batch; returns the summands of the loss, on the device."""
-        batch = Batch(self.labels[indices], indices, epoch, epoch / self.config.epochs)
+    def step(self, indices: Tensor, epoch: float) -> Tensor:
+        """One update on one batch.
+
+        Args:
+            indices: positions of the images in the training set, int64 ``[B]``, on the CPU.
+            epoch: epochs done, with the fraction of the current one.
+
+        Returns:
+            The summands of the loss, ``[len(method.parts)]``, on the device.
+        """
+        there = indices.to(self.device, non_blocking=True)
+        batch = Batch(self.labels[there], there, epoch, epoch / self.config.epochs)
         batch = self.method.draw(batch)
-        views = self.views.images(self.images, self.epoch, indices)
-        inputs = to_float(views, self.dataset.mean, self.dataset.std)
-        batch = batch._replace(inputs=self.method.images(inputs, batch))
-        student = self.student(batch.inputs)
-        losses: Tensor = self.method(student, self._taught(views, batch), batch)
+        views = self.views.images(self.images, self.epoch, there)
+        taught = self._taught(views, indices, batch)
+        inputs = self.method.images(to_float(views, self.dataset.mean, self.dataset.std), batch)
+        batch = batch._replace(inputs=inputs)
+        with computing(self.precision, self.device):
+            losses: Tensor = self.method(self.student(inputs), taught, batch)
         self._update(self.optimizer, losses.sum(), epoch)
-        for name, optimizer in self.peer_optimizers.items():
-            loss = self.method.peer_loss(name, lambda: self._outputs(batch), batch)
-            self._update(optimizer, loss, epoch)
+        for name in self.method.learners(batch.progress):
+            with computing(self.precision, self.device):
+                loss = self.method.peer_loss(name, lambda: observe(self.student, inputs), batch)
+            self._update(self.peer_optimizers[name], loss, epoch)
         return losses.detach()
 
-    def _taught(self, views: Tensor, batch: Batch) -> Outputs | None:
+    def _taught(self, views: Tensor, indices: Tensor, batch: Batch) -> Outputs | None:
         """What the teacher says to the very views that the student sees."""
         if self.teacher is None:
             return None
-        if self.method.plain_teacher:
-            return self.method.taught(self.teacher(views), batch)
-        return self.teacher(views, lambda images: self.method.images(images, batch))
+        if self.answers:
+            view_ids = self.views.view_ids(self.epoch, indices)
+            return self.method.taught(self.answers(views, indices, view_ids), batch)
+        with computing(self.teacher_precision, self.device):
+            if self.method.plain_teacher:
+                return self.method.taught(self.teacher(views), batch)
+            return self.teacher(views, lambda images: self.method.images(images, batch))
 
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, epoch: float) -> None:
         optimizer.zero_grad(set_to_none=True)
@@ -167,12 +199,6 @@ class Training:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config, epoch)
         optimizer.step()
-
-    @torch.no_grad()
-    def _outputs(self, batch: Batch) -> Outputs:
-        """What the student says to a batch now, without gradients."""
-        outputs: Outputs = self.student(batch.inputs)
-        return outputs
 
     def score(self, images: Images, network: Network | None = None) -> Score | None:
         """Scores the student, or a peer, on images as they are; None where there are none."""
@@ -203,60 +229,63 @@ class Training:
 
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config
-        if config.optimizer == "sgd":
-            return torch.optim.SGD(
-                parameters,
-                lr=config.lr,
-                momentum=config.momentum,
-                nesterov=config.nesterov,
-                weight_decay=config.weight_decay,
-            )
-        kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=config.lr, weight_decay=config.weight_decay)
+        fused = self.device.type in ("cpu", "cuda")  # one pass over all weights
+        if config.optimizer != "sgd":
+            kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
+            return kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
+        optimizer = torch.optim.SGD(
+            parameters,
+            lr=config.lr,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            weight_decay=config.weight_decay,
+            fused=fused,
+        )
+        if config.momentum:
+            # The fused form cannot do with buffers that come later, as those of weights do that
+            # a term which is alone leaves out. A buffer of zeros is what it would start from.
+            for weight in parameters:
+                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return optimizer
+
+    def _precision(self, wanted: str, model: str, work: Literal["train", "infer"]) -> str:
+        classes, shape = self.dataset.num_classes, self.dataset.image_shape
+        return choose_precision(
+            wanted, work, model, classes, shape, self.config.batch_size, self.device
+        )
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of the teacher's answers that were looked up; None where none can be."""
+        if self.answers is None or not self.answers.asked:
+            return None
+        return self.answers.found / self.answers.asked
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on, RNGs included."""
-        kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
         return {
             "epoch": self.epoch,
             "train_seconds": self.train_seconds,
+            "precision": (self.precision, self.teacher_precision),
+            "answers": (self.answers.asked, self.answers.found) if self.answers else (0, 0),
             "student": self.student.state_dict(),
             "method": self.method.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "peer_optimizers": {
                 name: optimizer.state_dict() for name, optimizer in self.peer_optimizers.items()
             },
-            "rng": {
-                "torch": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(self.device) if self._on_cuda else None,
-                "python": random.getstate(),
-                "numpy": (
-                    kind,
-                    torch.from_numpy(np.asarray(keys, dtype=np.int64)),
-                    position,
-                    has_gauss,
-                    cached,
-                ),
-            },
+            "rng": random_state(self.device),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where the other training stood."""
         self.epoch, self.train_seconds = state["epoch"], state["train_seconds"]
+        self.precision, self.teacher_precision = state["precision"]
+        if self.answers:
+            self.answers.asked, self.answers.found = state["answers"]
         self.student.load_state_dict(state["student"])
         self.method.load_state_dict(state["method"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, optimizer in self.peer_optimizers.items():
             optimizer.load_state_dict(state["peer_optimizers"][name])
-        rng = state["rng"]
-        torch.set_rng_state(rng["torch"].cpu())
-        if rng["cuda"] is not None and self._on_cuda:
-            torch.cuda.set_rng_state(rng["cuda"].cpu(), self.device)
-        version, internal, gauss = rng["python"]
-        random.setstate((version, tuple(internal), gauss))
-        kind, keys, *rest = rng["numpy"]
-        np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self.device.type == "cuda"
+        restore_random_state(state["rng"], self.device)

@@ -1,14 +1,21 @@
 """A sweep as a study would leave it, written and read through the store."""
 
+import functools
 import json
 import random
 from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 import pytest
+import torch
+import yaml
 
 from orchestrator.query import trials
 from orchestrator.store import Store
+from search_spaces.spec import Study
+from trainables.compression.measure import count_params
+from trainables.config import TrialConfig, config_key
+from trainables.models.registry import create_model
 
 Row = Mapping[str, object]
 
@@ -100,3 +107,55 @@ def trial_row() -> Callable[..., dict[str, object]]:
 @pytest.fixture
 def search_rows() -> Callable[..., list[dict[str, object]]]:
     return _search_rows
+
+
+@functools.cache
+def _params(model: str) -> int:
+    with torch.device("meta"):
+        return count_params(create_model(model, 100, (3, 32, 32)))
+
+
+@pytest.fixture
+def booked(tmp_path) -> Callable[..., str]:
+    """Leaves a sweep of a grid as the searcher would: equal trials are trained once."""
+
+    def book(
+        study: Study, accuracy: Callable[[TrialConfig], float], sweep: str = "s", **columns: object
+    ) -> str:
+        store = Store(tmp_path / "results", sweep)
+        content = study.model_dump(mode="json", exclude_defaults=True)
+        store.save_study(yaml.safe_dump(content, sort_keys=False))
+        configs = [
+            study.config(point, repeat=repeat)
+            for point in study.grid()
+            for repeat in range(study.repeats)
+        ]
+        done = set()
+        for number, config in enumerate(configs):
+            prints = {"data_fingerprint": "data", "teacher_fingerprint": str(config.teacher)}
+            key = config_key(config, student=config.student, **prints)
+            if key in done:
+                continue
+            done.add(key)
+            ours, theirs = _params(config.student), _params(str(config.teacher))
+            row = {
+                "trial_id": f"{sweep}-{number:05d}",
+                "attempt": 1,
+                "config_key": key,
+                "status": "completed",
+                "student": config.student,
+                "student_requested": config.student,
+                "compression_kind": "explicit",
+                "teacher_test_acc": 0.75 + len(str(config.teacher)) / 1000,
+                "params": ours,
+                "teacher_params": theirs,
+                "compression_params": theirs / ours,
+                "test_acc": accuracy(config),
+                "config": config.to_json(),
+            }
+            names = ("stage", "method", "dataset", "teacher", "seed", "view_seed", "epochs")
+            row |= {name: getattr(config, name) for name in names}
+            assert store.add_trial(row | columns)
+        return str(tmp_path / "results")
+
+    return book

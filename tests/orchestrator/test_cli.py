@@ -3,18 +3,23 @@
 import argparse
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from orchestrator.cli import EXAMPLES, VERBS, build_parser, main, parse
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 from search_spaces.load import load_study
+from trainables.job import Run
+from trainables.methods.registry import term_class, term_names
+from trainables.settings import settings_of
 
 RESULTS = ["--results"]
 WHERE = ["--data", "--results"]
@@ -26,7 +31,7 @@ FROZEN = {
     "resume": ["SWEEP", *RAY, *WHERE],
     "confirm": ["SWEEP", *RAY, *WHERE, "--seeds", "--top"],
     "trial": ["STUDY", "KEY=VALUE", *WHERE, "--pdb", "--profile", "--replay"],
-    "table": ["SWEEP", *RESULTS, "--format", "--metric"],
+    "table": ["SWEEP", *RESULTS, "--against", "--format", "--metric"],
     "front": ["SWEEP", *RESULTS, "--csv", "--objective"],
     "plot": ["SWEEP", *RESULTS, "--metric", "--output", "--x", "-o"],
     "query": ["SQL", *RESULTS, "--csv"],
@@ -39,7 +44,10 @@ FROZEN = {
         *("MODEL", "FILE", *WHERE, "--dataset", "--name"),
         *("--normalisation", "--normalization"),
     ],
+    "teacher adopt": ["SWEEP", "TRIAL_ID", *RESULTS, "--name"],
     "teacher list": [*RESULTS],
+    "cache list": [],
+    "cache clear": ["TABLE"],
 }
 
 
@@ -186,6 +194,8 @@ def finished(tmp_path) -> str:
         ("query SELECT", "no sweeps"),
         ("studies nope", "unknown study 'nope'"),
         ("methods nope", "unknown method 'nope'"),
+        ("methods kd+at+kd", "a term is named twice"),
+        ("methods at+ls", "join it with a term that has a softmax"),
         ("models nope", "unknown model 'nope'"),
         ("models wrn_16_2 --image 3x-1x8", "--image: expected CxHxW"),
         ("models wrn_16_2 --classes -1", "--classes: expected at least 2"),
@@ -193,6 +203,8 @@ def finished(tmp_path) -> str:
         ("datasets cifar10", "--data"),
         ("teacher", "required: ACTION"),
         ("teacher train digits --set teacher.epochs=0", "teacher.epochs"),
+        ("teacher adopt digits digits-00000", "unknown sweep 'digits'"),
+        ("run digits --set pair=a->b", "pair: the study has no pairs"),
         ("teacher import wrn_16_2 nowhere.pt --dataset digits", "nowhere.pt"),
         ("teacher import wrm_16_2 nowhere.pt --dataset digits", "nowhere.pt"),
     ],
@@ -213,6 +225,14 @@ def test_a_mistake_gets_one_line_and_starts_nothing(refused, arguments, expected
         ({"objectives": {"host": "max"}}, "unknown objective 'host'"),
         ({"objectives": {"compression_params": "max"}, "teacher": None}, "needs a teacher"),
         ({"dimensions": {"method": ["kd"]}, "teacher": None}, "teacher: method 'kd' needs one"),
+        (
+            {"teacher": {"model": "wrn_10_1", "method": "kd"}},
+            "teacher: method 'kd' needs a teacher",
+        ),
+        (
+            {"teacher": {}, "fixed": {}, "pairs": {"wrn_16_1->wrn_10_1": {"lr": 0}}},
+            "pairs.wrn_16_1->wrn_10_1.lr: expected a number > 0, got 0",
+        ),
     ],
 )
 def test_a_mistake_in_a_study_file(refused, tmp_path, changes, expected):
@@ -244,6 +264,7 @@ def test_results_that_cannot_be_written(refused, tmp_path, verb):
         ("front s --objective nope=max", "nope"),
         ("trial --replay s s-00001", "unknown trial 's-00001'; did you mean s-00000"),
         ("run digits --name s", "--name s: there is such a sweep"),
+        ("teacher adopt s s-00001", "unknown trial 's-00001'"),
     ],
 )
 def test_a_mistake_about_a_sweep(refused, finished, arguments, expected):
@@ -278,12 +299,54 @@ def test_lists_and_descriptions(capsys):
     assert "digits" in said(capsys, "studies")
     assert "wrn_16_2" in said(capsys, "studies", "digits")
     assert json.loads(said(capsys, "studies", "--schema"))["title"] == "kdsweep study"
-    assert "at" in said(capsys, "methods")
-    assert "kd.temperature" in said(capsys, "methods", "kd")
     assert "wrn" in said(capsys, "models")
     assert "2,243,546" in said(capsys, "models", "wrn_40_2")
     assert "cifar10" in said(capsys, "datasets")
     assert "1x8x8" in said(capsys, "datasets", "digits")
+
+
+def cells(text: str, first: str) -> list[str]:
+    """The row of a printed table that begins with ``first``."""
+    (row,) = [line for line in text.splitlines() if line.split()[:1] == [first]]
+    return re.split(" {2,}", row.strip())
+
+
+@pytest.mark.slow
+def test_the_methods_and_what_they_cost(capsys):
+    text = said(capsys, "methods")
+    assert cells(text, "student")[1:] == ["nothing", "1", "1.00", "1.00", "cross-entropy alone"]
+    for name in term_names():
+        assert len(cells(text, name)) == 7, name
+    assert cells(text, "kd")[1:4] == ["term", "logits", "0.1"]
+    assert cells(text, "ls")[1:4] == ["modifier of logits", "logits", "0.1"]
+    assert cells(text, "mixup")[1:6] == ["modifier of images", "nothing", "1", "1.00", "1.00"]
+    assert cells(text, "at")[2::3] == ["feature maps", "-"]
+    assert cells(text, "kd")[5] == "1.00"
+    assert float(cells(text, "kd")[4]) > 1.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "whole", "reads", "looked_up"),
+    [
+        ("at+kd", "kd+at", "at is a term and reads of the teacher: feature maps", False),
+        ("ls", "kd+ls", "ls is a modifier of logits and reads of the teacher: logits", True),
+    ],
+)
+def test_a_method_is_described_counted_and_timed(capsys, name, whole, reads, looked_up):
+    text = said(capsys, "methods", name)
+    for part in name.split("+"):
+        kind = term_class(part)
+        assert sys.modules[kind.__module__].__doc__.strip() in text
+        for key, found in settings_of(kind.Config).items():
+            assert ("yes" in cells(text, f"{part}.{key}")) == found.weight
+    assert reads in text
+    assert f"{whole} leaves 0.1 of the cross-entropy" in text
+    assert ("looked up: not possible" in text) != looked_up
+    spent = re.search(r"time +([\d.]+): ([\d.]+) ms over ([\d.]+) ms, medians of (\d+) steps", text)
+    ratio, ours, theirs, steps = map(float, spent.groups())
+    assert ratio == pytest.approx(ours / theirs, abs=0.01)
+    assert steps >= 5
 
 
 def test_a_trial_here_and_its_teacher(capsys, tmp_path):
@@ -300,6 +363,61 @@ def test_a_trial_here_and_its_teacher(capsys, tmp_path):
     assert scores[0] == scores[1]
     assert "wrn_16_2" in said(capsys, "teacher", "list", *results)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["teachers"]
+
+
+PAIRS = """
+dataset: digits
+teacher: {epochs: 1}
+pairs:
+  wrn_10_1->wrn_10_0.5:
+  ta: {teacher: {model: resnet8, method: kd, teacher: resnet14}, student: wrn_10_0.5}
+fixed: {epochs: 1, train_fraction: 0.1}
+dimensions: {method: [student, kd]}
+sampler: grid
+"""
+
+
+def test_pairs_and_a_chain_here(capsys, tmp_path):
+    (tmp_path / "own.yaml").write_text(PAIRS)
+    study, results = str(tmp_path / "own.yaml"), ["--results", str(tmp_path / "r")]
+    shown = said(capsys, "studies", study)
+    assert "4 configs" in shown
+    assert "{'teacher': {'model': 'wrn_10_1'}, 'student': 'wrn_10_0.5'}" in shown
+    text = said(capsys, "trial", study, "pair=ta", "method=kd", *results)
+    told = [line for line in text.splitlines() if line.startswith("training the teacher")]
+    assert told == [
+        "training the teacher resnet14 first",
+        "training the teacher resnet8(kd:resnet14) first",
+    ]
+    assert "resnet8(kd:resnet14)" in text.partition("result")[2]
+    text = said(capsys, "teacher", "train", study, *results)
+    assert "training the teacher wrn_10_1\n" in text
+    assert "training the teacher resnet" not in text
+    named = [line.split()[1] for line in text.splitlines() if line.startswith("teacher ")]
+    assert named == ["wrn_10_1", "resnet14", "resnet8(kd:resnet14)"]
+    assert "training" not in said(capsys, "trial", study, "method=kd", *results)
+
+
+def test_the_student_of_a_trial_becomes_a_teacher(capsys, tmp_path, finished):
+    """The weights are of a trial that was really trained, as a sweep keeps them."""
+    plan = Plan(load_study("digits", ["epochs=1", "teacher.epochs=1"]), "s", finished)
+    config = plan.study.config({"method": "student", "factor": 2}).replace(
+        compression="explicit", factor=None, student="resnet8", train_fraction=0.1
+    )
+    results = ["--results", finished]
+    run = Run(plan.job(config.replace(teacher=None), "s-00007", 1), torch.device("cpu"))
+    run.run_epoch()
+    accuracy = run.row("completed")["test_acc"]
+    adopt = ["teacher", "adopt", "s", "s-00007", "--name", "assistant", *results]
+    assert f"teacher assistant (resnet8): {100 * accuracy:.2f} %" in said(capsys, *adopt)
+    assert said(capsys, *adopt)  # once more makes no difference
+    (tmp_path / "own.yaml").write_text(
+        "{dataset: digits, teacher: {name: assistant}, sampler: grid,"
+        " dimensions: {method: [kd]}, fixed: {student: wrn_10_0.5, epochs: 1}}"
+    )
+    text = said(capsys, "trial", str(tmp_path / "own.yaml"), "train_fraction=0.1", *results)
+    assert "training the teacher" not in text
+    assert "assistant" in text.partition("result")[2]
 
 
 def test_a_profile_is_written(capsys, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.confirm import FIRST_SEED, choose
 from trainables.errors import UserError
 
-KD = {"kd.temperature": 4.0, "kd.alpha": 0.9}
+KD = {"kd.temperature": 4.0, "kd.alpha": 0.9, "kd.form": "softmax"}
 
 
 @pytest.fixture

@@ -1,10 +1,13 @@
 """Plan: keys of configs, work orders, and what is refused before anything starts."""
 
 import pytest
+import torch
 
 from orchestrator.plan import CHECKPOINT_SECONDS, Plan
 from search_spaces.load import load_study, parse_study
+from trainables.config import config_key
 from trainables.errors import UserError
+from trainables.teachers.train import train_teacher
 
 
 def plan(*assignments, **changes):
@@ -32,7 +35,8 @@ def test_a_key_is_of_the_experiment_not_of_its_words():
 
 def test_the_teacher_counts_only_where_it_is_read():
     made, other = plan(), plan("teacher.epochs=3")
-    assert made.teacher_file != other.teacher_file
+    files = [spec.job(spec.study.config({"factor": 2}), "t", 1).teacher for spec in (made, other)]
+    assert files[0] != files[1]
     kd, student = ({"method": method, "factor": 2} for method in ("kd", "student"))
     # Not trained yet, the teacher has no fingerprint: the files' names tell them apart.
     assert made.key(made.study.config(student)) == other.key(other.study.config(student))
@@ -45,7 +49,7 @@ def test_a_job_says_what_a_worker_needs(monkeypatch):
     job = made.job(config, "s-00000", 2, gpus=0.5)
     assert (job.sweep, job.trial_id, job.attempt, job.gpus) == ("s", "s-00000", 2, 0.5)
     assert job.config == config.to_dict()
-    assert job.teacher == made.teacher_file
+    assert job.teacher == made.recipes[0].key
     assert job.checkpoint_seconds == 60
     monkeypatch.setenv(CHECKPOINT_SECONDS, "0")
     assert made.job(config, "s-00000", 1).checkpoint_seconds == 0
@@ -100,3 +104,164 @@ def test_the_last_of_many_choices_is_built_too():
     )
     with pytest.raises(UserError, match="vgg8"):
         Plan(study, "s", "unused").check()
+
+
+# Pairs and chains
+
+PAIRS = {
+    "name": "s",
+    "dataset": "digits",
+    "teacher": {"epochs": 1},
+    "pairs": {
+        "wrn_10_1->wrn_10_0.5": {"kd.alpha": 0.5},
+        "resnet14->wrn_10_0.5": None,
+        "ta": {
+            "teacher": {"model": "resnet8", "method": "kd", "teacher": "resnet14"},
+            "student": "wrn_10_0.5",
+        },
+    },
+    "fixed": {"train_fraction": 0.1, "epochs": 1},
+    "dimensions": {"method": ["student", "kd"]},
+    "sampler": "grid",
+}
+
+
+def paired(results="unused", **changes):
+    return Plan(parse_study(PAIRS | changes), "s", str(results))
+
+
+def trained(made, *recipes):
+    for recipe in recipes or made.recipes:
+        train_teacher(recipe, made.results, None, torch.device("cpu"), lambda row: None)
+    return made.with_teachers()
+
+
+def of_pairs(made, method="kd"):
+    return {pair: made.study.config({"pair": pair, "method": method}) for pair in made.study.pairs}
+
+
+def test_every_teacher_is_trained_once_and_none_before_its_own():
+    made = paired()
+    assert [recipe.name for recipe in made.recipes] == [
+        "wrn_10_1",
+        "resnet14",
+        "resnet8(kd:resnet14)",
+    ]
+    assert made.missing() == made.recipes
+    configs = of_pairs(made)
+    assert [r.name for r in made.missing(configs["ta"])] == ["resnet14", "resnet8(kd:resnet14)"]
+    assert [r.name for r in made.missing(configs["wrn_10_1->wrn_10_0.5"])] == ["wrn_10_1"]
+
+
+def test_a_trial_gets_the_teacher_of_its_pair(tmp_path):
+    made = trained(paired(tmp_path))
+    assert made.missing() == []
+    cards = {pair: made.card(config) for pair, config in of_pairs(made).items()}
+    assert [card.model for card in cards.values()] == ["wrn_10_1", "resnet14", "resnet8"]
+    for pair, config in of_pairs(made).items():
+        file = made.job(config, "t", 1).teacher
+        assert (tmp_path / "teachers" / f"{file}.safetensors").is_file()
+        assert made.cards[file] == cards[pair]
+        assert made.key(config) == config_key(
+            config,
+            student="wrn_10_0.5",
+            data_fingerprint=made.dataset.fingerprint,
+            teacher_fingerprint=cards[pair].fingerprint,
+        )
+    # The plain student is the same experiment whoever would have taught it.
+    assert len({made.key(config) for config in of_pairs(made, "student").values()}) == 1
+
+
+def test_what_is_above_a_teacher_that_exists_is_not_needed(tmp_path):
+    made = paired(tmp_path)
+    _, upper, lower = made.recipes
+    made = trained(made, lower)
+    (tmp_path / "teachers" / f"{upper.key}.safetensors").unlink()
+    made = made.with_teachers()
+    assert made.missing(of_pairs(made)["ta"]) == []
+    assert upper in made.missing()
+
+
+def test_a_factor_is_taken_of_the_pairs_own_teacher():
+    pairs = {"wrn_16_2->wrn": None, "wrn_16_1->wrn": None}
+    made = paired(pairs=pairs, fixed={"compression": "factor", "factor": 4})
+    students = {made.student(config).name for config in of_pairs(made).values()}
+    assert len(students) == 2
+
+
+def test_the_file_of_an_assistant_is_named_by_the_whole_chain():
+    def key(upper):
+        teacher = {"model": "resnet8", "method": "kd", "teacher": upper}
+        made = paired(pairs={}, teacher=teacher, fixed={"student": "wrn_10_1"})
+        return made.job(made.study.config({"method": "kd"}), "t", 1).teacher
+
+    plain = key("resnet14")
+    assert plain.startswith("resnet8-")
+    assert key({"model": "resnet14"}) == plain
+    assert len({plain, key("resnet20"), key({"model": "resnet14", "lr": 0.3})}) == 3
+
+
+def test_an_imported_teacher_counts_by_its_weights(tmp_path):
+    made = trained(paired(tmp_path, pairs={"resnet14->wrn_10_1": None}))
+    file = made.recipes[0].key
+    by_name = {"model": "resnet8", "method": "kd", "teacher": {"name": file}}
+    below = paired(tmp_path, pairs={}, teacher=by_name, fixed={"student": "wrn_10_1"})
+    (recipe,) = below.recipes
+    assert recipe.upper.file == file
+    assert recipe.key.endswith(
+        config_key(
+            recipe.config,
+            student="resnet8",
+            data_fingerprint=made.dataset.fingerprint,
+            teacher_fingerprint=made.cards[file].fingerprint,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"pairs": {"nope->wrn_10_1": None}}, "pairs.nope->wrn_10_1.teacher.model: unknown model"),
+        ({"pairs": {"wrn_16_1->nope": None}}, "pairs.wrn_16_1->nope: unknown model 'nope'"),
+        ({"pairs": {"wrn_16_1->wrn_10_1": None, "wrn_16_1->vgg13": None}}, "wrn_16_1->vgg13: "),
+        (
+            {"pairs": {"a": {"teacher": {"name": "nobody"}, "student": "wrn_10_1"}}},
+            "pairs.a.teacher.name: there is no teacher 'nobody'",
+        ),
+        (
+            {
+                "pairs": {},
+                "teacher": {"model": "wrn_10_1", "method": "kd", "teacher": {"name": "nobody"}},
+            },
+            "teacher.teacher.name: there is no teacher 'nobody'",
+        ),
+        (
+            {
+                "pairs": {},
+                "teacher": {"model": "resnet8", "method": "fitnet", "teacher": "resnet14"},
+                "fixed": {"student": "wrn_10_1", "fitnet.hint": 9},
+            },
+            "teacher resnet8(fitnet:resnet14): fitnet.hint",
+        ),
+        (
+            {
+                "pairs": {"resnet14->resnet8": None, "wrn_16_1->wrn_10_1": {"fitnet.hint": 9}},
+                "dimensions": {"method": ["student", "fitnet"]},
+            },
+            "pairs.wrn_16_1->wrn_10_1: student wrn_10_1, method fitnet: fitnet.hint",
+        ),
+        (
+            {"pairs": {"wrn_16_1->wrn_10_1": {"val_fraction": 0}}},
+            "objectives.val_acc: val_fraction is 0",
+        ),
+    ],
+)
+def test_every_pair_and_every_chain_is_checked(changes, expected, tmp_path):
+    with pytest.raises(UserError) as caught:
+        paired(tmp_path, **changes).check()
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_pairs_that_can_be_run_pass():
+    paired().check()

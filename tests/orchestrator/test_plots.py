@@ -28,6 +28,12 @@ def test_png_is_a_picture(frame, tmp_path):
         assert len(set(image.convert("RGB").resize((200, 200)).getdata())) > 50
 
 
+def test_a_sweep_without_validation_images_has_no_front(frame, tmp_path):
+    accuracy_versus_compression(frame.assign(val_acc=float("nan")), tmp_path / "all.png")
+    with Image.open(tmp_path / "all.png") as image:
+        assert image.width > 1000
+
+
 def test_svg_says_what_is_drawn(frame, tmp_path):
     path = tmp_path / "front.svg"
     accuracy_versus_compression(frame, path, title="All methods")

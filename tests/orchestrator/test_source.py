@@ -186,3 +186,40 @@ def test_answers_count_neither_towards_the_budget_nor_as_progress_of_a_grid(tmp_
     assert random.ask() is None
     again = source(tmp_path / "random", spec)
     assert (again.total, again.replaces, again.exhausted) == (2, True, True)
+
+
+PAIRS = {
+    "wrn_16_2->wrn_10_1": {"lr": 0.01},
+    "resnet14->resnet8": None,
+}
+
+
+def paired(**changes):
+    content = {"pairs": PAIRS, "teacher": None, "fixed": {"epochs": 2}}
+    content["dimensions"] = {"method": ["student", "kd"], "kd.alpha": {"low": 0.1, "high": 0.9}}
+    return study(**content | changes)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_sampler_draws_the_pair_as_well(tmp_path, sampler):
+    spec = paired(sampler=sampler, trials=12, cover=["pair", "method"])
+    asked = source(tmp_path, spec)
+    found = []
+    for number in range(12):
+        found.append(asked.ask())
+        asked.tell(found[-1].number, [completed(number)], answered=False)
+    assert asked.ask() is None
+    seen = {(p.configs[0].teacher, p.configs[0].student, p.configs[0].method) for p in found[:4]}
+    assert len(seen) == 4
+    networks = {(p.configs[0].teacher, p.configs[0].student, p.configs[0].lr) for p in found}
+    assert networks == {("wrn_16_2", "wrn_10_1", 0.01), ("resnet14", "resnet8", 0.05)}
+    drawn = [trial.params for trial in asked.optuna.trials]
+    assert {params["pair"] for params in drawn} == set(PAIRS)
+    assert all(("kd.alpha" in params) == (params["method"] == "kd") for params in drawn)
+
+
+def test_an_interrupted_proposal_keeps_its_pair(tmp_path):
+    spec = paired(sampler="random", trials=3)
+    config = source(tmp_path, spec).ask().configs[0]
+    (left,) = source(tmp_path, spec).unfinished()
+    assert left.configs[0] == config

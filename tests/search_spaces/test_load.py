@@ -3,7 +3,6 @@
 import pytest
 import yaml
 
-from orchestrator.plan import Plan
 from search_spaces.load import load_study, override, parse_study, study_names
 from search_spaces.spec import Study
 from trainables.errors import UserError
@@ -25,15 +24,6 @@ def test_a_shipped_study_is_complete_and_consistent(name):
     assert parse_study(yaml.safe_load(yaml.safe_dump(study.model_dump(mode="json")))) == study
 
 
-@pytest.mark.parametrize("name", study_names())
-def test_a_shipped_study_can_be_run(name, shared_data):
-    """Every network is built, and every method for it."""
-    study = load_study(name)
-    if study.teacher is not None and study.teacher.name is not None:
-        pytest.skip("needs an imported teacher")
-    Plan(study, name, "unused", str(shared_data)).check()
-
-
 def test_a_file_gives_its_name_to_the_study(tmp_path):
     path = own(tmp_path, "dataset: digits\nsampler: grid\ndimensions: {lr: [0.1]}", "mine.yml")
     assert load_study(path).name == "mine"
@@ -49,6 +39,8 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
         ("dataset: digits\ndimensions: 3", "dimensions: expected keys and values"),
         ("dataset: digits\nteacher: wrn", "teacher: expected keys and values"),
         ("dataset: digits\ncover: method", "cover: expected a list"),
+        ("dataset: digits\npairs: [a->b]", "pairs: expected keys and values"),
+        ("dataset: digits\npairs: {a->b: 3}", "pairs.a->b: expected keys and values, got 3"),
     ],
 )
 def test_a_broken_file_is_named_in_one_line(tmp_path, text, expected):
@@ -107,6 +99,44 @@ def test_the_teachers_own_settings():
     study = digits("teacher.epochs=1", "teacher.model=wrn_10_1")
     assert (study.teacher_config().epochs, study.fixed["epochs"]) == (1, 20)
     assert study.teacher_config().student == "wrn_10_1"
+
+
+CHAIN = {
+    "name": "s",
+    "dataset": "digits",
+    "teacher": {
+        "model": "resnet14",
+        "method": "kd",
+        "kd.temperature": 2,
+        "epochs": 9,
+        "teacher": {"model": "resnet20", "epochs": 8},
+    },
+    "fixed": {"student": "resnet8", "epochs": 7},
+    "dimensions": {"method": ["student", "kd"]},
+    "sampler": "grid",
+}
+
+
+def trainings(*assignments: str):
+    """The trainings of an assistant and of its teacher."""
+    study = parse_study(override(CHAIN, assignments))
+    return study.teacher_config(), study.teacher_config(study.teacher.teacher)
+
+
+def test_a_setting_reaches_every_teacher_of_a_chain():
+    lower, upper = trainings("epochs=1", "temperature=5", "method=kd")
+    assert (lower.epochs, upper.epochs) == (1, 1)
+    assert (lower.method, lower.terms["kd.temperature"]) == ("kd", 5)
+    assert (upper.student, upper.method) == ("resnet20", "student")
+
+
+def test_a_chain_is_changed_teacher_by_teacher():
+    lower, upper = trainings("teacher.epochs=1", "teacher.temperature=5")
+    assert (lower.epochs, upper.epochs, lower.terms["kd.temperature"]) == (1, 8, 5)
+    lower, upper = trainings("teacher.teacher.epochs=1", "teacher.teacher.model=wrn_16_1")
+    assert (lower.epochs, upper.epochs, upper.student) == (9, 1, "wrn_16_1")
+    lower, upper = trainings("teacher.teacher=wrn_10_1", "teacher.teacher.lr=0.3")
+    assert (upper.student, upper.lr, upper.epochs) == ("wrn_10_1", 0.3, 7)
 
 
 def test_fields_of_the_study():

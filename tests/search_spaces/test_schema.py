@@ -32,6 +32,13 @@ MISTAKES = [
     (("teachr",), {"model": "wrn_16_2"}),
     (("teacher", "epoch"), 3),
     (("teacher", "method"), "kd"),
+    (("teacher", "teacher"), "wrn_40_2"),
+    (("pairs",), {"wrn_40_2->wrn_16_2": {"epoch": 3}}),
+    (("pairs",), {"wrn_40_2->wrn_16_2": {"dataset": "cifar10"}}),
+    (("pairs",), {"wrn_40_2->wrn_16_2": {"lr": 0}}),
+    (("pairs",), {"wrn_40_2->wrn_16_2": 3}),
+    (("pairs",), {"big": {"student": "wrn_16_2"}}),
+    (("pairs",), {"big": None}),
     (("fixed", "epoch"), 3),
     (("fixed", "lr"), 0),
     (("fixed", "epochs"), 1.5),
@@ -55,6 +62,19 @@ def test_it_refuses_mistakes(path, value):
         block = block[key]
     block[path[-1]] = value
     assert not VALIDATOR.is_valid(study)
+
+
+GOOD = [
+    ("teacher", {"model": "resnet32", "method": "kd", "kd.temperature": 4, "teacher": "resnet110"}),
+    ("pairs", {"wrn_40_2->wrn_16_2": None, "a->b": {"lr": 0.01, "kd.temperature": 2}}),
+    ("pairs", {"big": {"teacher": "wrn_40_2", "student": "wrn_16_2"}}),
+    ("pairs", {"big": {"teacher": {"name": "mine"}, "student": "wrn_16_2", "flip": None}}),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), GOOD)
+def test_it_accepts_chains_and_pairs(key, value):
+    VALIDATOR.validate(shipped("digits") | {key: value})
 
 
 def test_every_setting_says_what_it_is():

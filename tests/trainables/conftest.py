@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
@@ -15,6 +16,25 @@ from trainables.teachers.teacher import Teacher, load_teacher
 from trainables.teachers.train import recipe, train_teacher
 
 CPU = torch.device("cpu")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what would make the host wait for a device: reading values, or sizes from values."""
+
+    WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        indices = args[1] if func is torch.ops.aten.index.Tensor else ()
+        masked = any(index is not None and index.dtype == torch.bool for index in indices)
+        assert func not in self.WAITING, func
+        assert not masked, func
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_waiting() -> type[NoWaiting]:
+    """A context that fails where the host would wait for a device."""
+    return NoWaiting
 
 
 class FiledTeacher(NamedTuple):
@@ -43,6 +63,8 @@ def quick_config(**changes: object) -> TrialConfig:
         "batch_size": 32,
         "lr": 0.1,
         "train_fraction": 0.2,
+        "precision": "fp32",
+        "teacher_cache": "off",
     }
     return TrialConfig.from_mapping(values | changes)
 

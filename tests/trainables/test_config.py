@@ -114,7 +114,7 @@ def test_every_field_is_documented_and_has_a_valid_default() -> None:
 class TestConfigKey:
     def test_literal(self) -> None:
         """A change here orphans every stored result: it must be meant."""
-        assert key(make(temperature=4, lr=0.1)) == "d3033a0462cf5660"
+        assert key(make(temperature=4, lr=0.1)) == "5f2e8e2255b49728"
 
     @pytest.mark.parametrize(
         ("words", "others"),
@@ -152,6 +152,9 @@ class TestConfigKey:
             {"image_size": 64},
             {"crop_padding": 2},
             {"flip": True},
+            {"precision": "fp32"},
+            {"teacher_precision": "fp32"},
+            {"teacher_cache": "off"},
             {"seed": 1},
             {"view_seed": 1},
             {"kd.temperature": 4.5},
@@ -177,8 +180,41 @@ class TestConfigKey:
         assert key(make(), student="wrn_16_2") != base
         assert key(make(), data_fingerprint="e" * 64) != base
 
+    @pytest.mark.parametrize("change", [{"teacher_cache": "off"}, {"teacher_precision": "bf16"}])
+    def test_how_the_teacher_computes_counts_where_it_is_read(self, change: dict) -> None:
+        assert key(make(method="student", **change)) == key(make(method="student"))
+
     def test_the_teacher_counts_where_it_is_read(self) -> None:
         assert key(make(), teacher_fingerprint="u" * 64) != key(make())
         plain = make(method="student")
         assert key(plain, teacher_fingerprint="u" * 64) == key(plain)
         assert key(plain, teacher_fingerprint=None) == key(plain)
+
+    @pytest.mark.parametrize("method", ["dml", "mixup", "dml+mixup"])
+    def test_no_teacher_counts_for_a_method_without_one(self, method: str) -> None:
+        config = TrialConfig.from_mapping({"method": method})
+        assert config.teacher is None
+        assert TrialConfig.from_mapping(config.to_dict()) == config
+        taught = config.replace(teacher="wrn_16_2")
+        assert key(taught) == key(config, teacher_fingerprint=None)
+        joined = config.replace(method=f"kd+{method}", teacher="wrn_16_2")
+        assert key(joined) != key(joined, teacher_fingerprint="u" * 64)
+        with pytest.raises(UserError, match=r"teacher: method .* needs one"):
+            joined.replace(teacher=None)
+
+    @pytest.mark.parametrize(
+        ("method", "changes"),
+        [
+            ("dml", {"peers": 2}),
+            ("dml", {"peer": "resnet8"}),
+            ("dml", {"update": "together"}),
+            ("mixup", {"mixup.alpha": 0.2}),
+            ("kd+mixup", {"mixup.teacher_mix": "logits"}),
+        ],
+    )
+    def test_settings_of_peers_and_mixtures_count(
+        self, method: str, changes: dict[str, object]
+    ) -> None:
+        values = {"method": method, "teacher": "wrn_16_2"}
+        plain, changed = (TrialConfig.from_mapping(values | more) for more in ({}, changes))
+        assert key(plain) != key(changed)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from orchestrator.store import Store
+from trainables.compression.measure import count_params
 from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
@@ -191,3 +192,38 @@ def test_a_damaged_checkpoint_is_named(quick: Quick, make_job: MakeJob) -> None:
     job.folder.write(PROGRESS, job.folder.read(PROGRESS)[:1000])
     with pytest.raises(UserError, match=rf"torn/{PROGRESS} is damaged"):
         Run(job, CPU)
+
+
+def test_peers_stand_in_the_row(digits: Dataset, quick: Quick, make_job: MakeJob, tmp_path) -> None:
+    config = quick(method="dml", peers=2, peer="resnet8", epochs=2)
+    job = make_job(config, "cohort")
+    assert job.teacher is None
+    run = Run(job, CPU)
+    row = finish(run)
+    peers = json.loads(row["peers"])
+    assert [peer["name"] for peer in peers] == ["dml.1", "dml.2"]
+    for peer in peers:
+        network = run.training.method.peers[peer["name"]]
+        assert peer["params"] == count_params(network) != row["params"]
+        assert peer["test_acc"] == run.training.score(digits.read_test(), network).acc
+        assert peer["val_acc"] == run.training.score(run.training.val, network).acc
+    assert row["peer_test_acc"] == pytest.approx(sum(p["test_acc"] for p in peers) / 2)
+    assert row["peer_val_acc"] == pytest.approx(sum(p["val_acc"] for p in peers) / 2)
+    assert Store(str(tmp_path), "s").add_trial(row), "every column is one of the store's"
+
+    card, network = read_network(job.folder, STUDENT)
+    assert card.model == row["student"] == "wrn_10_0.5"
+    assert card.params == row["params"]
+    assert Teacher(network, card, CPU).score(digits.read_test()).acc == row["test_acc"]
+
+
+def test_no_peers_no_columns(quick: Quick, make_job: MakeJob) -> None:
+    row = finish(Run(make_job(quick(epochs=1), "loner"), CPU))
+    assert [key for key in row if "peer" in key] == []
+
+
+def test_a_fresh_run_goes_on_with_the_peers(quick: Quick, make_job: MakeJob) -> None:
+    config = quick(method="dml+mixup", momentum=0.9)
+    calm = finish(Run(make_job(config, "calm-cohort"), CPU))
+    Run(make_job(config, "stormy-cohort"), CPU).run_epoch()
+    assert steady(finish(Run(make_job(config, "stormy-cohort"), CPU))) == steady(calm)

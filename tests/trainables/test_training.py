@@ -1,5 +1,7 @@
 """One trial in this process: what it sees, what it learns, and that it can be interrupted."""
 
+import copy
+import dataclasses
 import io
 import random
 from collections.abc import Callable
@@ -13,6 +15,8 @@ from torch import Tensor
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.views import to_float
+from trainables.methods.kd import kd_loss
+from trainables.methods.term import Batch
 from trainables.models.outputs import Outputs
 from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
@@ -90,9 +94,9 @@ class SpyTeacher(Teacher):
         super().__init__(teacher.network, teacher.card, CPU)
         self.views: list[Tensor] = []
 
-    def __call__(self, views: Tensor) -> Outputs:
+    def __call__(self, views: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Outputs:
         self.views.append(views.clone())
-        return super().__call__(views)
+        return super().__call__(views, change)
 
 
 def seen_by(network: torch.nn.Module) -> list[Tensor]:
@@ -225,10 +229,13 @@ INTERRUPTED = [
     {"method": "kd+at", "schedule": "cosine", "momentum": 0.9, "nesterov": True},
     {"method": "kd", "optimizer": "adam", "lr": 1e-3, "schedule": "step", "warmup_epochs": 1.5},
     {"student": "mobilenetv2-minus15_x0.25", "train_fraction": 0.1},  # dropout
+    {"method": "dml", "peers": 2, "peer": "mobilenetv2-minus15_x0.25", "train_fraction": 0.1},
+    {"method": "dml+mixup", "update": "together", "optimizer": "adam", "lr": 1e-3},
+    {"method": "kd+mixup", "mixup.alpha": 0.2},
 ]
 
 
-@pytest.mark.parametrize("values", INTERRUPTED, ids=lambda values: values.get("student", "kd"))
+@pytest.mark.parametrize("values", INTERRUPTED, ids=lambda values: values.get("method", "student"))
 @pytest.mark.parametrize("stop", [1, 2])
 def test_an_interruption_leaves_no_trace(
     digits: Dataset, quick: Quick, digits_teacher, values: dict[str, Any], stop: int
@@ -249,6 +256,7 @@ def test_an_interruption_leaves_no_trace(
     assert second.train_seconds > first.train_seconds
     assert interrupted == rows
     assert_same_weights(second.student, undisturbed.student)
+    assert_same_weights(second.method, undisturbed.method)
     assert second.test() == undisturbed.test()
 
 
@@ -336,3 +344,107 @@ def test_the_learning_rate_reaches_the_optimizer(
     assert [row["lr"] for row in epochs(training, 2)] == pytest.approx([1e-3, 1e-4])
     assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
     assert type(training.optimizer).__name__.lower() == optimizer
+
+
+@pytest.mark.parametrize("method", ["student", "kd+mixup", "dml", "dml+mixup"])
+@pytest.mark.parametrize("form", ["image", "logits"])
+def test_a_step_never_waits_for_the_device(
+    digits: Dataset, quick: Quick, digits_teacher, no_waiting, method: str, form: str
+) -> None:
+    settings = {"mixup.teacher_mix": form} if "mixup" in method else {}
+    config = quick(method=method, teacher="resnet8", **settings)
+    training = train(config, digits, digits_teacher.load())
+    training.step(training.train_indices[:8], 0.0)  # what is made once may wait
+    with no_waiting():
+        losses = training.step(training.train_indices[8:16], 0.1)
+    assert losses.isfinite().all()
+
+
+def pixels_of(inputs: list[Tensor], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Network inputs in levels from 0 to 255, before normalisation."""
+    scale, shift = (torch.tensor(value).view(-1, 1, 1) for value in (std, mean))
+    return 255 * (torch.cat(inputs) * scale + shift)
+
+
+@pytest.mark.parametrize("form", ["image", "logits"])
+def test_what_the_teacher_sees_of_mixed_images(
+    digits: Dataset, quick: Quick, digits_teacher, form: str
+) -> None:
+    teacher = digits_teacher.load()
+    card = dataclasses.replace(teacher.card, mean=(0.2,), std=(0.7,))  # another normalisation
+    config = quick(method="kd+mixup", teacher="resnet8", **{"mixup.teacher_mix": form})
+    training = train(config, digits, Teacher(teacher.network, card, CPU))
+    ours, theirs = seen_by(training.student), []
+    hook = teacher.network.register_forward_pre_hook(lambda _, given: theirs.append(given[0]))
+    try:
+        training.run_epoch()
+    finally:
+        hook.remove()
+    student = pixels_of(ours, digits.mean, digits.std)
+    taught = pixels_of(theirs, (0.2,), (0.7,))
+    assert (student - student.round()).abs().max() > 0.1, "student's images are mixed"
+    if form == "image":
+        torch.testing.assert_close(taught, student, rtol=0, atol=1e-3)
+    else:
+        torch.testing.assert_close(taught, taught.round(), rtol=0, atol=1e-3)
+
+
+def test_mixed_answers_of_the_teacher(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    """The whole first step by hand."""
+    teacher = digits_teacher.load()
+    settings = {"kd.alpha": 1.0, "kd.temperature": 3.0, "mixup.teacher_mix": "logits"}
+    training = train(quick(method="kd+mixup", teacher="resnet8", **settings), digits, teacher)
+    indices = training.train_indices[:32]
+    views = training.views.images(training.images, 0, indices)
+    torch.manual_seed(7)
+    modifier = training.method.input_modifiers["mixup"]
+    mix = modifier.draw(Batch(training.labels[indices], indices, 0.0, 0.0)).mix
+    with torch.no_grad():
+        mixed = mix(to_float(views, digits.mean, digits.std))
+        said = copy.deepcopy(training.student).train()(mixed).logits
+        expected = kd_loss(said, mix(teacher(views).logits), 3.0)
+    torch.manual_seed(7)
+    training.student.train()
+    torch.testing.assert_close(training.step(indices, 0.0), torch.stack([0 * expected, expected]))
+
+
+def test_remembered_answers_are_mixed_like_fresh_ones(
+    digits: Dataset, quick: Quick, digits_teacher
+) -> None:
+    rows = {}
+    for cache in ("off", "float32"):
+        config = quick(
+            method="kd+mixup",
+            teacher="resnet8",
+            teacher_cache=cache,
+            **{"mixup.teacher_mix": "logits"},
+        )
+        training = train(config, digits, digits_teacher.load())
+        rows[cache] = epochs(training, 3)
+        assert (training.answers is None) == (cache == "off")
+    assert rows["float32"] == rows["off"]
+
+
+def test_function_matching_teaches(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    config = quick(
+        method="kd+mixup", teacher="resnet8", epochs=4, train_fraction=1.0, **{"kd.alpha": 1.0}
+    )
+    training = train(config, digits, digits_teacher.load())
+    rows = epochs(training, 4)
+    assert rows[-1]["term_losses"]["ce"] == 0
+    assert rows[-1]["val_acc"] > 0.75
+
+
+def test_mixing_draws_differ_from_step_to_step(digits: Dataset, quick: Quick) -> None:
+    training = train(quick(method="mixup", train_fraction=0.1), digits)
+    shares = []
+    draw = training.method.input_modifiers["mixup"].draw
+
+    def spied(batch):
+        batch = draw(batch)
+        shares.append(batch.mix.share.item())
+        return batch
+
+    training.method.input_modifiers["mixup"].draw = spied
+    epochs(training, 2)
+    assert len(set(shares)) == len(shares) > 4

@@ -11,6 +11,12 @@ We follow the paper (section 4.1.1 gives its β); the released code and most lat
 square and average instead: ``form: mean``. Of maps of different sizes the larger one is
 average-pooled to the smaller (adaptive). Code that does so pools the features (RepDistiller);
 here it is the map that is pooled, because a map is what is compared.
+
+``stages`` chooses among the pairs. Hernandez et al. (arXiv 2503.13008, 2506.14440) match the
+output of one block of MobileNetV2 with γ = 0.8 times the mean square: for ``mobilenetv2`` and
+``mobilenetv2-minus5``, where it is an 8x8 map, that is ``at.form: mean``, ``at.beta: 0.8``,
+``at.stages: last`` (the number "2" where the student keeps its 4x4 stage). They take the tenth
+of the 19 features, with 64 channels; a stage here ends with the last feature of its resolution.
 """
 
 from dataclasses import dataclass
@@ -19,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.methods.stages import pair_stages
+from trainables.methods.stages import chosen_pairs
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs, Shapes
 from trainables.settings import setting
@@ -85,17 +91,24 @@ class ATConfig:
     form: str = setting(
         "paper", "the paper's norm, or the released code's mean square", choices=("paper", "mean")
     )
+    stages: str = setting(
+        "all", "which pairs of stages: all, last, or numbers from 0 joined by commas"
+    )
 
 
 class AT(Term):
-    """Attention transfer over all pairs of stages."""
+    """Attention transfer over pairs of stages.
+
+    Raises:
+        UserError: the networks have no such pair of stages.
+    """
 
     needs = frozenset({"stages"})
     Config = ATConfig
 
     def __init__(self, config: ATConfig, student: Shapes, teacher: Shapes) -> None:
         super().__init__(config, student, teacher)
-        self.pairs = pair_stages(student, teacher)
+        self.pairs = chosen_pairs("at.stages", config.stages, student, teacher)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         losses = [

@@ -104,7 +104,13 @@ class Method(nn.Module):
         self.modifiers = nn.ModuleDict(logit_modifiers)
         self.input_modifiers = nn.ModuleDict(input_modifiers)
         self.needs = frozenset[str]().union(*(term.needs for term in terms.values()))
-        self.plain_teacher = all(modifier.plain_teacher for modifier in input_modifiers.values())
+        plain = {modifier.plain_teacher for modifier in input_modifiers.values()}
+        if len(plain) > 1:
+            raise UserError(
+                f"method '{method}': {' and '.join(input_modifiers)} do not agree on whether the "
+                f"teacher sees the images unchanged"
+            )
+        self.plain_teacher = plain != {False}
         if input_modifiers and self.plain_teacher and self.needs - {"logits"}:
             (name, *_) = input_modifiers
             raise UserError(
@@ -130,12 +136,12 @@ class Method(nn.Module):
 
     def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         """Gives every term what it needs of the teacher and the training set: `Term.attach`."""
-        for term in self._terms:
+        for term in self._terms.values():
             term.attach(teacher, labels, indices)
 
     def recruit(self, create: Callable[[str | None], Network]) -> None:
         """Makes the networks that learn beside the student: `Term.recruit`."""
-        for term in self._terms:
+        for term in self._terms.values():
             term.recruit(create)
 
     @property
@@ -143,8 +149,7 @@ class Method(nn.Module):
         """The networks that learn beside the student, by term and name: ``dml.1``."""
         return {
             f"{key}.{name}": peer
-            for key, term in self.terms.items()
-            if isinstance(term, Term)
+            for key, term in self._terms.items()
             for name, peer in term.peers.items()
         }
 
@@ -176,12 +181,12 @@ class Method(nn.Module):
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
         """The weighted summands ``[len(parts)]``, float32; their sum is the training loss."""
-        alone = [term.alone(batch.progress) for term in self._terms]
+        alone = self._alone(batch.progress)
         zero = torch.zeros((), device=student.logits.device)
-        losses = [zero if any(alone) else self.ce_weight * cross_entropy(student.logits, batch)]
+        losses = [zero if alone else self.ce_weight * cross_entropy(student.logits, batch)]
         changed = [self._modified(outputs) for outputs in (student, teacher)]
-        for term, solo in zip(self._terms, alone, strict=True):
-            if any(alone) and not solo:
+        for name, term in self._terms.items():
+            if alone and name not in alone:
                 losses.append(zero)
             elif term.reads_softmax():
                 losses.append(self.factor * term(*changed, batch))
@@ -189,12 +194,19 @@ class Method(nn.Module):
                 losses.append(term(student, teacher, batch))
         return torch.stack(losses)
 
+    def learners(self, progress: float) -> list[str]:
+        """Names of the `peers` that learn now: those of a term wait while another is alone."""
+        alone = self._alone(progress)
+        return [name for name in self.peers if not alone or name.partition(".")[0] in alone]
+
     def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
-        """The loss of one of `peers`: `Term.peer_loss`."""
+        """The loss of one of `learners`, in their order: `Term.peer_loss`."""
         key, _, own = name.partition(".")
-        term = self.terms[key]
-        assert isinstance(term, Term)
-        return term.peer_loss(own, student, batch)
+        return self._terms[key].peer_loss(own, student, batch)
+
+    def _alone(self, progress: float) -> list[str]:
+        """Names of the terms that now are the only ones; empty where all of the method count."""
+        return [name for name, term in self._terms.items() if term.alone(progress)]
 
     def _modified(self, outputs: Outputs | None) -> Outputs | None:
         """The outputs as the terms with a softmax read them."""
@@ -204,8 +216,8 @@ class Method(nn.Module):
         return outputs
 
     @property
-    def _terms(self) -> list[Term]:
-        return [term for term in self.terms.values() if isinstance(term, Term)]
+    def _terms(self) -> dict[str, Term]:
+        return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
 
     @property
     def _input_modifiers(self) -> list[InputModifier]:

@@ -18,6 +18,8 @@ def full_precision(loss: Loss) -> Loss:
 
     @functools.wraps(loss)
     def outside_autocast(first: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        if first.is_meta:  # there is no autocast for it
+            return loss(first, *rest, **options)
         with torch.autocast(first.device.type, enabled=False):
             return loss(first, *rest, **options)
 

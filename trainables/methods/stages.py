@@ -26,6 +26,40 @@ def pair_stages(student: Shapes, teacher: Shapes) -> list[tuple[int, int]]:
     return _align(ours, theirs)
 
 
+def chosen_pairs(key: str, choice: str, student: Shapes, teacher: Shapes) -> list[tuple[int, int]]:
+    """Those of the pairs of `pair_stages` that a setting asks for, early to deep.
+
+    Args:
+        key: the setting's full name, for the error.
+        choice: ``all``, ``last``, or numbers of pairs, from 0, joined by commas: ``0,2``.
+        student, teacher: shapes of the networks' outputs.
+
+    Raises:
+        UserError: no such pair, a pair named twice, or no numbers at all; it lists the pairs.
+    """
+    pairs = pair_stages(student, teacher)
+    if choice == "all":
+        return pairs
+    if choice == "last":
+        return pairs[-1:]
+    numbers = [part.strip() for part in choice.split(",")]
+    known = {str(number): pair for number, pair in enumerate(pairs)}
+    if len(set(numbers)) < len(numbers) or not known.keys() >= set(numbers):
+        every = (
+            f"{number} ({_size(student.stages[i])} and {_size(teacher.stages[j])})"
+            for number, (i, j) in known.items()
+        )
+        raise UserError(
+            f"{key}: expected all, last, or some of the pairs of stages, each once and joined by "
+            f"commas, got {choice!r}; student's and teacher's pairs: {', '.join(every)}"
+        )
+    return [pair for number, pair in known.items() if number in numbers]
+
+
+def _size(stage: tuple[int, int, int]) -> str:
+    return "x".join(map(str, stage))
+
+
 def _align(
     few: tuple[tuple[int, int, int], ...], many: tuple[tuple[int, int, int], ...]
 ) -> list[tuple[int, int]]:

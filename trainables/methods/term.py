@@ -145,13 +145,15 @@ class Term(nn.Module):
         """
 
     def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
-        """The whole loss of a peer, a scalar. Called after the student's update, peer by peer;
-        an earlier peer has had its own by then.
+        """The whole loss of a peer, a scalar.
+
+        Called after `forward` and the student's update, for every peer in the order of ``peers``;
+        an earlier one has had its own update by then.
 
         Args:
             name: key of ``peers``.
             student: gives the student's outputs for the batch after its update, without
-                gradients.
+                gradients: `observe`.
             batch: the batch, with ``inputs``.
         """
         raise NotImplementedError

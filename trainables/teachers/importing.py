@@ -15,7 +15,7 @@ from trainables.errors import UserError, unknown
 from trainables.models.outputs import Network
 from trainables.models.registry import FAMILIES, create_model
 from trainables.models.weights import SUFFIX, Card, save_network
-from trainables.teachers.teacher import Teacher, teacher_folder
+from trainables.teachers.teacher import Teacher, check_name, teacher_folder
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -59,6 +59,8 @@ def import_teacher(
     Raises:
         UserError: the file cannot be read, or does not fit the architecture.
     """
+    if name:
+        check_name(name)
     device = device or torch.device("cpu")
     weights = read_weights(file)
     built, network = _build(model, weights, dataset, file)

@@ -1,6 +1,7 @@
 """A trained teacher: a frozen network with its own input normalisation."""
 
 import functools
+import re
 from collections.abc import Callable
 
 import torch
@@ -8,11 +9,13 @@ from torch import Tensor
 
 from trainables.data.dataset import Images
 from trainables.data.views import to_float
-from trainables.errors import unknown
+from trainables.errors import UserError, unknown
 from trainables.evaluation import Score, score
 from trainables.files import Folder, open_folder
 from trainables.models.outputs import Network, Outputs
 from trainables.models.weights import SUFFIX, Card, read_card, read_network
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Teacher:
@@ -50,6 +53,16 @@ class Teacher:
 def teacher_folder(results: str) -> Folder:
     """Where the teachers of a results folder are kept, shared by its sweeps."""
     return open_folder(results) / "teachers"
+
+
+def check_name(name: str) -> None:
+    """Refuses what is no name of a teacher, which becomes that of its file.
+
+    Raises:
+        UserError: with what was expected.
+    """
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name}: expected letters, digits, '.', '_' and '-'")
 
 
 def find_teacher(results: str, name: str) -> Card | None:

@@ -1,6 +1,6 @@
-"""A teacher trained in place: the plain student method on a large network."""
+"""A teacher trained in place: plainly, or distilled from a larger one as its assistant."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
 from trainables.job import PROGRESS, STUDENT, Job, Run
-from trainables.methods.registry import PLAIN
+from trainables.methods.registry import needs_teacher
 from trainables.models.registry import canonical_name
 from trainables.models.weights import SUFFIX, Card, read_network, save_network
 from trainables.teachers.teacher import find_teacher, teacher_folder
@@ -18,44 +18,103 @@ from trainables.teachers.teacher import find_teacher, teacher_folder
 TEACHERS = "teachers"
 
 
+@dataclass(frozen=True)
+class Filed:
+    """A teacher that is there already: imported, or adopted from a sweep.
+
+    Attributes:
+        file: its file in the results folder, without suffix.
+        card: its facts.
+    """
+
+    file: str
+    card: Card
+
+    @property
+    def name(self) -> str:
+        """Under which rows refer to it."""
+        return self.card.name
+
+    @property
+    def model(self) -> str:
+        """Canonical name of the network."""
+        return self.card.model
+
+    @property
+    def key(self) -> str:
+        """What decides its outputs."""
+        return self.card.fingerprint
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a teacher is trained, and the name of the file it will have.
 
     Attributes:
-        name: the network's name, under which rows refer to the teacher.
-        config: its training, method ``student``.
-        key: file name without suffix; a hash of everything that decides the weights.
+        name: under which rows refer to the teacher: the network's name, and for an assistant
+            also the method and the teacher that it comes from: ``resnet32(kd:resnet110)``.
+        model: canonical name of the network.
+        config: its training.
+        key: file name without suffix; ends in a hash of everything that decides the weights,
+            of those above it too.
+        upper: the teacher that it is distilled from; None where it is trained plainly.
     """
 
     name: str
+    model: str
     config: TrialConfig
     key: str
+    upper: "Recipe | Filed | None" = None
+
+    @property
+    def file(self) -> str:
+        """Its file in the results folder, without suffix."""
+        return self.key
 
 
-def recipe(config: TrialConfig, data_dir: str | None) -> Recipe:
+def recipe(
+    config: TrialConfig, data_dir: str | None, upper: Recipe | Filed | None = None
+) -> Recipe:
     """The recipe of a teacher.
 
     Args:
-        config: dataset, network (``student``) and training; must be the plain method.
+        config: dataset, network (``student``), method and training; nothing is compressed.
         data_dir: as ``--data``; the data set is read for its fingerprint.
+        upper: the teacher that the method reads; None for the plain method.
+
+    Raises:
+        UserError: a method without ``upper`` or the reverse; an unknown network.
     """
-    if config.method != PLAIN or config.compression != "explicit":
-        raise UserError("teacher: is trained plainly, without method or compression")
+    if config.compression != "explicit":
+        raise UserError("teacher: is trained as it is named, without compression")
+    if needs_teacher(config.method) != (upper is not None):
+        expected = "needs a teacher of its own" if upper is None else "reads nothing of a teacher"
+        raise UserError(f"teacher: method '{config.method}' {expected}")
     dataset = load_dataset(config.dataset, data_dir, image_size=config.image_size)
-    name = canonical_name(config.student)
+    model = canonical_name(config.student)
     key = config_key(
-        config, student=name, data_fingerprint=dataset.fingerprint, teacher_fingerprint=None
+        config,
+        student=model,
+        data_fingerprint=dataset.fingerprint,
+        teacher_fingerprint=upper.key if upper else None,
     )
-    slug = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name)
-    return Recipe(name=name, config=config, key=f"{slug}-{key}")
+    slug = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in model)
+    name = f"{model}({config.method}:{upper.name})" if upper else model
+    return Recipe(name=name, model=model, config=config, key=f"{slug}-{key}", upper=upper)
+
+
+def lineage(teacher: Recipe | Filed) -> Iterator[Recipe | Filed]:
+    """The teachers above a teacher from the top down, and then itself."""
+    if isinstance(teacher, Recipe) and teacher.upper is not None:
+        yield from lineage(teacher.upper)
+    yield teacher
 
 
 class TeacherTraining:
     """Trains the teacher of a recipe, or goes on with it after an interruption.
 
     Args:
-        recipe: what to train.
+        recipe: what to train; the teacher above it must be there.
         results: folder or URI where the teacher will be kept.
         data_dir: as ``--data``.
         device: where.
@@ -71,6 +130,7 @@ class TeacherTraining:
             trial_id=recipe.key,
             results=results,
             data_dir=data_dir,
+            teacher=recipe.upper.file if recipe.upper else None,
         )
         self.run = Run(job, device)
         # Trained before, by a process that did not live to file it.
@@ -101,7 +161,7 @@ def train_teacher(
     device: torch.device,
     on_epoch: Callable[[dict[str, Any]], None],
 ) -> Card:
-    """The teacher of a recipe: found, or trained here and now.
+    """The teacher of a recipe: found, or trained here and now, after those above it.
 
     Args:
         recipe, results, data_dir, device: as for `TeacherTraining`.
@@ -110,6 +170,8 @@ def train_teacher(
     found = find_teacher(results, recipe.key)
     if found is not None:
         return found
+    if isinstance(recipe.upper, Recipe):
+        train_teacher(recipe.upper, results, data_dir, device, on_epoch)
     training = TeacherTraining(recipe, results, data_dir, device)
     while (row := training.run_epoch()) is not None:
         on_epoch(row)

@@ -6,19 +6,21 @@ A new term is covered by its line in the registry; nothing here names one.
 import copy
 import dataclasses
 import functools
+import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainables.errors import UserError
 from trainables.methods.method import Method, resolve_settings
 from trainables.methods.registry import parse_method, term_class, term_names
-from trainables.methods.term import Batch, LogitModifier, Term
+from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
@@ -27,6 +29,8 @@ from trainables.settings import read, settings_of
 PARTS = frozenset(Outputs._fields)
 TERMS = [name for name in term_names() if issubclass(term_class(name), Term)]
 MODIFIERS = [name for name in term_names() if issubclass(term_class(name), LogitModifier)]
+PEERED = [name for name in TERMS if term_class(name).recruit is not Term.recruit]
+INPUT_MODIFIERS = [name for name in term_names() if issubclass(term_class(name), InputModifier)]
 SOFTMAX = [name for name in TERMS if term_class(name).reads_softmax()]
 IMAGE = (3, 32, 32)
 CLASSES = 10
@@ -70,9 +74,14 @@ def build(name: str, student: Shapes, teacher: Shapes, network: Network | None =
 
 
 def attached(term: Term, teacher: Network) -> Term:
-    """The term with a training set of 60 images, the last ten of them held out."""
+    """The term with a training set of 60 images, the last ten of them held out, and its peers."""
     term.attach(teacher, labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
+    term.recruit(peer)
     return term
+
+
+def peer(model: str | None) -> Network:
+    return create_model(model or "wrn_10_0.5", CLASSES, IMAGE)
 
 
 class Classifier(Network):
@@ -98,6 +107,7 @@ def random_outputs(shapes: Shapes, batch: int, seed: int) -> Outputs:
         logits=leaf(shapes.classes),
         embedding=leaf(shapes.embedding).abs(),
         stages=tuple(leaf(*shape).abs() for shape in shapes.stages),
+        shortcuts=tuple(leaf(*shape) for shape in shapes.shortcuts),
     )
     for part in tensors(outputs):
         part.requires_grad_()
@@ -108,6 +118,7 @@ def tensors(outputs: Outputs) -> Iterator[Tensor]:
     yield outputs.logits
     yield outputs.embedding
     yield from outputs.stages
+    yield from outputs.shortcuts
 
 
 def converted(outputs: Outputs, dtype: torch.dtype) -> Outputs:
@@ -115,22 +126,47 @@ def converted(outputs: Outputs, dtype: torch.dtype) -> Outputs:
         outputs.logits.detach().to(dtype),
         outputs.embedding.detach().to(dtype),
         tuple(stage.detach().to(dtype) for stage in outputs.stages),
+        tuple(shortcut.detach().to(dtype) for shortcut in outputs.shortcuts),
     )
+
+
+def some_images(batch: int) -> Tensor:
+    return torch.randn(batch, *IMAGE, generator=torch.Generator().manual_seed(6))
+
+
+def batch_of(target: Tensor) -> Batch:
+    indices = torch.arange(len(target))
+    return Batch(target, indices, epoch=30.0, progress=0.5, inputs=some_images(len(target)))
 
 
 def loss_of(term: Term, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
     torch.manual_seed(2)  # a term may draw, but only from torch's generator
-    batch = Batch(target, indices=torch.arange(len(target)), epoch=30.0, progress=0.5)
-    loss: Tensor = term(student, teacher, batch)
+    loss: Tensor = term(student, teacher, batch_of(target))
     return loss
+
+
+def peer_losses(term: Term, student: Outputs, target: Tensor) -> list[Tensor]:
+    """Of the term's peers, when the student's update has added 0.1 to its first logit."""
+
+    def updated() -> Outputs:
+        return student._replace(logits=student.logits.detach() + 0.1 * torch.eye(1, CLASSES))
+
+    return [term.peer_loss(name, updated, batch_of(target)) for name in term.peers]
+
+
+def all_losses(term: Term, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
+    loss = loss_of(term, student, teacher, target)
+    return torch.stack([loss, *peer_losses(term, student, target)])
 
 
 def weights_of(network: Network) -> list[Tensor]:
     return [value.clone() for value in network.state_dict().values()]
 
 
-OURS = Shapes(CLASSES, 32, ((8, 16, 16), (16, 8, 8), (32, 4, 4)))
-THEIRS = Shapes(CLASSES, 48, ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2)))
+_OUR_STAGES = ((8, 16, 16), (16, 8, 8), (32, 4, 4))
+_THEIR_STAGES = ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2))
+OURS = Shapes(CLASSES, 32, _OUR_STAGES, _OUR_STAGES)
+THEIRS = Shapes(CLASSES, 48, _THEIR_STAGES, _THEIR_STAGES)
 
 
 @pytest.fixture(params=TERMS)
@@ -209,7 +245,7 @@ def test_is_deterministic(name: str, term: Term) -> None:
     torch.manual_seed(1)
     twin = build(name, OURS, THEIRS)
     student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
-    losses = [loss_of(one, student, teacher, torch.arange(4)) for one in (term, twin)]
+    losses = [all_losses(one, student, teacher, torch.arange(4)) for one in (term, twin)]
     assert torch.equal(*losses)
 
 
@@ -218,34 +254,25 @@ def test_state_dict_round_trip(name: str, term: Term) -> None:
     target = torch.arange(4)
     # Past its first state, as in the middle of a training.
     optimizer = torch.optim.SGD([*term.parameters(), *tensors(student)], lr=0.01)
-    loss_of(term, student, teacher, target).backward()
+    all_losses(term, student, teacher, target).sum().backward()
     optimizer.step()
     torch.manual_seed(99)
     twin = build(name, OURS, THEIRS)
     twin.load_state_dict(term.state_dict())
-    losses = [loss_of(one.eval(), student, teacher, target) for one in (term, twin)]
+    losses = [all_losses(one.eval(), student, teacher, target) for one in (term, twin)]
     assert torch.equal(*losses)
 
 
-class NoWaiting(TorchDispatchMode):
-    """Refuses what would make the host wait for a device: reading values, or sizes from values."""
-
-    WAITING = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        indices = args[1] if func is torch.ops.aten.index.Tensor else ()
-        masked = any(index is not None and index.dtype == torch.bool for index in indices)
-        assert func not in self.WAITING, func
-        assert not masked, func
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_step_never_waits_for_the_device(term: Term) -> None:
+def test_a_step_never_waits_for_the_device(
+    term: Term, no_waiting: Callable[[], AbstractContextManager[object]]
+) -> None:
     student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
     target = torch.arange(4)
-    with NoWaiting():
+    with no_waiting():
         for _ in range(2):
             loss_of(term, student, teacher, target).backward()
+            for loss in peer_losses(term, student, target):
+                loss.backward()
 
 
 @pytest.mark.parametrize(("teacher", "student"), PAIRS)
@@ -265,10 +292,13 @@ def test_real_pairs_and_where_the_gradient_goes(name: str, teacher: str, student
     first = next(networks.student.parameters())
     assert first.grad is not None
     assert first.grad.abs().sum() > 0
+    theirs = {id(weight) for peer in term.peers.values() for weight in peer.parameters()}
     silent = [
         key
         for key, weight in term.named_parameters()
-        if weight.requires_grad and (weight.grad is None or not weight.grad.abs().sum() > 0)
+        if weight.requires_grad
+        and id(weight) not in theirs
+        and (weight.grad is None or not weight.grad.abs().sum() > 0)
     ]
     assert silent == []
     assert all(weight.grad is None for weight in networks.teacher.parameters())
@@ -323,7 +353,7 @@ def test_the_loss_follows_every_number_of_its_config(name: str) -> None:
     def loss(config: object) -> Tensor:
         torch.manual_seed(1)
         term = attached(kind(config, OURS, THEIRS), Classifier(THEIRS))
-        return loss_of(term, student, teacher, torch.arange(4))
+        return all_losses(term, student, teacher, torch.arange(4))
 
     usual = loss(kind.Config())
     for key, found in settings_of(kind.Config).items():
@@ -398,13 +428,13 @@ def joined(method: str, **settings: object) -> Method:
     torch.manual_seed(1)
     made = Method(method, resolve_settings(method, settings), OURS, THEIRS)
     made.attach(Classifier(THEIRS), labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
+    made.recruit(peer)
     return made
 
 
 def summands(method: Method, student: Outputs, teacher: Outputs) -> Tensor:
     torch.manual_seed(2)
-    target = torch.arange(4)
-    losses: Tensor = method(student, teacher, Batch(target, target, epoch=30.0, progress=0.5))
+    losses: Tensor = method(student, teacher, batch_of(torch.arange(4)))
     return losses
 
 
@@ -454,3 +484,177 @@ def test_a_modifier_needs_a_term_with_a_softmax(modifier_name: str) -> None:
             parse_method(method)
     for name in SOFTMAX:
         assert set(parse_method(f"{modifier_name}+{name}")) == {name, modifier_name}
+
+
+@pytest.fixture(params=PEERED)
+def peered(request: pytest.FixtureRequest) -> Term:
+    torch.manual_seed(1)
+    return build(request.param, OURS, THEIRS)
+
+
+def gradients(network: torch.nn.Module) -> list[Tensor]:
+    return [weight.grad for weight in network.parameters() if weight.grad is not None]
+
+
+def test_peers_begin_with_weights_of_their_own(peered: Term) -> None:
+    networks = [*peered.peers.values()]
+    assert networks
+    firsts = [next(network.parameters()) for network in [*networks, peer(None)]]
+    for first, second in itertools.combinations(firsts, 2):
+        assert not torch.equal(first, second)
+
+
+def test_the_students_loss_leaves_the_peers_alone(peered: Term) -> None:
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    loss_of(peered, student, teacher, torch.arange(4)).backward()
+    assert [network for network in peered.peers.values() if gradients(network)] == []
+
+
+def test_a_peers_loss_reaches_that_peer_only(peered: Term) -> None:
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    target = torch.arange(4)
+    loss_of(peered, student, teacher, target)
+    for loss, network in zip(
+        peer_losses(peered, student, target), peered.peers.values(), strict=True
+    ):
+        assert loss.shape == ()
+        assert loss.dtype == torch.float32
+        peered.zero_grad()
+        loss.backward()
+        found = gradients(network)
+        assert len(found) == len([*network.parameters()])
+        assert all(gradient.isfinite().all() for gradient in found)
+        assert sum(len(gradients(other)) for other in peered.peers.values()) == len(found)
+    assert all(part.grad is None for part in tensors(student))
+
+
+def test_no_graph_outlives_the_step(peered: Term) -> None:
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    all_losses(peered, student, teacher, torch.arange(4)).sum().backward()
+    copy.deepcopy(peered)  # refuses tensors with a graph
+
+
+class Changer(NamedTuple):
+    """A modifier of images in one of its forms.
+
+    Attributes:
+        name: in the registry.
+        settings: by full key; of the defaults, one is replaced by another choice.
+    """
+
+    name: str
+    settings: dict[str, object]
+
+    def build(self) -> InputModifier:
+        kind = term_class(self.name)
+        own = {key.partition(".")[2]: value for key, value in self.settings.items()}
+        return kind(kind.Config(**own))
+
+    def __str__(self) -> str:
+        return "-".join([self.name, *(str(value) for value in self.settings.values())])
+
+
+def changers() -> Iterator[Changer]:
+    for name in INPUT_MODIFIERS:
+        yield Changer(name, {})
+        for key, found in settings_of(term_class(name).Config).items():
+            for choice in found.choices:
+                if choice != found.default:
+                    yield Changer(name, {f"{name}.{key}": choice})
+
+
+@pytest.fixture(params=list(changers()), ids=str)
+def changer(request: pytest.FixtureRequest) -> Changer:
+    return request.param
+
+
+def drawn(modifier: InputModifier, size: int, seed: int = 3) -> Batch:
+    torch.manual_seed(seed)
+    return modifier.draw(batch_of(torch.arange(size) % CLASSES))
+
+
+def test_an_input_modifier_declares_what_it_reads(changer: Changer) -> None:
+    assert isinstance(term_class(changer.name).needs, frozenset)
+    assert term_class(changer.name).needs <= PARTS
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("size", [1, 2, 8])
+def test_changed_images_keep_shape_and_dtype(
+    changer: Changer, size: int, dtype: torch.dtype
+) -> None:
+    modifier = changer.build()
+    images = some_images(size).to(dtype).to(memory_format=torch.channels_last)
+    before = images.clone()
+    changed = modifier(images, drawn(modifier, size))
+    assert changed.shape == images.shape
+    assert changed.dtype == dtype
+    assert changed.isfinite().all()
+    assert changed.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images, before)
+    assert size < 8 or not torch.equal(changed, images)
+
+
+def test_a_draw_keeps_what_the_batch_says(changer: Changer) -> None:
+    given = batch_of(torch.arange(5))
+    batch = changer.build().draw(given)
+    assert torch.equal(batch.target, given.target)
+    assert torch.equal(batch.indices, given.indices)
+    assert (batch.epoch, batch.progress) == (given.epoch, given.progress)
+    assert term_class(changer.name).mixes_labels or batch.mix is None
+
+
+def test_draws_come_from_torchs_generator(changer: Changer) -> None:
+    first, second = changer.build(), changer.build()
+    second.load_state_dict(first.state_dict())
+    images = some_images(5)
+    changed = [one(images, drawn(one, 5)) for one in (first, second, first)]
+    assert torch.equal(changed[0], changed[1])
+    assert torch.equal(changed[0], changed[2])
+    state = torch.random.get_rng_state()
+    first(images, drawn(first, 5))
+    torch.random.set_rng_state(state)
+    drawn(first, 5)
+    assert torch.equal(torch.random.get_rng_state(), state), "only `draw` draws"
+
+
+def test_labels_reach_a_student_that_sees_changed_images(
+    changer: Changer, no_waiting: Callable[[], AbstractContextManager[object]]
+) -> None:
+    modifier = changer.build()
+    network = peer(None)
+    with no_waiting():
+        batch = drawn(modifier, 4)
+        loss = cross_entropy(network(modifier(some_images(4), batch)).logits, batch)
+        loss.backward()
+    assert loss.shape == ()
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in gradients(network))
+    assert len(gradients(network)) == len([*network.parameters()])
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_terms_join_a_modifier_of_images_or_say_why_not(changer: Changer, name: str) -> None:
+    method = f"{name}+{changer.name}"
+    kind, modifier = term_class(name), changer.build()
+    if kind.one_label and modifier.mixes_labels:
+        with pytest.raises(UserError, match=f"'{name}' reads the one true class"):
+            parse_method(method)
+        return
+    if modifier.plain_teacher and kind.needs - {"logits"}:
+        with pytest.raises(UserError, match="terms that read logits only"):
+            joined(method, **changer.settings)
+        return
+    made = joined(method, **changer.settings)
+    assert made.parts == ("ce", name)
+    assert made.needs == kind.needs
+    assert made.plain_teacher == modifier.plain_teacher
+    torch.manual_seed(2)
+    batch = made.draw(batch_of(torch.arange(4)))
+    batch = batch._replace(inputs=made.images(batch.inputs, batch))
+    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
+    losses = made(student, made.taught(teacher, batch), batch)
+    assert losses.isfinite().all()
+    losses[1].backward()
+    assert any(part.grad is not None and part.grad.abs().sum() > 0 for part in tensors(student))

@@ -80,6 +80,7 @@ def test_it_is_composed_and_shares_bare_names() -> None:
     assert config.terms == {
         "kd.alpha": 0.9,
         "kd.temperature": 3.0,
+        "kd.form": "softmax",
         "demo.weight": 1.0,
         "demo.temperature": 3.0,
     }

@@ -1,4 +1,4 @@
-"""FitNet, ReviewKD and the SRD family against float64 references and hand-made limits."""
+"""AT, FitNet, ReviewKD and the SRD family against float64 references and hand-made limits."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from torch import nn
 
 from trainables.errors import UserError
 from trainables.methods.adaptors import BatchNorm
+from trainables.methods.at import AT, ATConfig, at_loss
 from trainables.methods.fitnet import FitNet, FitNetConfig, fitnet_loss
 from trainables.methods.method import Method, resolve_settings
 from trainables.methods.registry import term_class
@@ -21,6 +22,8 @@ from trainables.methods.srd_dist import srd_dist_loss
 from trainables.methods.srd_pmse import srd_pmse_loss
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.models.registry import create_model
+from trainables.models.shapes import output_shapes
 
 Array = np.ndarray
 SHAPES = Shapes(10, 6, ((3, 8, 8), (4, 4, 4), (6, 2, 2)))
@@ -51,6 +54,39 @@ def network(embedding: int, seed: int = 5) -> Network:
     made = Network()
     made.classifier = nn.Linear(embedding, 10)
     return made
+
+
+class TestAT:
+    @pytest.mark.parametrize(
+        ("stages", "numbers"), [("all", [0, 1, 2]), ("last", [2]), ("1", [1]), ("0,2", [0, 2])]
+    )
+    def test_the_weighted_sum_over_the_chosen_stages(self, stages: str, numbers: list[int]) -> None:
+        student, teacher = outputs(SHAPES, 1), outputs(WIDER, 2)
+        term = AT(ATConfig(beta=7, stages=stages), SHAPES, WIDER)
+        expected = 7 * sum(at_loss(student.stages[n], teacher.stages[n]) for n in numbers)
+        torch.testing.assert_close(term(student, teacher, batch()), expected)
+
+    def test_a_stage_that_is_not_there_is_named(self) -> None:
+        with pytest.raises(UserError, match=r"at\.stages: .*got '3'.* 2 \(6x2x2 and 8x2x2\)"):
+            Method("at", resolve_settings("at", {"at.stages": "3"}), SHAPES, WIDER)
+
+    def test_one_late_map_of_mobilenetv2(self) -> None:
+        """As Hernandez et al. have it: γ times the mean square on an 8x8 map."""
+        shapes = []
+        with torch.device("meta"):
+            for name in ("mobilenetv2-minus5", "mobilenetv2"):
+                shapes.append(output_shapes(create_model(name, 10, (3, 32, 32)), (3, 32, 32)))
+        values = {"at.stages": "last", "at.form": "mean", "at.beta": 0.8}
+        made = Method("at", resolve_settings("at", values), *shapes)
+        student, teacher = (outputs(one, seed) for seed, one in enumerate(shapes))
+        assert student.stages[-1].shape[2:] == teacher.stages[2].shape[2:] == (8, 8)
+        maps = [
+            stage.square().mean(dim=1).flatten(1)
+            for stage in (student.stages[-1], teacher.stages[2])
+        ]
+        ours, theirs = (one / one.norm(dim=1, keepdim=True) for one in maps)
+        expected = 0.8 * (ours - theirs).square().mean()
+        torch.testing.assert_close(made(student, teacher, batch())[1], expected)
 
 
 class TestFitNet:

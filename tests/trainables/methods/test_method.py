@@ -14,6 +14,7 @@ from trainables.methods.method import Method, method_settings, resolve_settings
 from trainables.methods.registry import canonical_method, parse_method, term_class, term_names
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.models.registry import create_model
 from trainables.settings import settings_of
 
 SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)))
@@ -29,7 +30,8 @@ def outputs(seed: int) -> Outputs:
 
 
 STUDENT, TEACHER, TARGET = outputs(1), outputs(2), torch.arange(5)
-BATCH = Batch(TARGET, indices=torch.arange(5), epoch=30.0, progress=0.5)
+IMAGES = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3))
+BATCH = Batch(TARGET, indices=torch.arange(5), epoch=30.0, progress=0.5, inputs=IMAGES)
 
 CLASSIFIER = Network()
 CLASSIFIER.classifier = torch.nn.Linear(8, 10)
@@ -134,7 +136,7 @@ def test_one_spelling(written: str, canonical: str) -> None:
     ("written", "message"),
     [
         ("dst", "unknown method 'dst'; did you mean dist"),
-        ("kp", "unknown method 'kp'; known: "),
+        ("xyz", "unknown method 'xyz'; known: "),
         ("kd+", "unknown method ''"),
         ("kd+student", "'student' is cross-entropy alone"),
         ("kd+at+kd", "named twice"),
@@ -154,6 +156,7 @@ def test_every_pair_of_terms_composes() -> None:
         if share <= 1:
             made = method(f"{first}+{second}")
             made.attach(CLASSIFIER, labels=torch.arange(20) % 10, indices=torch.arange(20))
+            made.recruit(lambda name: create_model(name or "wrn_10_0.5", 10, (1, 8, 8)))
             losses = made(STUDENT, TEACHER, BATCH)
             assert losses.shape == (3,)
             assert losses.isfinite().all()
@@ -163,8 +166,9 @@ def test_every_pair_of_terms_composes() -> None:
 
 
 def test_settings_are_completed_and_typed() -> None:
-    assert resolve_settings("kd", {"temperature": 7}) == {"kd.alpha": 0.9, "kd.temperature": 7.0}
-    assert isinstance(resolve_settings("kd", {"temperature": 7})["kd.temperature"], float)
+    found = resolve_settings("kd", {"temperature": 7})
+    assert found == {"kd.alpha": 0.9, "kd.temperature": 7.0, "kd.form": "softmax"}
+    assert isinstance(found["kd.temperature"], float)
 
 
 def test_a_bare_name_goes_to_every_term_and_the_full_key_wins() -> None:

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from trainables.errors import UserError
-from trainables.methods.stages import pair_stages
+from trainables.methods.stages import chosen_pairs, pair_stages
 from trainables.models.outputs import Shapes
 
 Sizes = tuple[int, ...]
@@ -70,3 +70,32 @@ def test_a_network_without_maps_is_named(who: str) -> None:
     pair = {"student": shapes((8,)), "teacher": shapes((8,)), who: shapes(())}
     with pytest.raises(UserError, match=f"the {who} has no spatial"):
         pair_stages(**pair)
+
+
+@pytest.mark.parametrize(
+    ("choice", "numbers"),
+    [
+        ("all", [0, 1, 2]),
+        ("last", [2]),
+        ("0", [0]),
+        ("1", [1]),
+        ("0,2", [0, 2]),
+        ("2, 0", [0, 2]),  # early to deep, in whatever order they are named
+        ("0,1,2", [0, 1, 2]),
+    ],
+)
+def test_a_choice_of_pairs(choice: str, numbers: list[int]) -> None:
+    student, teacher = shapes((16, 8, 4, 2)), shapes((32, 16, 8))
+    every = pair_stages(student, teacher)
+    assert chosen_pairs("at.stages", choice, student, teacher) == [every[n] for n in numbers]
+
+
+@pytest.mark.parametrize("choice", ["3", "-1", "0,3", "0,0", "first", "0,", ",", "1.0", "All"])
+def test_a_wrong_choice_is_named_with_the_pairs(choice: str) -> None:
+    student, teacher = shapes((16, 8, 4, 2)), shapes((32, 16, 8))
+    with pytest.raises(
+        UserError, match=rf"^at\.stages: expected all, last.* got '{choice}'"
+    ) as found:
+        chosen_pairs("at.stages", choice, student, teacher)
+    assert "0 (4x16x16 and 4x32x32), 1 (4x8x8 and 4x16x16), 2 (4x4x4 and 4x8x8)" in str(found.value)
+    assert "\n" not in str(found.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainables.config import TrialConfig
+from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.models.weights import SUFFIX, read_network
@@ -17,7 +17,7 @@ from trainables.teachers.teacher import (
     load_teacher,
     teacher_folder,
 )
-from trainables.teachers.train import TeacherTraining, recipe, train_teacher
+from trainables.teachers.train import Filed, TeacherTraining, lineage, recipe, train_teacher
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]
@@ -56,12 +56,71 @@ def test_the_file_is_named_by_what_decides_the_weights(quick: Quick) -> None:
     assert recipe(quick(student="wrn_16_1", seed=1), None).key != base.key
 
 
+def test_the_file_of_a_plain_teacher_stays_where_it_is(quick: Quick, digits: Dataset) -> None:
+    config = quick(student="resnet8")
+    facts = {"data_fingerprint": digits.fingerprint, "teacher_fingerprint": None}
+    assert recipe(config, None).key == f"resnet8-{config_key(config, student='resnet8', **facts)}"
+
+
+def test_an_assistant_is_distilled_after_its_teacher(quick: Quick, tmp_path: Path) -> None:
+    top = recipe(quick(student="resnet14_x0.5", epochs=1), None)
+    config = quick(student="resnet8_x0.5", epochs=1, method="kd", teacher=top.name)
+    middle = recipe(config, None, top)
+    below = quick(student="resnet8_x0.25", epochs=1, method="at", teacher=middle.name)
+    bottom = recipe(below, None, middle)
+    assert list(lineage(bottom)) == [top, middle, bottom]
+    assert bottom.name == "resnet8_x0.25(at:resnet8_x0.5(kd:resnet14_x0.5))"
+    results = str(tmp_path)
+    rows: list[dict] = []
+    card = train_teacher(bottom, results, None, CPU, rows.append)
+    assert [sorted(row["term_losses"]) for row in rows] == [["ce"], ["ce", "kd"], ["at", "ce"]]
+    assert (card.name, card.model) == (bottom.name, "resnet8_x0.25")
+    files = [step.file for step in (top, middle, bottom)]
+    assert teacher_folder(results).names() == sorted(file + SUFFIX for file in files)
+    # Found again, the whole chain is left alone; of another top, everything below is new.
+    assert train_teacher(bottom, results, None, CPU, forbidden) == card
+    other = recipe(config, None, recipe(quick(student="resnet14_x0.5", epochs=2), None))
+    assert other.key != middle.key
+    assert recipe(below, None, other).key != bottom.key
+
+
+def test_it_learns_from_its_teacher_and_not_beside_it(quick: Quick, tmp_path: Path) -> None:
+    """With no share of the cross-entropy, all that it knows of the digits is its teacher's."""
+    results = str(tmp_path)
+    top = recipe(quick(student="resnet14", epochs=4, train_fraction=1.0), None)
+    facts = {"student": "resnet8", "epochs": 4, "train_fraction": 1.0, "kd.alpha": 1.0}
+    config = quick(method="kd", teacher=top.name, **facts)
+    card = train_teacher(recipe(config, None, top), results, None, CPU, lambda row: None)
+    assert card.test_acc > 0.5
+
+
+def test_a_teacher_that_is_there_can_be_above(quick: Quick, digits_teacher) -> None:
+    above = Filed(digits_teacher.file, digits_teacher.card)
+    config = quick(student="resnet8_x0.5", epochs=1, method="kd", teacher="resnet8")
+    made = recipe(config, None, above)
+    assert made.name == "resnet8_x0.5(kd:resnet8)"
+    rows: list[dict] = []
+    train_teacher(made, digits_teacher.results, None, CPU, rows.append)
+    assert [sorted(row["term_losses"]) for row in rows] == [["ce", "kd"]]
+    folder = teacher_folder(digits_teacher.results)
+    folder.delete(made.file + SUFFIX)
+
+
 @pytest.mark.parametrize(
-    "values", [{"method": "kd", "teacher": "x"}, {"student": "wrn_10_1", "width": 0.5}]
+    ("values", "expected"),
+    [
+        ({"method": "kd", "teacher": "x"}, "method 'kd' needs a teacher of its own"),
+        ({"student": "wrn_10_1", "width": 0.5}, "without compression"),
+    ],
 )
-def test_a_teacher_is_trained_plainly(quick: Quick, values: dict) -> None:
-    with pytest.raises(UserError, match="teacher: is trained plainly"):
+def test_a_recipe_says_all_that_it_needs(quick: Quick, values: dict, expected: str) -> None:
+    with pytest.raises(UserError, match=f"teacher: .*{expected}"):
         recipe(quick(**values), None)
+
+
+def test_a_plain_teacher_has_none_above(quick: Quick, digits_teacher) -> None:
+    with pytest.raises(UserError, match="method 'student' reads nothing of a teacher"):
+        recipe(quick(), None, Filed(digits_teacher.file, digits_teacher.card))
 
 
 def test_an_interrupted_training_continues(quick: Quick, tmp_path: Path, monkeypatch) -> None:

@@ -1,0 +1,79 @@
+"""A sweep on Ray that trains several teachers first, one of them after its own."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+STUDY = {
+    "dataset": "digits",
+    "teacher": {"epochs": 3},
+    "pairs": {
+        "wrn_16_1->wrn_10_0.5": {"kd.alpha": 0.5},
+        "resnet14->resnet8": None,
+        "ta": {
+            "teacher": {"model": "resnet8", "method": "kd", "teacher": "resnet14"},
+            "student": "wrn_10_0.5",
+        },
+    },
+    "fixed": {"epochs": 1, "val_fraction": 0.2},
+    "dimensions": {"method": ["kd"]},
+    "sampler": "grid",
+}
+NAMES = ["wrn_16_1", "resnet14", "resnet8(kd:resnet14)"]
+
+
+def kdsweep(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
+    study = tmp_path / "s.yaml"
+    study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    results = ["--results", str(tmp_path / "results")]
+    said = kdsweep("run", str(study), *results).splitlines()
+    begun = [said.index(f"training the teacher {name}") for name in NAMES]
+    ended = max(n for n, line in enumerate(said) if line.startswith("teacher ") and "test" in line)
+    trained = [n for n, line in enumerate(said) if "/3 trials" in line]
+    assert max(begun) < ended < min(trained)
+    assert begun[2] > begun[1], "the assistant waits for its teacher"
+    if (os.cpu_count() or 1) > 1:
+        between = "\n".join(said[min(begun[:2]) : max(begun[:2])])
+        assert "epoch" not in between, "the first two share the machine"
+
+    def rows() -> pd.DataFrame:
+        sql = "SELECT * FROM trials ORDER BY trial_id"
+        return pd.read_csv(io.StringIO(kdsweep("query", sql, "--csv", *results)))
+
+    found = rows()
+    assert found["status"].tolist() == ["completed"] * 3
+    assert found["teacher"].tolist() == NAMES
+    assert found["student"].tolist() == ["wrn_10_0.5", "resnet8", "wrn_10_0.5"]
+    assert found["compression_params"].is_unique
+    notes = yaml.safe_load((tmp_path / "results" / "s" / "study.yaml").read_text())["kdsweep"]
+    files = sorted(path.stem for path in (tmp_path / "results" / "teachers").glob("*.safetensors"))
+    assert sorted(notes["teacher_files"].values()) == files
+    assert sorted(notes["teacher_files"]) == sorted(NAMES)
+
+    # A trial again, of the last pair; then a second sweep, which finds all teachers.
+    replayed = kdsweep("trial", "--replay", "s", "s-00002", *results)
+    last = found.loc[2]
+    assert str(last["config_key"]) in replayed
+    assert f"val_acc of s-00002: {last['val_acc']}, now {last['val_acc']}" in replayed
+    said = kdsweep("run", str(study), "--set", "pair=ta", "--name", "t", *results).splitlines()
+    assert not any("training the teacher" in line for line in said)
+    assert rows()["sweep"].tolist() == ["s", "s", "s", "t"]

@@ -1,0 +1,175 @@
+"""Training with looked-up answers is training with the live teacher."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset
+from trainables.engine import remembering as engine
+from trainables.job import Job, Run
+from trainables.teachers.teacher import Teacher
+from trainables.training import Training
+
+CPU = torch.device("cpu")
+Quick = Callable[..., TrialConfig]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Tables of this test alone."""
+    monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def train(digits: Dataset, quick: Quick, digits_teacher: Any) -> Callable[..., Training]:
+    """A training of two epochs that shares the teacher and its tables with the others."""
+
+    def make(epochs: int = 2, **changes: object) -> Training:
+        values = {"method": "kd", "teacher": "resnet8", "flip": True, "teacher_cache": "float16"}
+        config = quick(**{**values, **changes})
+        training = Training(config, digits, config.student, digits_teacher.load(), CPU)
+        training.losses = [training.run_epoch()["train_loss"] for _ in range(epochs)]  # type: ignore[attr-defined]
+        return training
+
+    return make
+
+
+def weights(training: Training) -> list[torch.Tensor]:
+    return list(training.student.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    ("table", "rtol"), [("float16", 1e-3), ("bfloat16", 1e-2), ("float32", 1e-6)]
+)
+def test_losses_are_those_of_the_live_teacher(
+    train: Callable[..., Training], table: str, rtol: float
+) -> None:
+    live = train(teacher_cache="off").losses
+    assert train(teacher_cache=table).losses == pytest.approx(live, rel=rtol)  # filling
+    assert train(teacher_cache=table).losses == pytest.approx(live, rel=rtol)  # looking up
+
+
+def test_the_first_trial_fills_and_the_second_asks_nobody(train: Callable[..., Training]) -> None:
+    first = train()
+    assert 0 <= first.hit_rate < 0.1  # type: ignore[operator]  # a view may come again
+    second = train()
+    assert second.hit_rate == 1.0
+    for ours, theirs in zip(weights(first), weights(second), strict=True):
+        assert torch.equal(ours, theirs)  # who asks first makes no difference
+
+
+def test_another_method_and_student_find_the_same_answers(train: Callable[..., Training]) -> None:
+    train()
+    assert train(method="dist", student="resnet8").hit_rate == 1.0
+
+
+def test_another_repeat_sees_other_views(train: Callable[..., Training]) -> None:
+    train()
+    assert 0 < train(view_seed=1).hit_rate < 1  # type: ignore[operator]
+
+
+def test_the_live_teacher_is_silent_where_all_is_known(
+    train: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train()
+
+    def asked(*_: object) -> None:
+        raise AssertionError("the live teacher was asked")
+
+    monkeypatch.setattr(Teacher, "__call__", asked)
+    assert train().hit_rate == 1.0
+    with pytest.raises(AssertionError, match="was asked"):
+        train(view_seed=3)
+
+
+@pytest.mark.parametrize("method", ["student", "at", "kd+at", "dml", "kd+mixup"])
+def test_methods_that_no_table_can_serve(train: Callable[..., Training], method: str) -> None:
+    """Feature maps need a forward pass, which gives the logits as well; mixed images are new."""
+    assert train(epochs=1, method=method).hit_rate is None
+
+
+@pytest.mark.parametrize("method", ["rkd", "kd+rkd", "crd", "srd"])
+def test_embeddings_are_looked_up_as_well(train: Callable[..., Training], method: str) -> None:
+    live = train(method=method, teacher_cache="off").losses
+    train(method=method, teacher_cache="float32")
+    again = train(method=method, teacher_cache="float32")
+    assert again.losses == pytest.approx(live, rel=1e-6)
+    assert again.hit_rate == 1.0
+
+
+def test_mixed_logits_are_looked_up(train: Callable[..., Training]) -> None:
+    settings = {"method": "kd+mixup", "mixup.teacher_mix": "logits"}
+    live = train(**settings, teacher_cache="off").losses
+    train(**settings, teacher_cache="float32")
+    again = train(**settings, teacher_cache="float32")
+    assert again.hit_rate == 1.0
+    assert again.losses == pytest.approx(live, rel=1e-6)
+
+
+def test_an_interrupted_trial_counts_and_learns_the_same(train: Callable[..., Training]) -> None:
+    whole = train(epochs=3, teacher_cache="float32")
+    half = train(epochs=1, teacher_cache="float32", view_seed=0)
+    state = half.state_dict()
+    other = train(epochs=0, teacher_cache="float32")
+    other.load_state_dict(state)
+    other.run_epoch()
+    other.run_epoch()
+    assert other.hit_rate == 1.0
+    for ours, theirs in zip(weights(whole), weights(other), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_without_room_the_teacher_runs_live(
+    train: Callable[..., Training],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    engine._opened.cache_clear()
+    live = train(teacher_cache="off").losses
+    monkeypatch.setenv("KDSWEEP_CACHE_GB", "0.000001")
+    found = train()
+    assert found.hit_rate is None
+    assert found.losses == pytest.approx(live)
+    assert "the teacher runs live" in caplog.text
+    assert "KDSWEEP_CACHE_GB" in caplog.text
+    caplog.clear()
+    train()
+    assert "the teacher runs live" not in caplog.text  # once per process
+
+
+def test_values_beyond_the_tables_dtype_stay_live(
+    train: Callable[..., Training], digits_teacher: Any
+) -> None:
+    teacher = digits_teacher.load()
+    with torch.no_grad():
+        teacher.network.classifier.bias[0] += 1e5
+    try:
+        live = train(teacher_cache="off").losses
+        train()
+        found = train()
+    finally:
+        with torch.no_grad():
+            teacher.network.classifier.bias[0] -= 1e5
+    assert found.hit_rate == 0.0
+    assert found.losses == pytest.approx(live, rel=1e-6)
+
+
+def test_rows_say_what_was_looked_up(make_job: Callable[..., Job], quick: Quick) -> None:
+    def row(name: str, **changes: object) -> dict[str, Any]:
+        kept = {"teacher_cache": "float16", **changes}
+        config = quick(method="kd", teacher="resnet8", epochs=1, **kept)
+        run = Run(make_job(config, name), CPU)
+        run.run_epoch()
+        return run.row("completed")
+
+    rows = [row("one"), row("two"), row("three", teacher_cache="off")]
+    assert [one["teacher_cache_hit_rate"] for one in rows] == [0.0, 1.0, None]  # one epoch
+    assert rows[0]["test_acc"] == rows[1]["test_acc"]
+    assert {one["precision"] for one in rows} == {"fp32"}
+    assert json.loads(rows[0]["term_weights"])["kd.alpha"] == 0.9

@@ -1,0 +1,155 @@
+"""Which precision a network computes in: fp32, or bf16 where that is faster.
+
+bf16 halves the work of large convolutions and slows small and depthwise ones down, by how much
+depends on the processor. So ``auto`` times both, once per architecture, batch and device, and
+keeps the answer on disk: all trials of a node then compute alike, today and after a restart.
+bf16 means autocast: weights, BatchNorm statistics and losses stay in fp32.
+"""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainables.data.cache import cache_folder
+from trainables.models.outputs import Network, Outputs
+from trainables.models.registry import create_model
+
+GAIN = 1.1
+"""bf16 is taken where it is faster by this factor: a near tie is not worth its rounding."""
+
+ROUNDS = 3
+
+
+def computing(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """A context in which networks compute in ``fp32`` or ``bf16``."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def choose_precision(
+    wanted: str,
+    work: Literal["train", "infer"],
+    model: str,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    batch: int,
+    device: torch.device,
+) -> str:
+    """``fp32`` or ``bf16`` for a network.
+
+    Args:
+        wanted: ``fp32``, ``bf16``, or ``auto`` to time both.
+        work: training steps, or forward passes of a frozen network.
+        model: the network's name.
+        classes, image_shape: of the data.
+        batch: images per step.
+        device: where it computes.
+    """
+    if wanted != "auto":
+        return wanted
+    threads = torch.get_num_threads() if device.type == "cpu" else 0
+    return _faster(work, model, classes, image_shape, batch, str(device), threads)
+
+
+@functools.lru_cache(maxsize=1024)
+def _faster(
+    work: str,
+    model: str,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    batch: int,
+    device: str,
+    threads: int,
+) -> str:
+    """The answer on disk, or a new one."""
+    question = [work, model, classes, image_shape, batch, _processor(device), threads]
+    name = hashlib.sha256(json.dumps([*question, torch.__version__]).encode()).hexdigest()[:24]
+    file = cache_folder().parent / "precision" / f"{name}.json"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        return str(json.loads(file.read_text())["precision"])
+    seconds = _measured(work, model, classes, image_shape, batch, torch.device(device))
+    answer = "bf16" if seconds["fp32"] > GAIN * seconds["bf16"] else "fp32"
+    record = {"precision": answer, "seconds": seconds, "question": question}
+    return _first_answer(file, record)
+
+
+def _first_answer(file: Path, record: Mapping[str, object]) -> str:
+    """Writes the answer; of several processes that measure at once the first decides for all."""
+    with contextlib.suppress(OSError):  # a cache that cannot be written is no reason to fail
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fresh = file.with_suffix(f".{os.getpid()}")
+        fresh.write_text(json.dumps(record))
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, file)
+        fresh.unlink()
+        with contextlib.suppress(ValueError, KeyError):
+            return str(json.loads(file.read_text())["precision"])
+    return str(record["precision"])
+
+
+def _measured(
+    work: str,
+    model: str,
+    classes: int,
+    image_shape: tuple[int, int, int],
+    batch: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Median seconds of a step in each precision, taken in turns; leaves the RNGs as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        network = create_model(model, classes, image_shape)
+        network.to(device).to(memory_format=torch.channels_last)
+        images = torch.rand(batch, *image_shape, device=device)
+        images = images.to(memory_format=torch.channels_last)
+        target = torch.arange(batch, device=device) % classes
+        step = _training_step if work == "train" else _forward_pass
+        network.train(work == "train")
+        taken: dict[str, list[float]] = {"fp32": [], "bf16": []}
+        for timed in (False, *[True] * ROUNDS):
+            for precision, seconds in taken.items():
+                with computing(precision, device):
+                    spent = _seconds(lambda: step(network, images, target), device)
+                if timed:
+                    seconds.append(spent)
+    return {precision: statistics.median(seconds) for precision, seconds in taken.items()}
+
+
+def _training_step(network: Network, images: Tensor, target: Tensor) -> None:
+    outputs: Outputs = network(images)
+    F.cross_entropy(outputs.logits.float(), target).backward()
+    network.zero_grad(set_to_none=True)
+
+
+def _forward_pass(network: Network, images: Tensor, target: Tensor) -> None:
+    with torch.no_grad():
+        network(images)
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+def _processor(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(torch.device(device))
+    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,0 +1,151 @@
+"""A teacher that looks up what it has answered before."""
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainables.data.dataset import Dataset
+from trainables.data.views import ViewPlan
+from trainables.engine.precision import computing
+from trainables.models.outputs import Outputs
+from trainables.models.shapes import output_shapes
+from trainables.teachers.orbit_file import DTYPES, TableKey
+from trainables.teachers.table import TeacherTable
+from trainables.teachers.table_folder import TableUnavailable, table_folder
+from trainables.teachers.teacher import Teacher
+
+log = logging.getLogger(__name__)
+
+TABLED = frozenset({"logits", "embedding"})
+"""The outputs that are small enough to keep for every view of every image."""
+
+FLUSH_BATCHES = 64
+"""How many batches of a GPU's answers are gathered before they are brought to the host."""
+
+
+class RememberingTeacher:
+    """Gives outputs from tables where they have them all, from the live teacher otherwise.
+
+    A live answer is rounded as the table would round it, so that a trial gets the same answers
+    whether it is the first to ask or not.
+
+    Args:
+        teacher: answers what no table knows.
+        tables: by output: ``logits``, ``embedding``.
+        precision: in which the teacher computes.
+
+    Attributes:
+        asked, found: how many answers were wanted, and how many of them were looked up.
+    """
+
+    def __init__(
+        self, teacher: Teacher, tables: Mapping[str, TeacherTable], precision: str
+    ) -> None:
+        self.teacher, self.tables, self.precision = teacher, tables, precision
+        self.asked = self.found = 0
+        self._fresh: list[tuple[Tensor, Tensor, Mapping[str, Tensor]]] = []
+
+    def __call__(self, views: Tensor, indices: Tensor, view_ids: Tensor) -> Outputs:
+        """Outputs for uint8 views ``[B, C, H, W]``; None for what has no table.
+
+        Args:
+            views: the images, on the teacher's device.
+            indices: int64 ``[B]``, which images they are, on the CPU.
+            view_ids: int64 ``[B]``, which views of them, on the CPU.
+        """
+        looked = {what: table.lookup(indices, view_ids) for what, table in self.tables.items()}
+        values = {what: answer.to(views.device) for what, (answer, _) in looked.items()}
+        known = functools.reduce(torch.logical_and, (found for _, found in looked.values()))
+        missing = (~known).nonzero().squeeze(1)
+        self.asked += len(indices)
+        self.found += len(indices) - len(missing)
+        if len(missing):
+            places = missing.to(views.device)
+            answers = self._live(views[places])
+            for what, answer in answers.items():
+                values[what][places] = answer
+            self._remember(indices[missing], view_ids[missing], answers)
+        return Outputs(values.get("logits"), values.get("embedding"), ())  # type: ignore[arg-type]
+
+    def flush(self) -> None:
+        """Stores the answers that are not in the tables yet."""
+        for indices, view_ids, answers in self._fresh:
+            for what, answer in answers.items():
+                self.tables[what].fill(indices, view_ids, answer.cpu())
+        self._fresh.clear()
+
+    def _live(self, views: Tensor) -> dict[str, Tensor]:
+        with computing(self.precision, views.device):
+            outputs = self.teacher(views)
+        answers = {what: getattr(outputs, what).float() for what in self.tables}
+        return {what: self._rounded(what, answer) for what, answer in answers.items()}
+
+    def _rounded(self, what: str, answer: Tensor) -> Tensor:
+        """As the table gives it back; as it is where the table's dtype cannot hold it."""
+        rounded = answer.to(DTYPES[self.tables[what].key.dtype]).float()
+        return torch.where(rounded.isfinite().all(dim=1, keepdim=True), rounded, answer)
+
+    def _remember(self, indices: Tensor, view_ids: Tensor, answers: Mapping[str, Tensor]) -> None:
+        self._fresh.append((indices, view_ids, answers))
+        # From a GPU in few, large transfers: each makes the host wait for the device.
+        if indices.device == next(iter(answers.values())).device or (
+            len(self._fresh) >= FLUSH_BATCHES
+        ):
+            self.flush()
+
+
+def remembering(
+    teacher: Teacher,
+    needs: frozenset[str],
+    dataset: Dataset,
+    views: ViewPlan,
+    dtype: str,
+    precision: str,
+) -> RememberingTeacher | None:
+    """The teacher with its tables; None where they cannot serve, and the teacher must run live.
+
+    Args:
+        teacher: whose answers are kept.
+        needs: what a method reads of them. Where one forward pass is needed anyway, for feature
+            maps, tables save nothing.
+        dataset: its training images are what is asked about.
+        views: their augmentation; its seed does not matter.
+        dtype: of the tables: a name of `DTYPES`.
+        precision: in which the teacher computes.
+    """
+    if not needs or needs - TABLED:
+        return None
+    shapes = output_shapes(teacher.network, dataset.image_shape)
+    widths = {"logits": shapes.classes, "embedding": shapes.embedding}
+    tables = {}
+    for what in sorted(needs):
+        key = TableKey(
+            teacher=teacher.card.fingerprint,
+            data=dataset.fingerprint,
+            padding=views.padding,
+            flip=views.flip,
+            what=what,
+            precision=precision,
+            images=len(dataset.train),
+            width=widths[what],
+            dtype=dtype,
+        )
+        table = _opened(table_folder(), key)
+        if table is None:
+            return None
+        tables[what] = table
+    return RememberingTeacher(teacher, tables, precision)
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(folder: Path, key: TableKey) -> TeacherTable | None:
+    """Kept per process between trials; so is the warning that there is no room for one."""
+    try:
+        return TeacherTable.open(folder, key)
+    except TableUnavailable as error:
+        log.warning("%s; the teacher runs live", error)
+        return None

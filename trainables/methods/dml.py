@@ -1,0 +1,134 @@
+"""DML: mutual learning of untrained peers (Zhang et al., CVPR 2018, arXiv 1706.00384).
+
+There is no teacher: K = 1 + ``peers`` networks start from different random weights and learn
+from the labels and from each other. Each has an optimiser of its own and the loss
+
+    L_k = CE(z_k, y) + β / (K − 1) · Σ_{l ≠ k} D(l ‖ k)
+    D(l ‖ k) = T² · (1/B) Σ_b KL( softmax(z_l,b / T) ‖ softmax(z_k,b / T) )
+
+whose gradient goes to network k only. The paper has β = 1 and T = 1; both settings are ours, and
+with T the factor T², as in KD.
+
+In the paper's Algorithm 1 the networks take turns: after an update the network's predictions are
+computed anew for the losses of the others (``update: in_turn``, the default; the student comes
+first). Most later code takes all losses of a step from the same forward passes (``update:
+together``), which saves K − 1 of 2K − 1 of them.
+
+The student is the network that the trial is about. With a second term (``kd+dml``) the teacher
+teaches it alone; peers learn from the labels, of which no other term takes a share, and from
+the networks beside them. While another term is alone (``fitnet.schedule: two_stage``) they wait.
+
+All networks predict in training mode. BatchNorm's running statistics are updated once a step, as
+without peers, by the pass that has gradients; a prediction that is computed anew leaves them as
+they are. It draws new dropout masks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from trainables.errors import UserError
+from trainables.methods.kd import kd_loss
+from trainables.methods.term import Batch, Term, cross_entropy
+from trainables.models.observe import observe
+from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.models.registry import canonical_name
+from trainables.settings import setting
+
+STUDENT = "student"
+
+
+def dml_loss(logits: Tensor, others: Sequence[Tensor], temperature: float) -> Tensor:
+    """T² times the Kullback-Leibler divergence from the others, mean over them and the batch.
+
+    Args:
+        logits: of network k, ``[B, classes]``.
+        others: of each of the others, ``[B, classes]``, no gradient is wanted; at least one.
+        temperature: T > 0 divides all logits.
+
+    Returns:
+        A scalar in nats times T², float32; at least 0, and 0 where all softmaxes agree.
+    """
+    return torch.stack([kd_loss(logits, other, temperature) for other in others]).mean()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DMLConfig:
+    """Peers and weights of `DML`."""
+
+    peers: int = setting(1, "K - 1, networks beside the student", at_least=1, at_most=7)
+    peer: str | None = setting(None, "the peers' model; none: the student's")
+    beta: float = setting(
+        1.0, "weight of the mutual loss", at_least=0, search=(0.1, 10), log=True, weight=True
+    )
+    temperature: float = setting(1.0, "softens all softmaxes", above=0, search=(1, 5), log=True)
+    update: str = setting(
+        "in_turn",
+        "whether a network's predictions are computed anew after its update",
+        choices=("in_turn", "together"),
+    )
+
+
+class DML(Term):
+    """The student's share of mutual learning, and its peers.
+
+    Raises:
+        UserError: no such model.
+    """
+
+    needs = frozenset()
+    Config = DMLConfig
+
+    def __init__(self, config: DMLConfig, student: Shapes, teacher: Shapes | None) -> None:
+        super().__init__(config, student, teacher)  # type: ignore[arg-type]
+        if config.peer is not None:
+            try:
+                canonical_name(config.peer)
+            except UserError as error:
+                raise UserError(f"dml.peer: {error}") from error
+        self.networks = nn.ModuleDict()
+        # Of the current step: each network's latest logits, and those of the peers that have not
+        # had their update, with gradients. Empty again after the last update.
+        self._latest: dict[str, Tensor] = {}
+        self._waiting: dict[str, Tensor] = {}
+
+    @property
+    def peers(self) -> Mapping[str, Network]:
+        return {
+            name: network for name, network in self.networks.items() if isinstance(network, Network)
+        }
+
+    def recruit(self, create: Callable[[str | None], Network]) -> None:
+        for number in range(1, self.config.peers + 1):
+            self.networks[str(number)] = create(self.config.peer)
+
+    def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
+        self._waiting = {name: peer(batch.inputs).logits for name, peer in self.peers.items()}
+        theirs = {name: logits.detach() for name, logits in self._waiting.items()}
+        self._latest = {STUDENT: student.logits.detach(), **theirs}
+        return self._mutual(STUDENT, student.logits)
+
+    def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
+        logits = self._waiting.pop(name)
+        if self.config.update == "in_turn":
+            self._renew_the_one_before(name, student, batch)
+        loss = cross_entropy(logits, batch) + self._mutual(name, logits)
+        if not self._waiting:
+            self._latest = {}
+        return loss
+
+    def _mutual(self, name: str, logits: Tensor) -> Tensor:
+        others = [said for other, said in self._latest.items() if other != name]
+        return self.config.beta * dml_loss(logits, others, self.config.temperature)
+
+    def _renew_the_one_before(
+        self, name: str, student: Callable[[], Outputs], batch: Batch
+    ) -> None:
+        """The logits of the network that has just been updated, computed anew."""
+        assert batch.inputs is not None
+        order = [*self._latest]
+        before = order[order.index(name) - 1]
+        renewed = student() if before == STUDENT else observe(self.peers[before], batch.inputs)
+        self._latest[before] = renewed.logits

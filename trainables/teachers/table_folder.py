@@ -1,0 +1,160 @@
+"""The folder of the teacher tables of a node: where it is, what it may hold, listing, clearing."""
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainables.data.cache import cache_folder
+from trainables.errors import UserError, unknown
+from trainables.teachers.orbit_file import SUFFIX, TableKey, count_filled, read_key
+
+_GB = 10**9
+_DEFAULT_GB = 50.0
+# What a table leaves free for others: a twentieth of the disk, and no more than this.
+_RESERVE = 5 * _GB
+
+
+class TableUnavailable(UserError):
+    """No table can be kept for this key here. The caller does without: the teacher runs live."""
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table as it lies on the disk.
+
+    Attributes:
+        path: its file.
+        key: what it holds; None if the file is damaged.
+        problem: what is wrong with the file; None if nothing is.
+        disk_bytes: what it takes on the disk now; `TableKey.file_bytes` when it is full.
+        last_used: when it was last opened, filled or closed, in seconds since 1970.
+    """
+
+    path: Path
+    key: TableKey | None
+    problem: str | None
+    disk_bytes: int
+    last_used: float
+
+    def count_filled(self) -> int:
+        """How many of `TableKey.entries` are filled; reads the whole table, 0 if it is damaged."""
+        if self.key is None:
+            return 0
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            return count_filled(descriptor, self.key)
+        finally:
+            os.close(descriptor)
+
+
+def table_folder() -> Path:
+    """``$KDSWEEP_CACHE/teacher_outputs``, by default ``~/.cache/kdsweep/teacher_outputs``.
+
+    Raises:
+        RuntimeError: neither ``KDSWEEP_CACHE`` nor a home directory is known.
+    """
+    return cache_folder().parent / "teacher_outputs"
+
+
+def cache_limit() -> int:
+    """Bytes that all tables of a folder may take: ``KDSWEEP_CACHE_GB`` times 10^9, or 50 GB.
+
+    With 0 there are no tables, and teachers always run live.
+
+    Raises:
+        UserError: ``KDSWEEP_CACHE_GB`` is not a number from 0.
+    """
+    configured = os.environ.get("KDSWEEP_CACHE_GB") or str(_DEFAULT_GB)
+    try:
+        limit = float(configured)
+        if 0 <= limit < float("inf"):
+            return int(limit * _GB)
+    except ValueError:
+        pass
+    raise UserError(
+        f"KDSWEEP_CACHE_GB is '{configured}'; expected a number of gigabytes, 0 or more"
+    )
+
+
+def list_tables(folder: Path) -> list[TableFile]:
+    """The tables of a folder, damaged ones too, the last used first; none if it does not exist."""
+    found = []
+    for path in folder.glob(f"*{SUFFIX}"):
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # Cleared since.
+        try:
+            found.append(_describe(path, descriptor))
+        finally:
+            os.close(descriptor)
+    return sorted(found, key=lambda table: -table.last_used)
+
+
+def clear_tables(folder: Path, names: Collection[str] | None = None) -> list[TableFile]:
+    """Deletes tables: all of them, or those with the given file names.
+
+    A process that has one open goes on with it; its disk space is freed when it ends.
+
+    Returns:
+        The deleted ones.
+
+    Raises:
+        UserError: there is no table of a given name.
+    """
+    tables = list_tables(folder)
+    known = {table.path.name for table in tables}
+    for name in names or ():
+        if name not in known:
+            raise unknown("teacher table", name, known)
+    doomed = [table for table in tables if names is None or table.path.name in names]
+    for table in doomed:
+        table.path.unlink(missing_ok=True)
+    if names is None:
+        # What processes left that were killed while they made a table.
+        for hidden in folder.glob(f".*{SUFFIX}.*"):
+            hidden.unlink(missing_ok=True)
+    return doomed
+
+
+def check_room(path: Path, key: TableKey, max_bytes: int) -> None:
+    """Refuses a table that could not be filled.
+
+    Args:
+        path: of its file, which need not exist; the folder must.
+        key: of the table.
+        max_bytes: what all tables of the folder together may take on the disk.
+
+    Raises:
+        TableUnavailable: so much is not allowed, or not free.
+    """
+    if not max_bytes:
+        raise TableUnavailable("no teacher tables: KDSWEEP_CACHE_GB is 0")
+    sizes = {file.name: 512 * file.stat().st_blocks for file in path.parent.glob(f"*{SUFFIX}")}
+    missing = max(0, key.file_bytes - sizes.get(path.name, 0))
+    held = sum(sizes.values())
+    table = f"no teacher table of {key.what}: it would take {missing / _GB:.3g} GB more"
+    if missing and held + missing > max_bytes:
+        raise TableUnavailable(
+            f"{table}, and {held / _GB:.3g} of {max_bytes / _GB:.3g} GB (KDSWEEP_CACHE_GB) are "
+            f"in use in {path.parent}"
+        )
+    disk = os.statvfs(path.parent)
+    reserve = min(disk.f_blocks * disk.f_frsize // 20, _RESERVE)
+    free = max(0, disk.f_bavail * disk.f_frsize - reserve)
+    if missing > free:
+        raise TableUnavailable(
+            f"{table}, and {path.parent} has {free / _GB:.3g} GB free beyond a reserve of "
+            f"{reserve / _GB:.3g} GB"
+        )
+
+
+def _describe(path: Path, descriptor: int) -> TableFile:
+    state = os.fstat(descriptor)
+    key = problem = None
+    try:
+        key = read_key(path, descriptor)
+    except UserError as error:
+        problem = str(error)
+    return TableFile(path, key, problem, 512 * state.st_blocks, state.st_mtime)
