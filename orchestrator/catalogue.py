@@ -19,12 +19,19 @@ def studies(options: Namespace) -> int:
         study = load_study(options.name)
         print(f"{study.name}: {study.description.strip()}\n")
         teacher = study.teacher.model_dump(exclude_none=True) if study.teacher else "none"
+        if study.pairs:
+            teacher = f"of every pair; they share {teacher if study.teacher else 'nothing'}"
         print(f"dataset    {study.dataset}\nteacher    {teacher}")
         print(f"objectives {study.objectives}")
         print(
             f"budget     {study.trials or len(study.first_points())} configs, "
             f"{study.repeats} seeds each, sampler {study.sampler}\n"
         )
+        if study.pairs:
+            print_pairs(
+                "pairs",
+                {name: pair.model_dump(exclude_none=True) for name, pair in study.pairs.items()},
+            )
         print_pairs("fixed", study.fixed)
         print_pairs(
             "dimensions",
@@ -40,28 +47,67 @@ def studies(options: Namespace) -> int:
 
 
 def methods(options: Namespace) -> int:
-    from trainables.methods.registry import PLAIN, term_class, term_names
+    from trainables.cost import SETTING
+    from trainables.methods.registry import PLAIN, term_names
+
+    if options.name is not None:
+        return _method(options.name)
+    rows = [(PLAIN, "", "nothing", *_costs(PLAIN), "cross-entropy alone")]
+    for name in term_names():
+        whole = _whole_method((name,))
+        rows.append((name, _kind(name), _reads(name), *_costs(whole), _title(name)))
+    header = ("method", "kind", "reads of the teacher", "CE", "cost", "looked up", "what it is")
+    print_table(header, rows)
+    print(
+        "\nJoin them by '+': kd+at. A term adds a loss. A modifier changes the logits that terms "
+        "read (its cost is with kd),\nor the images that networks see. CE: what the default "
+        "settings leave of the cross-entropy. cost: floating-point\noperations of a training step "
+        f"over those of a plain student's ({SETTING});\n"
+        "looked up: the same where the teacher's answers are known (-: never). `kdsweep methods "
+        "NAME` shows formula and\nsettings, and measures the time."
+    )
+    return 0
+
+
+def _method(name: str) -> int:
+    """Describes a method part by part, then counts and times it as a whole."""
+    from trainables.cost import SETTING, count, measure
+    from trainables.methods.registry import PLAIN, term_class
     from trainables.settings import settings_of
 
-    if options.name is None:
-        rows = [(PLAIN, "nothing", "cross-entropy alone")]
-        for name in term_names():
-            kind = term_class(name)
-            rows.append((name, ", ".join(sorted(kind.needs)), _title(kind)))
-        print_table(("method", "reads of the teacher", "what it is"), rows)
-        print("\nJoin terms by '+': kd+at. `kdsweep methods NAME` shows formula and settings.")
-        return 0
-    for name in options.name.split("+"):
-        kind = term_class(name)
+    names = () if name == PLAIN else tuple(part.strip() for part in name.split("+"))
+    whole = _whole_method(names)
+    for part in names:
+        kind = term_class(part)
         print((sys.modules[kind.__module__].__doc__ or "").strip() + "\n")
-        settings = settings_of(kind.Config).items()
+        print(f"{part} is a {_kind(part)} and reads of the teacher: {_reads(part)}.\n")
         print_table(
-            ("setting", "default", "expected", "search", "meaning"),
+            ("setting", "default", "expected", "search", "weight", "meaning"),
             [
-                (f"{name}.{key}", str(s.default), s.expected(), _range(s), s.help)
-                for key, s in settings
+                (
+                    f"{part}.{key}",
+                    str(s.default),
+                    s.expected(),
+                    _range(s),
+                    "yes" if s.weight else "",
+                    s.help,
+                )
+                for key, s in settings_of(kind.Config).items()
             ],
         )
+        print()
+    cost, times = count(whole), measure(whole)
+    known = "not possible" if cost.looked_up is None else f"{cost.looked_up:.2f}"
+    low, high = times.ratios
+    print(
+        f"{whole} leaves {cost.ce_share:.3g} of the cross-entropy at the default settings.\n"
+        f"A training step of {whole} over one of {PLAIN} ({SETTING}):\n"
+        f"  operations  {cost.live:.2f}; with the teacher's answers looked up: {known}\n"
+        f"  time        {times.method_ms / times.student_ms:.2f}: {times.method_ms:.1f} ms over "
+        f"{times.student_ms:.1f} ms, medians of {times.steps} steps in turn "
+        f"({low:.2f} to {high:.2f} from turn to turn)\n"
+        f"              in fp32 on {times.device}, threads: {times.threads}"
+    )
     return 0
 
 
@@ -115,8 +161,47 @@ def datasets(options: Namespace) -> int:
     return 0
 
 
-def _title(kind: type) -> str:
-    return (sys.modules[kind.__module__].__doc__ or "").strip().split("\n")[0]
+def _whole_method(names: tuple[str, ...]) -> str:
+    """The method of these parts; a modifier of logits alone modifies kd."""
+    from trainables.methods.registry import PLAIN, canonical_method, term_class
+    from trainables.methods.term import LogitModifier
+
+    if names and all(issubclass(term_class(name), LogitModifier) for name in names):
+        names = ("kd", *names)
+    return canonical_method("+".join(names) or PLAIN)
+
+
+def _costs(method: str) -> tuple[str, str, str]:
+    from trainables.cost import count
+
+    cost = count(method)
+    known = "-" if cost.looked_up is None else f"{cost.looked_up:.2f}"
+    return f"{cost.ce_share:.3g}", f"{cost.live:.2f}", known
+
+
+def _kind(name: str) -> str:
+    from trainables.methods.registry import term_class
+    from trainables.methods.term import InputModifier, LogitModifier
+
+    kind = term_class(name)
+    if issubclass(kind, LogitModifier):
+        return "modifier of logits"
+    return "modifier of images" if issubclass(kind, InputModifier) else "term"
+
+
+def _reads(name: str) -> str:
+    from trainables.methods.registry import term_class
+
+    words = {"stages": "feature maps", "shortcuts": "shortcut features"}
+    needs = [words.get(part, part) for part in sorted(term_class(name).needs)]
+    return ", ".join(needs) or "nothing"
+
+
+def _title(name: str) -> str:
+    from trainables.methods.registry import term_class
+
+    text = sys.modules[term_class(name).__module__].__doc__ or ""
+    return text.strip().split("\n")[0].partition(": ")[2].rstrip(".")
 
 
 def _range(setting: Any) -> str:

@@ -3,18 +3,17 @@
 import csv
 import io
 import math
-import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 
 import pandas as pd
 
+from orchestrator.forms import ABSENT, Grid, form_of
 from orchestrator.front import with_confirmation
-from trainables.errors import UserError, unknown
+from orchestrator.sharing import for_every_teacher
+from trainables.errors import UserError
 
 _PANEL = ["dataset", "teacher"]
 _COLUMN = [*_PANEL, "column"]
-_ABSENT = "–"
 _NAMES = {"test_acc": "test accuracy", "val_acc": "validation accuracy"}
 
 
@@ -99,14 +98,16 @@ def compression_table(frame: pd.DataFrame, metric: str = "test_acc") -> Table:
     cells = best_cells(frame, metric)
     if cells.empty:
         raise UserError("no finished trials: a table needs trials with status 'completed'")
-    finished = frame[frame["status"] == "completed"]
+    shared = for_every_teacher(frame)
+    finished = shared[shared["status"] == "completed"]
     panels = []
     for (dataset, teacher), group in cells.groupby(_PANEL, dropna=False, sort=False):
         filled = group.astype(object).where(group.notna(), None)
         rows = filled[_CELL].itertuples(index=False, name=None)
         panel = Panel("", tuple(Cell(*row) for row in rows))
         trials = finished[(finished["dataset"] == dataset) & _same(finished["teacher"], teacher)]
-        panels.append(replace(panel, caption=_caption(panel, trials, metric)))
+        caption = f"{_caption(panel, trials, metric)} {choice(group)}{_stages(panel)}"
+        panels.append(replace(panel, caption=caption))
     return Table(tuple(panels))
 
 
@@ -116,7 +117,7 @@ def _same(column: pd.Series, value: object) -> pd.Series:
 
 def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The cells of `compression_table`, for all datasets and teachers in one frame."""
-    points = with_confirmation(frame, metric).dropna(subset="shown")
+    points = with_confirmation(for_every_teacher(frame), metric).dropna(subset="shown")
     points["column"] = [
         f"{requested:g}x" if kind == "factor" else student
         for kind, requested, student in zip(
@@ -127,7 +128,9 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         )
     ]
     points = points.sort_values(["val_acc", "config_key"], ascending=[False, True])
-    cells = points.drop_duplicates([*_COLUMN, "method"]).copy()
+    cell = [*_COLUMN, "method"]
+    points["rivals"] = points.groupby(cell, dropna=False)["method"].transform("size")
+    cells = points.drop_duplicates(cell).copy()
     cells = cells.drop(columns=["stage", "n"]).rename(
         columns={"shown": "mean", "shown_sd": "sd", "shown_n": "n", "shown_stage": "stage"}
     )
@@ -172,17 +175,29 @@ def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
         teacher += f" ({100 * accuracy:.2f} % test accuracy)"
     seeds = sorted({int(seed) for seed in trials["seed"].dropna()})
     listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
-    marked = (
-        " Cells marked † have no confirm trials: they did not learn from the validation images."
-        if panel.mixes_stages
-        else ""
-    )
     return (
         f"{panel.cells[0].dataset}, teacher {teacher}. {_NAMES[metric].capitalize()} in %, "
         f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
-        f"student of the same compression; {len(trials)} finished trials, {listed}. Each "
-        f"cell shows the config with the best validation accuracy.{marked}"
+        f"student of the same compression; {len(trials)} finished trials, {listed}."
     )
+
+
+def choice(cells: pd.DataFrame) -> str:
+    """A sentence that says how the configs of `best_cells` were chosen."""
+    several = cells["rivals"] > 1
+    if not several.any():
+        return "Each cell has one config: nothing was chosen."
+    text = "Each cell shows the config with the best validation accuracy."
+    blind = int((several & cells["val_acc"].isna()).sum())
+    if blind:
+        text += f" Of {blind} cells no config has one: they show the first by config_key."
+    return text
+
+
+def _stages(panel: Panel) -> str:
+    if not panel.mixes_stages:
+        return ""
+    return " Cells marked † have no confirm trials: they did not learn from the validation images."
 
 
 def render(table: Table, form: str = "text") -> str:
@@ -193,17 +208,11 @@ def render(table: Table, form: str = "text") -> str:
     """
     if form == "csv":
         return _csv(table)
-    forms: dict[str, Callable[[Panel], str]] = {
-        "text": _text,
-        "markdown": _markdown,
-        "latex": _latex,
-    }
-    if form not in forms:
-        raise unknown("table format", form, [*forms, "csv"])
-    return "\n".join(forms[form](panel) for panel in table.panels)
+    write, bold = form_of(form)
+    return "\n".join(write(panel.caption, [_grid(panel, bold)]) for panel in table.panels)
 
 
-def _grid(panel: Panel, bold: str) -> list[list[str]]:
+def _grid(panel: Panel, bold: str) -> Grid:
     """Header and rows as text; ``bold`` is a format with the accuracy as ``{}``."""
     text = {}
     for cell in panel.cells:
@@ -218,62 +227,10 @@ def _grid(panel: Panel, bold: str) -> list[list[str]]:
             shown += f" {100 * cell.diff:+.2f}"
         text[cell.method, cell.compression] = shown
     rows = [
-        [method, *(text.get((method, column), _ABSENT) for column in panel.columns)]
+        [method, *(text.get((method, column), ABSENT) for column in panel.columns)]
         for method in panel.methods
     ]
     return [["method", *panel.columns], *rows]
-
-
-def _text(panel: Panel) -> str:
-    grid = _grid(panel, "*{}*")
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in grid]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([panel.caption, "", *lines, ""])
-
-
-def _markdown(panel: Panel) -> str:
-    grid = [[cell.replace("|", r"\|") for cell in row] for row in _grid(panel, "**{}**")]
-    grid.insert(1, ["---"] + ["---:"] * len(panel.columns))
-    lines = ["| " + " | ".join(row) + " |" for row in grid]
-    return "\n".join([panel.caption, "", *lines, ""])
-
-
-_TEX = {char: rf"\{char}" for char in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "†": r"$^\dagger$",
-    "–": "--",
-}
-
-
-def _latex(panel: Panel) -> str:
-    def escape(text: str) -> str:
-        return re.sub(".", lambda match: _TEX.get(match.group(), match.group()), text)
-
-    def cell(text: str) -> str:
-        text = re.sub(r" ([+-])([\d.]+)$", r" $\1\2$", escape(text))
-        return re.sub("\0(.*)\0", r"\\textbf{\1}", text)
-
-    header, *rows = ([cell(text) for text in row] for row in _grid(panel, "\0{}\0"))
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"  \centering",
-            rf"  \caption{{{escape(panel.caption)}}}",
-            rf"  \begin{{tabular}}{{l{'r' * len(panel.columns)}}}",
-            r"    \toprule",
-            f"    {' & '.join(header)} \\\\",
-            r"    \midrule",
-            *(f"    {' & '.join(row)} \\\\" for row in rows),
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
 
 
 def _csv(table: Table) -> str:

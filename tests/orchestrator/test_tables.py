@@ -56,6 +56,17 @@ def test_cells_choose_on_validation_and_show_test(frame):
     assert ("kd", "16.5x") not in found
 
 
+def test_the_caption_says_where_nothing_could_be_chosen_by(recorded, trial_row):
+    """Without a validation split the first config stands, never the one with the best test."""
+    rows = [
+        trial_row(i, method, test_acc=i / 10, settings={"kd.temperature": float(i)})
+        for i, method in enumerate(["student", "kd", "kd", "dkd"])
+    ]
+    table = compression_table(recorded(rows))
+    assert cells(table)["kd", "4.1x"].mean == pytest.approx(0.1)
+    assert "Of 1 cells no config has one: they show the first" in table.panels[0].caption
+
+
 def test_ties_go_to_the_lower_config_key(recorded, trial_row):
     rows = [
         trial_row(i, val_acc=0.5, test_acc=i / 10, settings={"kd.temperature": float(i)})

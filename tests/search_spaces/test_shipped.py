@@ -1,15 +1,50 @@
 """What the shipped studies promise."""
 
-from search_spaces.load import load_study
-from trainables.methods.registry import PLAIN, parse_method, term_names
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from orchestrator.plan import Plan
+from search_spaces.load import load_study, study_names
+from search_spaces.published import Published, join_pair
+from search_spaces.spec import Study
+from trainables.methods.registry import PLAIN, parse_method, term_class, term_names
+from trainables.models.registry import canonical_name
+from trainables.settings import settings_of
+
+PUBLISHED = [name for name in study_names() if load_study(name).published]
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_a_shipped_study_can_be_run(name: str, shared_data: Path) -> None:
+    """Every network is built, and every method for it."""
+    # CIFAR-100 may not be there: images of the same size are.
+    study = load_study(name, ["dataset=cifar10"] if load_study(name).dataset == "cifar100" else [])
+    if any(teacher.name is not None for teacher in study.teachers().values()):
+        pytest.skip("needs an imported teacher")
+    Plan(study, name, "unused", str(shared_data)).check()
 
 
 def test_the_mission_searches_every_method_there_is() -> None:
-    methods = load_study("pareto_cifar10").dimensions["method"].choices
+    study = load_study("pareto_cifar10")
+    methods = study.dimensions["method"].choices
     assert methods is not None
     used = {term for method in methods for term in parse_method(str(method))}
     assert used == set(term_names())
     assert PLAIN in methods
+
+
+def test_the_mission_searches_every_weight_of_every_method() -> None:
+    searched = set(load_study("pareto_cifar10").dimensions)
+    weights = {
+        f"{term}.{key}"
+        for term in term_names()
+        for key, setting in settings_of(term_class(term).Config).items()
+        if setting.weight
+    }
+    assert weights <= searched
 
 
 def test_the_demonstration_has_four_methods_at_four_factors() -> None:
@@ -18,3 +53,173 @@ def test_the_demonstration_has_four_methods_at_four_factors() -> None:
     assert len({method for method, _ in cells}) >= 4
     assert len({factor for _, factor in cells}) >= 4
     assert len(cells) == len(study.first_points()) <= (study.trials or 0)
+
+
+# Published tables
+
+
+def test_four_studies_repeat_published_tables() -> None:
+    assert PUBLISHED == [
+        "compare_kd_cifar100",
+        "crd_protocol_cifar100",
+        "joint_cifar10",
+        "skip_eca_cifar10",
+    ]
+
+
+def published_of(study: Study) -> Published:
+    assert study.published is not None
+    return study.published
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_published_number_has_a_trial_of_ours(name: str) -> None:
+    study = load_study(name)
+    configs = [study.config(point) for point in study.grid()]
+    cells = {
+        (join_pair(str(config.teacher), canonical_name(config.student)), config.method)
+        for config in configs
+    }
+    published = published_of(study)
+    theirs = {(pair, method) for method, row in published.test_acc.items() for pair in row}
+    assert theirs <= cells
+    assert {pair for row in published.others.values() for pair in row} <= {p for p, _ in cells}
+    assert set(published.teacher) == {config.teacher for config in configs}
+    assert published.dataset == study.dataset
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_every_cell_is_one_config_of_the_published_protocol(name: str) -> None:
+    """So nothing is chosen, and the whole table is filled."""
+    study = load_study(name)
+    configs = [study.config(point).to_dict() for point in study.grid()]
+    cells = {(c["teacher"], c["student"], c["method"]) for c in configs}
+    pairs = {(c["teacher"], c["student"]) for c in configs}
+    methods = {c["method"] for c in configs}
+    assert len(cells) == len(configs) == len(pairs) * len(methods)
+    for key, value in published_of(study).protocol.items():
+        assert {config[key] for config in configs} == {value}
+    assert study.repeats > 1
+
+
+def test_settings_of_single_pairs() -> None:
+    study = load_study("crd_protocol_cifar100")
+    found = {
+        (str(point["pair"]), str(point["method"])): study.config(point).terms
+        for point in study.grid()
+    }
+    mobile = "vgg13->mobilenetv2_s2_x0.5"
+    assert found["resnet56->resnet20", "dkd"]["dkd.beta"] == 2
+    assert found["resnet56->resnet20", "reviewkd"]["reviewkd.weight"] == 0.6
+    assert {found[pair, "kd"]["kd.temperature"] for pair in study.pairs} == {4}
+    temperatures = {pair: found[pair, "kd+ls"]["kd.temperature"] for pair in study.pairs}
+    assert temperatures == {**dict.fromkeys(study.pairs, 2), mobile: 3}
+    compare = load_study("compare_kd_cifar100")
+    points = [p for p in compare.grid() if p["method"] == "dml"]
+    peers = {str(p["pair"]): compare.config(p).terms["dml.peer"] for p in points}
+    assert peers == {pair: pair.partition("->")[0] for pair in compare.pairs}
+
+
+def test_the_teacher_of_the_comparison_has_its_own_schedule() -> None:
+    study = load_study("compare_kd_cifar100")
+    found = {}
+    for key, teacher in study.teachers().items():
+        config = study.teacher_config(teacher, key)
+        assert config is not None
+        found[config.student] = [round(epoch, 3) for epoch in config.milestone_epochs()]
+    assert found["resnet18"] == [150, 250, 320]
+    assert found["wrn_40_4"] == [150, 180, 210]
+
+
+# The numbers themselves, where the collection that they were copied from is at hand
+
+
+@pytest.fixture(scope="module")
+def collection() -> Path:
+    folder = Path(__file__).parents[3] / "shared" / "reference" / "published"
+    if not folder.is_dir():
+        pytest.skip(f"needs the collected tables in {folder}")
+    return folder
+
+
+def rows_of(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def check(published: Published, wanted: Mapping[tuple[str, str], float]) -> None:
+    """``wanted`` holds numbers by method, or name, and pair; none but these are published."""
+    found = {
+        (method, pair): number
+        for rows in (published.test_acc, published.others)
+        for method, row in rows.items()
+        for pair, number in row.items()
+    }
+    assert found == dict(wanted)
+
+
+def test_numbers_of_the_comparison(collection: Path) -> None:
+    published = published_of(load_study("compare_kd_cifar100"))
+    names = {"fitnet": "kd+fitnet", "at": "kd+at"}
+    rows = [row for row in rows_of(collection / "compare_kd_cifar100.csv") if row["test_acc"]]
+    teachers = {r["teacher"]: float(r["test_acc"]) for r in rows if r["method"] == "teacher"}
+    assert published.teacher == teachers
+    check(
+        published,
+        {
+            (names.get(row["method"], row["method"]), join_pair(row["teacher"], student)): float(
+                row["test_acc"]
+            )
+            for row in rows
+            if row["method"] != "teacher"
+            for student in [row["student"].replace("mobilenetv2", "mobilenetv2_s2")]
+        },
+    )
+
+
+def test_numbers_of_the_crd_protocol(collection: Path) -> None:
+    published = published_of(load_study("crd_protocol_cifar100"))
+    names = {
+        "kd+logit-standardization": "kd+ls",
+        "best verified": "best of this budget (WTTM+ITRD, ReviewKD++, KD++)",
+        "mlkd+ls": "MLKD+LS, 480 epochs and RandAugment",
+    }
+    wanted: dict[tuple[str, str], float] = {}
+    for row in rows_of(collection / "crd_protocol_cifar100.csv"):
+        method = names.get(row["method"], row["method"])
+        for pair, number in row.items():
+            if "->" in pair:
+                ours = pair.replace("mobilenetv2", "mobilenetv2_s2_x0.5")
+                wanted[method, ours] = float(number)
+    teachers = {key: wanted.pop(key) for key in [*wanted] if key[0] == "teacher"}
+    assert published.teacher == {
+        pair.partition("->")[0]: number for (_, pair), number in teachers.items()
+    }
+    # Not in the collection, but in the tables that it names.
+    further = {("rkd", pair): number for pair, number in published.test_acc["rkd"].items()}
+    check(published, wanted | further)
+
+
+def test_numbers_of_the_shortcut_and_attention(collection: Path) -> None:
+    published = published_of(load_study("skip_eca_cifar10"))
+    variants = {"none": "", "blocks": "-eca", "last": "-eca_last", "parallel": "-eca_parallel"}
+    wanted: dict[tuple[str, str], float] = {}
+    for row in rows_of(collection / "skip_eca_cifar10.csv"):
+        method, suffix = "skip" if row["student"] else "student", variants[row["eca"]]
+        pair = join_pair(row["teacher"] + suffix, (row["student"] or row["teacher"]) + suffix)
+        wanted[method, pair] = float(row["best_test_acc"])
+        wanted[f"{method}, last epoch", pair] = float(row["last_test_acc"])
+    check(published, wanted)
+
+
+def test_numbers_of_the_joint_study(collection: Path) -> None:
+    published = published_of(load_study("joint_cifar10"))
+    names = {"mixup-kd": "kd+mixup"}
+    rows = rows_of(collection / "gpfq_bits.csv")
+    numbers = {
+        names.get(row["method"], row["method"]): float(row["test_acc"])
+        for row in rows
+        if row["dataset"] == "cifar10" and row["bits"] == "32"
+    }
+    assert published.teacher == {"resnet50": numbers.pop("teacher")}
+    check(published, {(method, "resnet50->resnet18"): n for method, n in numbers.items()})
