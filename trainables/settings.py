@@ -160,6 +160,8 @@ def _convert(kind: type, value: object) -> Scalar:
     if kind is bool:
         return value if isinstance(value, bool) else None
     if kind is str:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)  # YAML reads a lone number of a list, such as stages: 2, as one
         return value if isinstance(value, str) and value else None
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None

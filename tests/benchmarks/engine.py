@@ -145,30 +145,39 @@ def compete(contestant: Contestant, threads: int, cache: str, seed: int, pipe: C
     import torch
 
     torch.set_num_threads(threads)
-    steps = (
-        _baseline(contestant, threads) if contestant.loop == "baseline" else _ours(contestant, seed)
-    )
-    steps(WARM_STEPS)
-    pipe.send("ready")
+    if contestant.loop == "baseline":
+        prepare = _baseline(contestant, threads)
+    else:
+        prepare = _ours(contestant, seed)
+    prepare(WARM_STEPS)()
+    pipe.send(None)
     while (count := pipe.recv()) is not None:
-        pipe.send(steps(count))
+        train = prepare(count)
+        pipe.send(None)
+        pipe.recv()  # the others are prepared, too
+        pipe.send(train())
 
 
-def _baseline(contestant: Contestant, workers: int) -> Callable[[int], tuple[int, float]]:
+Prepare = Callable[[int], Callable[[], tuple[int, float]]]
+
+
+def _baseline(contestant: Contestant, workers: int) -> Prepare:
     import torch
     from baseline import Baseline
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return Baseline(
+    loop = Baseline(
         images(), contestant.student, contestant.teacher, contestant.method, 64, workers, device
-    ).steps
+    )
+    return lambda count: lambda: loop.steps(count)
 
 
-def _ours(contestant: Contestant, seed: int) -> Callable[[int], tuple[int, float]]:
+def _ours(contestant: Contestant, seed: int) -> Prepare:
     import torch
 
     from trainables.compression.measure import count_macs, count_params
     from trainables.config import TrialConfig
+    from trainables.data.batches import epoch_order, train_batches
     from trainables.models.registry import create_model
     from trainables.models.weights import Card
     from trainables.teachers.teacher import Teacher
@@ -207,21 +216,29 @@ def _ours(contestant: Contestant, seed: int) -> Callable[[int], tuple[int, float
     training.student.train()
     training.method.train()
 
-    def steps(count: int) -> tuple[int, float]:
-        batches = training.batches()[:count]
+    def prepare(count: int) -> Callable[[], tuple[int, float]]:
+        order = epoch_order(config.seed, training.epoch, training.train_indices)
+        batches = train_batches(order, config.batch_size)[:count]
         if contestant.table == "full":  # as the first trial of the sweep left it
+            assert training.answers
             for indices in batches:
-                training.teach(indices)
-        started = time.perf_counter()
-        for indices in batches:
-            training.step(indices)
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-        training.epoch += 1  # other views, other order
-        return count * config.batch_size, seconds
+                views = training.views.images(training.images, training.epoch, indices)
+                view_ids = training.views.view_ids(training.epoch, indices)
+                training.answers(views, indices, view_ids)
 
-    return steps
+        def train() -> tuple[int, float]:
+            started = time.perf_counter()
+            for indices in batches:
+                training.step(indices, float(training.epoch))
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - started
+            training.epoch += 1  # other views, other order
+            return count * config.batch_size, seconds
+
+        return train
+
+    return prepare
 
 
 def images() -> Any:
@@ -279,6 +296,10 @@ class Team:
         """Of all processes together, in one round."""
         for pipe in self.pipes:
             pipe.send(steps)
+        for pipe in self.pipes:
+            pipe.recv()
+        for pipe in self.pipes:
+            pipe.send(None)
         answers = [pipe.recv() for pipe in self.pipes]
         return sum(count / seconds for count, seconds in answers)
 

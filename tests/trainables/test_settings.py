@@ -83,7 +83,7 @@ def test_values_are_taken_in_their_type(key: str, given: object, value: object) 
         ("shelf", "bottom", "one of top, middle"),
         ("shelf", 1, "one of top, middle"),
         ("name", "", "a name"),
-        ("name", 3, "a name"),
+        ("name", True, "a name"),
         ("rest", -1, "a whole number >= 0"),
     ],
 )
@@ -93,6 +93,10 @@ def test_a_wrong_value_is_named_with_what_was_expected(
     with pytest.raises(UserError) as caught:
         read(Oven, {key: given}, prefix="oven.")
     assert str(caught.value) == f"oven.{key}: expected {expected}, got {given!r}"
+
+
+def test_a_lone_number_of_a_list_is_a_name() -> None:
+    assert read(Oven, {"name": 2}) == {"name": "2"}
 
 
 def test_an_unknown_key_is_named_with_its_neighbour() -> None:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.methods.term import Batch, Term
-from trainables.models.outputs import Outputs
+from trainables.models.outputs import Outputs, Shapes
 from trainables.settings import setting
 
 
@@ -77,6 +77,10 @@ class KD(Term):
 
     needs = frozenset({"logits"})
     Config = KDConfig
+
+    def __init__(self, config: KDConfig, student: Shapes, teacher: Shapes) -> None:
+        super().__init__(config, student, teacher)
+        self.raw_logits = config.form == "bernoulli"
 
     @property
     def ce_share(self) -> float:

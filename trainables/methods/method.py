@@ -100,6 +100,11 @@ class Method(nn.Module):
                 input_modifiers[name] = kind(config)
             else:
                 terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
+        if logit_modifiers and not any(term.modifiable for term in terms.values()):
+            raise UserError(
+                f"method '{method}': {', '.join(logit_modifiers)} changes logits before a "
+                f"softmax, and no term has one at these settings (kd.form: bernoulli)"
+            )
         self.terms = nn.ModuleDict(terms)
         self.modifiers = nn.ModuleDict(logit_modifiers)
         self.input_modifiers = nn.ModuleDict(input_modifiers)
@@ -188,7 +193,7 @@ class Method(nn.Module):
         for name, term in self._terms.items():
             if alone and name not in alone:
                 losses.append(zero)
-            elif term.reads_softmax():
+            elif term.modifiable:
                 losses.append(self.factor * term(*changed, batch))
             else:
                 losses.append(term(student, teacher, batch))

@@ -78,14 +78,14 @@ class Term(nn.Module):
             computes no more than that. A setting may change it: then ``__init__`` sets it
             anew. A term that needs nothing works without a teacher; it is built with None.
         raw_logits: whether a term that reads logits takes them as they are, not through a
-            softmax, so that no `LogitModifier` may change them.
+            softmax, so that no `LogitModifier` may change them. A setting may change it, too.
         one_label: whether the term reads the one true class of an image, or who the image is, so
             that mixed images mean nothing to it.
         Config: the term's config class.
     """
 
     needs: frozenset[str]
-    raw_logits: ClassVar[bool] = False
+    raw_logits: bool = False
     one_label: ClassVar[bool] = False
     Config: ClassVar[type]
 
@@ -95,8 +95,13 @@ class Term(nn.Module):
 
     @classmethod
     def reads_softmax(cls) -> bool:
-        """Whether a `LogitModifier` changes what this term reads."""
+        """Whether a `LogitModifier` changes what this term reads, at its default settings."""
         return "logits" in cls.needs and not cls.raw_logits
+
+    @property
+    def modifiable(self) -> bool:
+        """Whether a `LogitModifier` changes what this term reads, at its own settings."""
+        return self.reads_softmax() and not self.raw_logits
 
     def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         """Takes what the term needs of the teacher's weights and of the training set.

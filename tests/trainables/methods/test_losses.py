@@ -1,6 +1,7 @@
 """Every loss against an independent float64 reference and against values worked out by hand."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import torch
 
 from trainables.methods.at import at_loss, attention_map
 from trainables.methods.dist import dist_loss, pearson_distance
-from trainables.methods.kd import kd_loss
+from trainables.methods.kd import KD, KDConfig, bernoulli_kd_loss, kd_loss
+from trainables.methods.term import Batch
+from trainables.models.outputs import Outputs, Shapes
 
 LOGITS = [(1, 2), (3, 10), (16, 7), (8, 100)]
 Array = np.ndarray
@@ -81,6 +84,75 @@ class TestKD:
         np.testing.assert_allclose(
             student.grad.numpy(), difference / (10 * 6), rtol=0.03, atol=3e-4
         )
+
+
+class TestBernoulliKD:
+    @pytest.mark.parametrize("shape", LOGITS)
+    @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+    def test_value_and_gradient(self, shape: tuple[int, int], temperature: float) -> None:
+        z_s, z_t = draw(*shape, seed=1, scale=2), draw(*shape, seed=2, scale=2)
+        p, q = (1 / (1 + np.exp(-z / temperature)) for z in (z_s, z_t))
+        divergence = q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p))
+        expected = temperature**2 * divergence.mean()
+
+        student = tensor(z_s, grad=True)
+        loss = bernoulli_kd_loss(student, tensor(z_t), temperature)
+        loss.backward()
+
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        gradient = temperature * (p - q) / z_s.size
+        np.testing.assert_allclose(student.grad.numpy(), gradient, rtol=1e-4, atol=1e-7)
+
+    def test_by_hand(self) -> None:
+        # Teacher 3/4, student 1/2: 3/4 ln(3/2) + 1/4 ln(1/2) nats; a second class that agrees.
+        nats = 0.75 * math.log(1.5) - 0.25 * math.log(2)
+        student, teacher = torch.tensor([[0.0, 7.0]]), torch.tensor([[math.log(3), 7.0]])
+        assert bernoulli_kd_loss(student, teacher, 1.0).item() == pytest.approx(nats / 2)
+        assert bernoulli_kd_loss(2 * student, 2 * teacher, 2.0).item() == pytest.approx(2 * nats)
+
+    def test_two_classes_of_a_softmax_are_one_question(self) -> None:
+        z_s, z_t = tensor(draw(6, 1, seed=1)), tensor(draw(6, 1, seed=2))
+        both = [torch.cat([z, torch.zeros_like(z)], dim=1) for z in (z_s, z_t)]
+        torch.testing.assert_close(bernoulli_kd_loss(z_s, z_t, 3.0), kd_loss(*both, 3.0))
+
+    @pytest.mark.parametrize("temperature", [0.1, 1.0, 4.0, 100.0])
+    def test_zero_where_the_logits_agree_and_only_there(self, temperature: float) -> None:
+        logits = tensor(draw(5, 10, scale=3))
+        assert bernoulli_kd_loss(logits, logits, temperature).item() == 0
+        assert bernoulli_kd_loss(logits + 1, logits, temperature).item() > 1e-3
+
+    @pytest.mark.parametrize("temperature", [1.0, 4.0])
+    def test_extreme_logits(self, temperature: float) -> None:
+        """A sure and wrong student pays its logit; nobody divides by a probability of 0."""
+        sure = torch.tensor([[1e4, -1e4, 1e4, -1e4]])
+        student = torch.tensor([[1e4, -1e4, -1e4, 1e4]], requires_grad=True)
+        loss = bernoulli_kd_loss(student, sure, temperature)
+        loss.backward()
+        assert loss.item() == pytest.approx(temperature * 1e4 / 2)
+        expected = temperature * torch.tensor([[0.0, 0.0, -1.0, 1.0]]) / 4
+        torch.testing.assert_close(student.grad, expected)
+
+    def test_high_temperature_compares_logits(self) -> None:
+        z_s, z_t = draw(6, 10, seed=1), draw(6, 10, seed=2)
+        limit = ((z_s - z_t) ** 2).mean() / 8
+        found = bernoulli_kd_loss(tensor(z_s), tensor(z_t), 100.0).item()
+        assert found == pytest.approx(limit, rel=1e-3)
+        assert abs(bernoulli_kd_loss(tensor(z_s), tensor(z_t), 1.0).item() / limit - 1) > 0.05
+
+    @pytest.mark.parametrize(
+        ("form", "loss"), [("softmax", kd_loss), ("bernoulli", bernoulli_kd_loss)]
+    )
+    def test_the_form_of_the_term(self, form: str, loss: Callable[..., torch.Tensor]) -> None:
+        logits = [tensor(draw(4, 3, seed=seed)) for seed in (1, 2)]
+        features = torch.zeros(4, 2)
+        shapes = Shapes(3, 2, ())
+        term = KD(KDConfig(alpha=0.6, temperature=3.0, form=form), shapes, shapes)
+        student, teacher = (Outputs(one, features, ()) for one in logits)
+        target = torch.zeros(4, dtype=torch.int64)
+        found = term(student, teacher, Batch(target, target, epoch=0.0, progress=0.0))
+        torch.testing.assert_close(found, 0.6 * loss(*logits, 3.0))
+        assert term.ce_share == 0.6
 
 
 def pooled(maps: Array, size: tuple[int, int]) -> Array:

@@ -58,6 +58,14 @@ def test_kd_shares_with_the_labels(alpha: float) -> None:
     torch.testing.assert_close(found, torch.stack([ce, kd]))
 
 
+def test_a_softmax_that_a_setting_takes_away_cannot_be_changed() -> None:
+    with pytest.raises(UserError, match="ls changes logits before a softmax.*bernoulli"):
+        method("kd+ls", kd__form="bernoulli")
+    losses = method("kd+dist+ls", kd__form="bernoulli")(STUDENT, TEACHER, BATCH)
+    kd = method("kd", form="bernoulli")(STUDENT, TEACHER, BATCH)
+    torch.testing.assert_close(losses[1], kd[1])
+
+
 def test_weights_are_listed_one_by_one() -> None:
     made = method("kd+at+dist", kd__alpha=0.8, kd__temperature=2, at__beta=500, dist__gamma=3)
     expected = {"ce": 0.2, "kd.alpha": 0.8, "at.beta": 500, "dist.beta": 2, "dist.gamma": 3}

@@ -1,0 +1,114 @@
+"""Any pair works with any term: pairs of the literature, at the size of CIFAR, all that are
+registered. A new term is covered by its line in the registry."""
+
+import copy
+import functools
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from trainables.methods.registry import term_class, term_names
+from trainables.methods.term import Batch, Term
+from trainables.models.outputs import Network, Outputs
+from trainables.models.registry import create_model
+from trainables.models.shapes import output_shapes
+
+IMAGE, CLASSES = (3, 32, 32), 10
+TERMS = [name for name in term_names() if issubclass(term_class(name), Term)]
+PAIRS = {  # teacher, student -> learning rate
+    ("wrn_40_2", "wrn_16_2"): 2e-3,
+    ("resnet18", "mobilenetv2"): 5e-4,
+    ("resnet56", "resnet8"): 2e-3,
+    ("resnet50", "resnet18"): 5e-4,
+    ("vgg13", "mobilenetv2"): 5e-4,
+}
+STEPS = 30
+BATCH = 4
+
+NOT_ZERO = {  # where the student is the teacher
+    "crd": "tells an image from others, and its projections are trained",
+    "dml": "has no teacher, and its peers begin elsewhere",
+    "fitnet": "its regressor is trained",
+    "reviewkd": "its fusion of stages is trained",
+    "srd": "its adaptor is trained",
+    "srd_dist": "its adaptor is trained",
+    "srd_kl": "its adaptor is trained",
+    "srd_pmse": "its adaptor is trained",
+    "ttm": "softens the teacher alone",
+    "wttm": "softens the teacher alone",
+}
+
+
+class Lesson(NamedTuple):
+    """A fixed batch and what a teacher says to it."""
+
+    teacher: Network
+    batch: Batch
+    taught: Outputs
+
+
+@functools.cache
+def lesson(teacher: str) -> Lesson:
+    torch.manual_seed(0)
+    network = create_model(teacher, CLASSES, IMAGE).requires_grad_(False)
+    images = torch.randn(BATCH, *IMAGE)
+    # Running statistics of the batch: without them the features of deep networks explode.
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    network.train()(images)
+    network.eval()
+    target = torch.arange(BATCH)
+    batch = Batch(target, target, epoch=30.0, progress=0.5, inputs=images)
+    return Lesson(network, batch, network(images))
+
+
+def build(name: str, given: Lesson, student: Network, model: str) -> Term:
+    kind = term_class(name)
+    shapes = [output_shapes(network, IMAGE) for network in (student, given.teacher)]
+    term = kind(kind.Config(), *shapes)
+    term.attach(given.teacher, labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
+    term.recruit(lambda peer: create_model(peer or model, CLASSES, IMAGE))
+    return term
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize(("teacher", "student"), PAIRS)
+def test_a_student_learns_what_the_term_asks(name: str, teacher: str, student: str) -> None:
+    given = lesson(teacher)
+    torch.manual_seed(1)
+    network = create_model(student, CLASSES, IMAGE).train()
+    term = build(name, given, network, student).train()
+    optimizer = torch.optim.Adam([*network.parameters(), *term.parameters()], lr=PAIRS[teacher, student])
+    losses: list[float] = []
+    for _ in range(STEPS):
+        loss: Tensor = term(network(given.batch.inputs), given.taught, given.batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(torch.tensor(losses).isfinite())
+    assert sum(losses[-3:]) / 3 < 0.9 * losses[0]
+
+
+def loss_in_evaluation(name: str, given: Lesson, student: Network) -> float:
+    with torch.no_grad():
+        term = build(name, given, student, "wrn_16_2").eval()
+        torch.manual_seed(2)
+        loss: Tensor = term(student(given.batch.inputs), given.taught, given.batch)
+    return loss.item()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_nothing_to_learn_from_oneself(name: str) -> None:
+    given = lesson("wrn_16_2")
+    same = copy.deepcopy(given.teacher)
+    loss = loss_in_evaluation(name, given, same)
+    if name in NOT_ZERO:
+        assert loss > 1e-3, f"'{name}' has no place in NOT_ZERO"
+    else:
+        assert abs(loss) < 1e-5
+        assert loss_in_evaluation(name, given, lesson("wrn_10_2").teacher) > 1e-3

@@ -1,0 +1,100 @@
+"""What a method costs, against operations counted by hand."""
+
+import pytest
+import torch
+
+from trainables.compression.measure import count_macs
+from trainables.cost import CLASSES, IMAGE, STUDENT, TEACHER, Cost, count, measure
+from trainables.errors import UserError
+from trainables.methods.registry import term_class, term_names
+from trainables.methods.term import LogitModifier
+from trainables.models.registry import create_model
+
+METHODS = [
+    f"kd+{name}" if issubclass(term_class(name), LogitModifier) else name for name in term_names()
+]
+FIRST_CONVOLUTION = 3 * 16 * 9 * 32 * 32  # whose input needs no gradient
+
+
+def macs(model: str) -> int:
+    with torch.device("meta"):
+        return count_macs(create_model(model, CLASSES, IMAGE), IMAGE)
+
+
+FORWARD, TEACHING = macs(STUDENT), macs(TEACHER)
+STEP = 3 * FORWARD - FIRST_CONVOLUTION  # a backward pass is two forward passes
+
+
+def test_the_plain_student() -> None:
+    assert count("student") == Cost(needs=frozenset(), ce_share=1.0, live=1.0, looked_up=1.0)
+
+
+@pytest.mark.parametrize(("method", "left"), [("kd", 0.1), ("kd+ls", 0.1), ("dist", 1.0)])
+def test_a_loss_of_logits_costs_a_forward_pass_of_the_teacher(method: str, left: float) -> None:
+    cost = count(method)
+    assert cost.needs == {"logits"}
+    assert cost.ce_share == pytest.approx(left)
+    assert cost.live == pytest.approx(1 + TEACHING / STEP)
+    assert cost.looked_up == 1
+
+
+def test_an_adaptor_costs_its_products() -> None:
+    # SRD: a 1x1 convolution 128 -> 128 at 8x8 and the classifier 128 -> 100. Nobody trains the
+    # classifier, so its backward pass is one product.
+    own = 3 * 128 * 128 * 8 * 8 + 2 * 128 * CLASSES
+    cost = count("srd")
+    assert cost.needs == {"logits", "embedding"}
+    assert cost.looked_up == pytest.approx(1 + own / STEP)
+    assert cost.live == pytest.approx(1 + (own + TEACHING) / STEP)
+
+
+def test_the_training_set_is_as_large_as_cifar() -> None:
+    # CRD: heads 128 -> 128, of which the teacher's has no gradient for its input; both embeddings
+    # against 50,000 entries of 128, which are not trained.
+    own = (3 + 2) * 128 * 128 + 2 * 2 * 50_000 * 128
+    assert count("crd").looked_up == pytest.approx(1 + own / STEP)
+
+
+def test_feature_maps_cannot_be_looked_up() -> None:
+    cost = count("kd+at")
+    assert cost.needs == {"logits", "stages"}
+    assert cost.looked_up is None
+    assert cost.live == pytest.approx(1 + TEACHING / STEP)
+
+
+def test_peers_are_trained() -> None:
+    # The peer's own step, for which the student answers once more; no teacher.
+    cost = count("dml")
+    assert cost.needs == frozenset()
+    assert cost.live == cost.looked_up == pytest.approx(2 + FORWARD / STEP)
+
+
+def test_new_images_cannot_be_looked_up() -> None:
+    assert count("mixup").live == 1
+    mixed = count("kd+mixup")
+    assert mixed.live == pytest.approx(1 + TEACHING / STEP)
+    assert mixed.looked_up is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_counted(method: str) -> None:
+    cost = count(method)
+    assert cost.live >= 1
+    assert bool(cost.needs) == (cost.live > (cost.looked_up or 1) + 1)  # the teacher is the larger
+    assert cost.looked_up is None or 1 <= cost.looked_up <= cost.live
+
+
+def test_an_unknown_method() -> None:
+    with pytest.raises(UserError, match="unknown method 'nope'"):
+        count("nope")
+
+
+@pytest.mark.slow
+def test_steps_are_timed_in_turn() -> None:
+    threads = torch.get_num_threads()
+    times = measure("kd")
+    low, high = times.ratios
+    assert times.steps >= 5
+    assert times.student_ms < times.method_ms < 10 * times.student_ms
+    assert 0 < low <= high
+    assert times.threads == threads == torch.get_num_threads()
