@@ -59,7 +59,7 @@ def test_kd_shares_with_the_labels(alpha: float) -> None:
 
 
 def test_a_softmax_that_a_setting_takes_away_cannot_be_changed() -> None:
-    with pytest.raises(UserError, match="ls changes logits before a softmax.*bernoulli"):
+    with pytest.raises(UserError, match=r"ls changes logits before a softmax.*bernoulli"):
         method("kd+ls", kd__form="bernoulli")
     losses = method("kd+dist+ls", kd__form="bernoulli")(STUDENT, TEACHER, BATCH)
     kd = method("kd", form="bernoulli")(STUDENT, TEACHER, BATCH)

@@ -82,7 +82,8 @@ def test_a_student_learns_what_the_term_asks(name: str, teacher: str, student: s
     torch.manual_seed(1)
     network = create_model(student, CLASSES, IMAGE).train()
     term = build(name, given, network, student).train()
-    optimizer = torch.optim.Adam([*network.parameters(), *term.parameters()], lr=PAIRS[teacher, student])
+    weights = [*network.parameters(), *term.parameters()]
+    optimizer = torch.optim.Adam(weights, lr=PAIRS[teacher, student])
     losses: list[float] = []
     for _ in range(STEPS):
         loss: Tensor = term(network(given.batch.inputs), given.taught, given.batch)
