@@ -76,6 +76,9 @@ class TrialConfig:
         "how the teacher's outputs are kept for the next trials, or off",
         choices=("off", "float16", "bfloat16", "float32"),
     )
+    compile: bool = setting(
+        False, "the student's training passes, once per architecture; on GPUs as CUDA graphs"
+    )
 
     seed: int = setting(0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED)
     view_seed: int = setting(

@@ -45,8 +45,8 @@ class Cost:
     Attributes:
         needs: what the method reads of the teacher.
         ce_share: what is left of the cross-entropy.
-        live: FLOPs of a step, the teacher's forward pass included if the method needs it, over
-            those of the plain student's.
+        live: FLOPs of a step, the teacher's forward pass included as far as the method needs it,
+            over those of the plain student's.
         looked_up: the same where the teacher's answers are not computed but known; None where
             they would be whole feature maps, or answers to images that are new at every step.
     """

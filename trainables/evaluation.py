@@ -11,6 +11,8 @@ from trainables.data.batches import evaluation_batches
 from trainables.data.dataset import Images
 
 BATCH = 512
+CPU_BATCH = 128
+"""Images at once: larger batches leave a CPU's caches."""
 
 
 class Score(NamedTuple):
@@ -30,7 +32,8 @@ def score(logits_of: Callable[[Tensor], Tensor], images: Images, device: torch.d
         device: where the network is.
     """
     sums = torch.zeros(2, device=device, dtype=torch.float64)
-    for indices in evaluation_batches(torch.arange(len(images)), BATCH):
+    batch = CPU_BATCH if device.type == "cpu" else BATCH
+    for indices in evaluation_batches(torch.arange(len(images)), batch):
         target = images.labels[indices].to(device)
         logits = logits_of(images.images[indices].to(device)).float()
         sums[0] += F.cross_entropy(logits, target, reduction="sum")

@@ -12,6 +12,7 @@ from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset, Images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
+from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
 from trainables.engine.remembering import remembering
 from trainables.evaluation import Score, score
@@ -69,6 +70,7 @@ class Training:
         )
         self.teacher = teacher if self.method.needs else None
         self.student.to(device).to(memory_format=torch.channels_last)
+        self.forward = CompiledNetwork(self.student, student) if config.compile else self.student
         self.train_indices, val_indices = stratified_split(
             dataset.train.labels, config.val_fraction, config.split_seed
         )
@@ -173,7 +175,7 @@ class Training:
         inputs = self.method.images(to_float(views, self.dataset.mean, self.dataset.std), batch)
         batch = batch._replace(inputs=inputs)
         with computing(self.precision, self.device):
-            losses: Tensor = self.method(self.student(inputs), taught, batch)
+            losses: Tensor = self.method(self.forward(inputs), taught, batch)
         self._update(self.optimizer, losses.sum(), epoch)
         for name in self.method.learners(batch.progress):
             with computing(self.precision, self.device):
@@ -188,10 +190,11 @@ class Training:
         if self.answers:
             view_ids = self.views.view_ids(self.epoch, indices)
             return self.method.taught(self.answers(views, indices, view_ids), batch)
+        depth = self.method.depth
         with computing(self.teacher_precision, self.device):
             if self.method.plain_teacher:
-                return self.method.taught(self.teacher(views), batch)
-            return self.teacher(views, lambda images: self.method.images(images, batch))
+                return self.method.taught(self.teacher(views, depth=depth), batch)
+            return self.teacher(views, lambda images: self.method.images(images, batch), depth)
 
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, epoch: float) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Contestant:
     """One way to train one student.
 
     Attributes:
-        loop: ``baseline`` or ``ours``.
+        loop: ``baseline`` or ``ours``; or ``forward``: the teacher's forward passes alone.
         teacher, student, method: what is trained.
         precision: of ours.
         table: of ours: ``off``; ``full``: every answer is there; ``filling``: none is.
@@ -132,6 +132,14 @@ def rows(cores: int) -> list[Row]:
             1 / 1.03,
             steps=24,
         ),
+        Row(
+            "building",
+            "building the table against the teacher's forward passes, WRN-40-2",
+            replace(ours(*wrn, "kd", precision="auto"), loop="forward"),
+            replace(ours(*wrn, "kd", precision="auto", table="filling"), loop="forward"),
+            0.95,
+            steps=36,
+        ),
     ]
     return found
 
@@ -178,6 +186,7 @@ def _ours(contestant: Contestant, seed: int) -> Prepare:
     from trainables.compression.measure import count_macs, count_params
     from trainables.config import TrialConfig
     from trainables.data.batches import epoch_order, train_batches
+    from trainables.engine.precision import computing
     from trainables.models.registry import create_model
     from trainables.models.weights import Card
     from trainables.teachers.teacher import Teacher
@@ -216,20 +225,29 @@ def _ours(contestant: Contestant, seed: int) -> Prepare:
     training.student.train()
     training.method.train()
 
+    def ask(indices: torch.Tensor) -> None:
+        views = training.views.images(training.images, training.epoch, indices)
+        if training.answers:
+            view_ids = training.views.view_ids(training.epoch, indices)
+            training.answers(views, indices, view_ids)
+        elif training.teacher:
+            with computing(training.teacher_precision, device):
+                training.teacher(views)
+
     def prepare(count: int) -> Callable[[], tuple[int, float]]:
         order = epoch_order(config.seed, training.epoch, training.train_indices)
         batches = train_batches(order, config.batch_size)[:count]
         if contestant.table == "full":  # as the first trial of the sweep left it
-            assert training.answers
             for indices in batches:
-                views = training.views.images(training.images, training.epoch, indices)
-                view_ids = training.views.view_ids(training.epoch, indices)
-                training.answers(views, indices, view_ids)
+                ask(indices)
 
         def train() -> tuple[int, float]:
             started = time.perf_counter()
             for indices in batches:
-                training.step(indices, float(training.epoch))
+                if contestant.loop == "forward":
+                    ask(indices)
+                else:
+                    training.step(indices, float(training.epoch))
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - started

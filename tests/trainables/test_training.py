@@ -16,6 +16,7 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.views import to_float
 from trainables.methods.kd import kd_loss
+from trainables.methods.method import Method
 from trainables.methods.term import Batch
 from trainables.models.outputs import Outputs
 from trainables.schedule import learning_rate
@@ -88,15 +89,22 @@ def test_rows_say_what_happened(digits: Dataset, quick: Quick, digits_teacher) -
 
 
 class SpyTeacher(Teacher):
-    """Remembers the views it was asked about."""
+    """Remembers the views it was asked about, and how deep."""
 
     def __init__(self, teacher: Teacher) -> None:
         super().__init__(teacher.network, teacher.card, CPU)
         self.views: list[Tensor] = []
+        self.depths: list[int | None] = []
 
-    def __call__(self, views: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Outputs:
+    def __call__(
+        self,
+        views: Tensor,
+        change: Callable[[Tensor], Tensor] | None = None,
+        depth: int | None = None,
+    ) -> Outputs:
         self.views.append(views.clone())
-        return super().__call__(views, change)
+        self.depths.append(depth)
+        return super().__call__(views, change, depth)
 
 
 def seen_by(network: torch.nn.Module) -> list[Tensor]:
@@ -123,6 +131,62 @@ def test_the_teacher_sees_exactly_the_students_views(
     for ours, theirs in zip(inputs, spy.views, strict=True):
         assert theirs.dtype == torch.uint8
         assert torch.equal(ours, to_float(theirs, digits.mean, digits.std))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "depth"),
+    [
+        ("fitnet", {}, 2),
+        ("at", {"stages": "0"}, 1),
+        ("at+mixup", {"stages": "1"}, 2),
+        ("kd+at", {"stages": "0"}, None),
+    ],
+)
+def test_a_teacher_that_stops_early_teaches_the_same(
+    digits: Dataset,
+    quick: Quick,
+    digits_teacher,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    settings: dict[str, Any],
+    depth: int | None,
+) -> None:
+    config = quick(method=method, teacher="resnet8", precision="bf16", **settings)
+
+    def steps() -> tuple[Tensor, Training, list[int | None]]:
+        spy = SpyTeacher(digits_teacher.load())
+        training = train(config, digits, spy)
+        training.student.train()
+        batches = training.train_indices[:96].split(32)
+        losses = [training.step(batch, epoch=0.0) for batch in batches]
+        return torch.stack(losses), training, spy.depths
+
+    losses, training, depths = steps()
+    assert depths == 3 * [depth]
+    monkeypatch.setattr(Method, "depth", None)
+    whole_losses, whole, depths = steps()
+    assert depths == 3 * [None]
+    assert torch.equal(losses, whole_losses)
+    assert_same_weights(training.student, whole.student)
+    assert_same_weights(training.method, whole.method)
+
+
+def test_nothing_runs_behind_what_is_read(digits: Dataset, quick: Quick, digits_teacher) -> None:
+    teacher = digits_teacher.load()
+    ran: list[str] = []
+    handles = [
+        part.register_forward_hook(lambda _, __, ___, name=name: ran.append(name))
+        for name, part in teacher.network.named_children()
+    ]
+    try:
+        config = quick(method="fitnet", teacher="resnet8", crop_padding=0, flip=False)
+        training = train(config, digits, teacher)
+        ran.clear()
+        training.step(training.train_indices[:8], 0.0)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == ["conv1", "bn1", "relu", "layer1", "layer2"]
 
 
 def test_the_teacher_gets_its_own_normalisation(digits: Dataset, digits_teacher) -> None:

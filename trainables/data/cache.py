@@ -26,15 +26,19 @@ _RECORD = "content.json"
 _VERIFY_BYTES = 1 << 30
 
 
-def cache_folder() -> Path:
-    """``$KDSWEEP_CACHE/data``, by default ``~/.cache/kdsweep/data``.
+def cache_root() -> Path:
+    """``$KDSWEEP_CACHE``, by default ``~/.cache/kdsweep``: what a machine can make again.
 
     Raises:
         RuntimeError: neither ``KDSWEEP_CACHE`` nor a home directory is known.
     """
     configured = os.environ.get("KDSWEEP_CACHE")
-    root = Path(configured).expanduser() if configured else Path.home() / ".cache" / "kdsweep"
-    return root / "data"
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "kdsweep"
+
+
+def cache_folder() -> Path:
+    """Where decoded data sets are, in `cache_root`; raises as that does."""
+    return cache_root() / "data"
 
 
 def content_of(

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.data.cache import cache_folder
+from trainables.data.cache import cache_root
 from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 
@@ -78,13 +78,14 @@ def _faster(
     """The answer on disk, or a new one."""
     question = [work, model, classes, image_shape, batch, _processor(device), threads]
     name = hashlib.sha256(json.dumps([*question, torch.__version__]).encode()).hexdigest()[:24]
-    file = cache_folder().parent / "precision" / f"{name}.json"
-    with contextlib.suppress(OSError, ValueError, KeyError):
+    file = None
+    with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
+        file = cache_root() / "precision" / f"{name}.json"
         return str(json.loads(file.read_text())["precision"])
     seconds = _measured(work, model, classes, image_shape, batch, torch.device(device))
     answer = "bf16" if seconds["fp32"] > GAIN * seconds["bf16"] else "fp32"
     record = {"precision": answer, "seconds": seconds, "question": question}
-    return _first_answer(file, record)
+    return _first_answer(file, record) if file else answer
 
 
 def _first_answer(file: Path, record: Mapping[str, object]) -> str:

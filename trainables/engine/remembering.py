@@ -134,16 +134,27 @@ def remembering(
             width=widths[what],
             dtype=dtype,
         )
-        table = _opened(table_folder(), key)
+        table = _opened(_folder(), key)
         if table is None:
             return None
         tables[what] = table
     return RememberingTeacher(teacher, tables, precision)
 
 
+def _folder() -> Path | None:
+    """Where tables are; None where neither ``KDSWEEP_CACHE`` nor a home directory is known."""
+    try:
+        return table_folder()
+    except RuntimeError:
+        return None
+
+
 @functools.lru_cache(maxsize=8)
-def _opened(folder: Path, key: TableKey) -> TeacherTable | None:
+def _opened(folder: Path | None, key: TableKey) -> TeacherTable | None:
     """Kept per process between trials; so is the warning that there is no room for one."""
+    if folder is None:
+        log.warning("KDSWEEP_CACHE is not set, and there is no home directory: no teacher tables")
+        return None
     try:
         return TeacherTable.open(folder, key)
     except TableUnavailable as error:

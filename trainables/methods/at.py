@@ -110,6 +110,10 @@ class AT(Term):
         super().__init__(config, student, teacher)
         self.pairs = chosen_pairs("at.stages", config.stages, student, teacher)
 
+    @property
+    def depth(self) -> int | None:
+        return self.pairs[-1][1] + 1
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         losses = [
             at_loss(student.stages[i], teacher.stages[j], self.config.power, self.config.form)

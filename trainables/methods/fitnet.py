@@ -86,6 +86,10 @@ class FitNet(Term):
             student.stages[self.pair[0]], teacher.stages[self.pair[1]], rectify=False
         )
 
+    @property
+    def depth(self) -> int | None:
+        return self.pair[1] + 1
+
     def alone(self, progress: float) -> bool:
         return self.config.schedule == "two_stage" and progress < self.config.hint_fraction
 

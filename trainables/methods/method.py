@@ -150,6 +150,13 @@ class Method(nn.Module):
             term.recruit(create)
 
     @property
+    def depth(self) -> int | None:
+        """How many of the teacher's stages all terms together read; None: the whole teacher."""
+        depths = [term.depth for term in self._terms.values() if term.needs]
+        known = [depth for depth in depths if depth is not None]
+        return max(known) if known and len(known) == len(depths) else None
+
+    @property
     def peers(self) -> dict[str, Network]:
         """The networks that learn beside the student, by term and name: ``dml.1``."""
         return {

@@ -121,6 +121,10 @@ class ReviewKD(Term):
             for depth, (ours, theirs) in enumerate(zip(inputs, outputs, strict=True))
         )
 
+    @property
+    def depth(self) -> int | None:
+        return None if self.config.embedding else self.pairs[-1][1] + 1
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         ours = [student.stages[i] for i, _ in self.pairs]
         theirs = [teacher.stages[j] for _, j in self.pairs]

@@ -80,6 +80,10 @@ class Skip(Term):
         theirs = (teacher.shortcuts or teacher.stages)[self.pair[1]]
         self.adaptor = None if ours == theirs else StageAdaptor(ours, theirs, rectify=False)
 
+    @property
+    def depth(self) -> int | None:
+        return self.pair[1] + 1
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         ours = (student.shortcuts or student.stages)[self.pair[0]]
         theirs = (teacher.shortcuts or teacher.stages)[self.pair[1]]

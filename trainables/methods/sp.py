@@ -62,6 +62,10 @@ class SP(Term):
         pairs = pair_stages(student, teacher)
         self.pairs = pairs if config.stages == "all" else pairs[-1:]
 
+    @property
+    def depth(self) -> int | None:
+        return self.pairs[-1][1] + 1
+
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         losses = [sp_loss(student.stages[i], teacher.stages[j]) for i, j in self.pairs]
         return self.config.gamma * torch.stack(losses).sum()

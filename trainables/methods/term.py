@@ -103,6 +103,15 @@ class Term(nn.Module):
         """Whether a `LogitModifier` changes what this term reads, at its own settings."""
         return self.reads_softmax() and not self.raw_logits
 
+    @property
+    def depth(self) -> int | None:
+        """How many of the teacher's stages the term reads, counted from the first.
+
+        A live teacher runs no further than the method's terms read. None, as it must be for
+        logits or embedding: the whole teacher.
+        """
+        return None
+
     def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         """Takes what the term needs of the teacher's weights and of the training set.
 

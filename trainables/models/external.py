@@ -49,7 +49,8 @@ class External(Network):
         """The last linear layer; it lives inside the backbone."""
         return cast(nn.Linear, self.backbone.get_submodule(self.classifier_name))
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
+        # A foreign network runs from end to end, whatever the depth.
         # The hooks live for one pass: a deep copy would keep hooks that report to the original.
         seen: dict[str, Tensor] = {}
 

@@ -124,12 +124,14 @@ class MobileNetV2(ZooNetwork):
         self.classifier = nn.Linear(outputs[kept - 1], classes)
         initialise(self, linear_std=0.01)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
         x, stages = images, []
         for i, feature in enumerate(self.features):
             x = feature(x)
             if i in self.stage_ends:
                 stages.append(x)
+                if len(stages) == depth:
+                    return Outputs.early(stages)
         embedding = self.dropout(self.pool(x).flatten(1))
         return Outputs(self.classifier(embedding), embedding, tuple(stages))
 

@@ -1,5 +1,6 @@
 """What every network of kdsweep returns."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -22,6 +23,11 @@ class Outputs(NamedTuple):
     embedding: Tensor
     stages: tuple[Tensor, ...]
     shortcuts: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def early(cls, stages: Iterable[Tensor], shortcuts: Iterable[Tensor] = ()) -> "Outputs":
+        """Of a network that stopped behind one of its stages: logits and embedding are None."""
+        return cls(None, None, tuple(stages), tuple(shortcuts))  # type: ignore[arg-type]
 
 
 class Shapes(NamedTuple):
@@ -49,6 +55,13 @@ class Network(nn.Module):
 
     classifier: nn.Linear
 
-    def forward(self, images: Tensor) -> Outputs:
-        """Args: images: normalised images ``[B, C, H, W]``."""
+    def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
+        """One forward pass, or its beginning.
+
+        Args:
+            images: normalised images ``[B, C, H, W]``.
+            depth: stop behind so many stages, at least 1, which together with their shortcuts are
+                then all that the outputs have. It saves work and is no promise: a network that
+                cannot stop returns everything. None: all of it.
+        """
         raise NotImplementedError

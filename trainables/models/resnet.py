@@ -161,13 +161,15 @@ class ResNet(ZooNetwork):
         self.classifier = nn.Linear(channels, classes)
         initialise(self)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
         x = self.relu(self.bn1(self.conv1(images)))
         stages: list[Tensor] = []
         shortcuts: list[Tensor] = []
-        for name in self.stage_names:
+        for name in self.stage_names[:depth]:
             x = self.get_submodule(name)(x, shortcuts)
             stages.append(x)
+        if depth is not None:
+            return Outputs.early(stages, shortcuts)
         embedding = self.pool(x).flatten(1)
         return Outputs(self.classifier(embedding), embedding, tuple(stages), tuple(shortcuts))
 

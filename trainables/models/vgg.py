@@ -58,11 +58,13 @@ class VGG(ZooNetwork):
         self.classifier = nn.Linear(channels * positions, classes)
         initialise(self, linear_std=0.01)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
         x, stages = images, []
         for layer in self.features:
             if isinstance(layer, nn.MaxPool2d):
                 stages.append(x)
+                if len(stages) == depth:
+                    return Outputs.early(stages)
             x = layer(x)
         embedding = self.dropout(x.flatten(1))
         return Outputs(self.classifier(embedding), embedding, tuple(stages))

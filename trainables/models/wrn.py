@@ -66,14 +66,19 @@ class WideResNet(ZooNetwork):
         self.classifier = nn.Linear(widths[2], classes)
         initialise(self)
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
+        x = self.conv1(images)
+        stages: list[Tensor] = []
         shortcuts: list[Tensor] = []
-        first = self.group1(self.conv1(images), shortcuts)
-        second = self.group2(first, shortcuts)
-        third = self.relu(self.bn(self.group3(second, shortcuts)))
-        embedding = self.pool(third).flatten(1)
-        stages = first, second, third
-        return Outputs(self.classifier(embedding), embedding, stages, tuple(shortcuts))
+        for group in (self.group1, self.group2, self.group3)[:depth]:
+            x = group(x, shortcuts)
+            if group is self.group3:
+                x = self.relu(self.bn(x))
+            stages.append(x)
+        if depth is not None:
+            return Outputs.early(stages, shortcuts)
+        embedding = self.pool(x).flatten(1)
+        return Outputs(self.classifier(embedding), embedding, tuple(stages), tuple(shortcuts))
 
 
 def _group(inputs: int, outputs: int, blocks: int, stride: int) -> ResidualStage:

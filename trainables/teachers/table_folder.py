@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.cache import cache_folder
+from trainables.data.cache import cache_root
 from trainables.errors import UserError, unknown
 from trainables.teachers.orbit_file import SUFFIX, TableKey, count_filled, read_key
 
@@ -54,7 +54,7 @@ def table_folder() -> Path:
     Raises:
         RuntimeError: neither ``KDSWEEP_CACHE`` nor a home directory is known.
     """
-    return cache_folder().parent / "teacher_outputs"
+    return cache_root() / "teacher_outputs"
 
 
 def cache_limit() -> int:

@@ -33,15 +33,21 @@ class Teacher:
         self.network.requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, views: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> Outputs:
+    def __call__(
+        self,
+        views: Tensor,
+        change: Callable[[Tensor], Tensor] | None = None,
+        depth: int | None = None,
+    ) -> Outputs:
         """Outputs for uint8 views ``[B, C, H, W]``, without gradients.
 
         Args:
             views: what the student sees before ``change``.
             change: applied to the normalised images.
+            depth: as for the network: how many stages are wanted, None for all there is.
         """
         images = to_float(views, self.card.mean, self.card.std)
-        outputs: Outputs = self.network(change(images) if change else images)
+        outputs: Outputs = self.network(change(images) if change else images, depth)
         return outputs
 
     def score(self, images: Images) -> Score:

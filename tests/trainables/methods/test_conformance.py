@@ -167,6 +167,8 @@ _OUR_STAGES = ((8, 16, 16), (16, 8, 8), (32, 4, 4))
 _THEIR_STAGES = ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2))
 OURS = Shapes(CLASSES, 32, _OUR_STAGES, _OUR_STAGES)
 THEIRS = Shapes(CLASSES, 48, _THEIR_STAGES, _THEIR_STAGES)
+LATE = Shapes(CLASSES, 32, _OUR_STAGES[1:], _OUR_STAGES[1:])
+"""Pairs of stages with `THEIRS`: 0 with 1, 1 with 2."""
 
 
 @pytest.fixture(params=TERMS)
@@ -225,6 +227,79 @@ def test_reads_all_of_the_teacher_that_it_declares(name: str, term: Term) -> Non
     for part in term_class(name).needs:
         changed = teacher._replace(**{part: getattr(other, part)})
         assert not torch.equal(loss_of(copy.deepcopy(term), student, changed, target), whole), part
+
+
+@pytest.mark.parametrize("student", [OURS, LATE], ids=["three stages", "two stages"])
+def test_reads_no_deeper_than_it_says(name: str, student: Shapes) -> None:
+    torch.manual_seed(1)
+    term = build(name, student, THEIRS)
+    whole_only = not term.needs or bool(term.needs & {"logits", "embedding"})
+    assert (term.depth is None) == whole_only, "a term of feature maps says how deep it reads"
+    if term.depth is not None:
+        assert reads_to_its_depth(term, student, THEIRS)
+
+
+def reads_to_its_depth(term: Term, student: Shapes, teacher: Shapes) -> bool:
+    """Whether the term's loss is that of the whole teacher, and its last stage decides, too."""
+    ours, theirs, other = (
+        random_outputs(shapes, 3, seed) for seed, shapes in enumerate((student, teacher, teacher))
+    )
+    depth, target = term.depth, torch.arange(3)
+    early = Outputs.early(theirs.stages[:depth], theirs.shortcuts[:depth])
+    less = (depth or 0) - 1
+    changed = Outputs.early(
+        early.stages[:less] + other.stages[less:depth],
+        early.shortcuts[:less] + other.shortcuts[less:depth],
+    )
+    whole, cut, moved = (
+        loss_of(copy.deepcopy(term), ours, taught, target) for taught in (theirs, early, changed)
+    )
+    return torch.equal(cut, whole) and not torch.equal(moved, whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "student", "depth"),
+    [
+        ("fitnet", {}, OURS, 2),
+        ("fitnet", {"hint": 0}, OURS, 1),
+        ("fitnet", {"hint": 2}, OURS, 3),
+        ("fitnet", {"hint": 0}, LATE, 2),
+        ("at", {}, OURS, 3),
+        ("at", {"stages": "0"}, OURS, 1),
+        ("at", {"stages": "1, 0"}, OURS, 2),
+        ("at", {"stages": "0"}, LATE, 2),
+        ("skip", {}, OURS, 3),
+        ("skip", {"stage": 0}, OURS, 1),
+        ("skip", {"stage": 0}, LATE, 2),
+        ("sp", {}, OURS, 3),
+        ("sp", {"stages": "all"}, LATE, 3),
+        ("reviewkd", {"embedding": False}, OURS, 3),
+        ("reviewkd", {"embedding": True}, OURS, None),
+        ("srd", {"features": "full_map"}, OURS, None),
+    ],
+)
+@pytest.mark.parametrize("shortcuts", [True, False], ids=["shortcuts", "no shortcuts"])
+def test_the_depth_follows_the_settings(
+    name: str, settings: dict[str, object], student: Shapes, depth: int | None, shortcuts: bool
+) -> None:
+    teacher = THEIRS if shortcuts else THEIRS._replace(shortcuts=())
+    kind = term_class(name)
+    torch.manual_seed(1)
+    term = kind(kind.Config(**settings), student, teacher)
+    assert term.depth == depth
+    assert depth is None or reads_to_its_depth(term, student, teacher)
+
+
+def test_a_method_reads_as_deep_as_its_deepest_term() -> None:
+    def depth(method: str, **settings: object) -> int | None:
+        return Method(method, resolve_settings(method, settings), OURS, THEIRS).depth
+
+    assert depth("fitnet", hint=0) == 1
+    assert depth("fitnet+at", **{"fitnet.hint": 0, "at.stages": "1"}) == 2
+    assert depth("at+fitnet", **{"fitnet.hint": 2, "at.stages": "1"}) == 3
+    assert depth("kd+fitnet") is None
+    assert depth("fitnet+dml", hint=0) == 1, "a term that reads nothing asks for nothing"
+    assert depth("student") is None
 
 
 def test_bfloat16_outputs(term: Term) -> None:

@@ -1,12 +1,15 @@
 """What every network promises, checked on one small member of every family."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.models import Network, create_model, output_shapes
+from trainables.models.outputs import Outputs
 
 SMALL = [
     "resnet8",
@@ -100,6 +103,39 @@ def test_stages_lie_on_the_way_to_the_logits(name: str) -> None:
     gradients = torch.autograd.grad(loss, outputs.stages, allow_unused=True)
     assert all(gradient is not None for gradient in gradients)
     assert gradients[-1].abs().sum() > 0
+
+
+@contextmanager
+def finished(model: Network) -> Iterator[list[tuple[nn.Module, Tensor]]]:
+    """The parts of a network that ran inside the context, in the order of finishing."""
+    seen: list[tuple[nn.Module, Tensor]] = []
+    handles = [
+        part.register_forward_hook(lambda part, _, output: seen.append((part, output)))
+        for part in model.modules()
+        if part is not model
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def test_it_stops_behind_any_stage(name: str) -> None:
+    model = build(name).eval()
+    whole = model(images(2))
+    for depth in range(1, len(whole.stages) + 1):
+        with finished(model) as seen:
+            early = model(images(2), depth)
+        expected = whole
+        if ":" not in name:  # a network of another library cannot stop
+            expected = Outputs.early(whole.stages[:depth], whole.shortcuts[:depth])
+            assert early.logits is None
+            assert early.embedding is None
+            assert seen[-1][1] is early.stages[-1], "nothing runs behind the last stage"
+            assert model.classifier not in [part for part, _ in seen]
+        torch.testing.assert_close(early, expected, rtol=0, atol=0)
 
 
 def test_autocast_to_bfloat16(name: str) -> None:

@@ -1,0 +1,241 @@
+"""Training with compiled passes is training without them."""
+
+import copy
+import gc
+import logging
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.utils import counters
+
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset
+from trainables.engine import compiling as engine
+from trainables.engine.compiling import CompiledNetwork
+from trainables.models.registry import create_model
+from trainables.training import Training
+
+CPU = torch.device("cpu")
+MOBILE = "mobilenetv2-minus16_x0.25"  # it has dropout
+Train = Callable[..., Training]
+
+inductor = pytest.param(
+    "inductor",
+    marks=[
+        pytest.mark.slow,
+        pytest.mark.skipif(
+            not (shutil.which("g++") or shutil.which("clang++")), reason="needs a C++ compiler"
+        ),
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> Iterator[None]:
+    """No test finds what another one compiled or gave up."""
+    yield
+    engine._compiled.cache_clear()
+    engine._FAILED.clear()
+
+
+@pytest.fixture
+def train(digits: Dataset, quick: Callable[..., TrialConfig], digits_teacher: Any) -> Train:
+    """A training of two epochs; ``backend`` None trains as without the switch."""
+
+    def make(backend: Any, epochs: int = 2, device: torch.device = CPU, **changes: Any) -> Training:
+        config = quick(**{"epochs": 2, "lr": 0.02, **changes})
+        teacher = digits_teacher.load() if config.teacher else None
+        training = Training(config, digits, config.student, teacher, device)
+        assert training.forward is training.student
+        if backend is not None:
+            training.forward = CompiledNetwork(training.student, config.student, backend)
+        training.losses = [training.run_epoch()["train_loss"] for _ in range(epochs)]  # type: ignore[attr-defined]
+        return training
+
+    return make
+
+
+def graphs() -> int:
+    """How many were compiled in this process."""
+    return int(counters["stats"]["unique_graphs"])
+
+
+def assert_same_weights(first: Training, second: Training) -> None:
+    ours, theirs = first.student.state_dict(), second.student.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", inductor])
+@pytest.mark.parametrize(
+    "changes",
+    [{"method": "kd+at", "teacher": "resnet8"}, {"student": MOBILE}],
+    ids=["feature maps", "dropout"],
+)
+def test_losses_agree(train: Train, backend: str, changes: dict[str, Any]) -> None:
+    plain, before = train(None, **changes), graphs()
+    compiled = train(backend, **changes)
+    assert graphs() == before + 1
+    assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert compiled.score(compiled.val).loss == pytest.approx(  # type: ignore[union-attr]
+        plain.score(plain.val).loss,  # type: ignore[union-attr]
+        rel=1e-3,
+    )
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", inductor])
+def test_bf16(train: Train, backend: str) -> None:
+    plain, compiled = (train(each, precision="bf16") for each in (None, backend))
+    assert compiled.losses == pytest.approx(plain.losses, rel=0.02)
+    assert compiled.losses != train(None).losses
+    images = compiled.images[:32].float().to(memory_format=torch.channels_last)
+    compiled.student.train()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert compiled.forward(images).logits.dtype == torch.bfloat16
+    assert {v.dtype for v in compiled.student.state_dict().values()} == {torch.float32, torch.int64}
+
+
+def test_the_setting(digits: Dataset, quick: Callable[..., TrialConfig]) -> None:
+    config = quick(compile=True)
+    training = Training(config, digits, config.student, None, CPU)
+    assert isinstance(training.forward, CompiledNetwork)
+    assert training.forward.network is training.student
+    assert training.forward.backend == "inductor"
+
+
+def test_checkpoints_do_not_show_it(train: Train) -> None:
+    plain, compiled = train(None, epochs=1), train("aot_eager", epochs=1)
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    assert plain.student.state_dict().keys() == compiled.student.state_dict().keys()
+    half = copy.deepcopy(compiled.state_dict())
+    compiled.run_epoch()
+    for backend in (None, "aot_eager"):
+        other = train(backend, epochs=0)
+        other.load_state_dict(copy.deepcopy(half))
+        other.run_epoch()
+        for ours, theirs in zip(
+            compiled.student.parameters(), other.student.parameters(), strict=True
+        ):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_the_next_trial_compiles_nothing(train: Train) -> None:
+    first, before = train("aot_eager", seed=1), graphs()
+    gone = weakref.ref(first.student)
+    del first
+    gc.collect()
+    assert gone() is None
+    second = train("aot_eager", seed=2)
+    second.test()
+    assert graphs() == before
+    assert second.losses == pytest.approx(train(None, seed=2).losses, rel=1e-4)
+
+
+def test_architectures_of_one_class(train: Train) -> None:
+    students = ["wrn_10_0.25", "wrn_10_0.5", "wrn_16_0.25"]
+    plain = {student: train(None, epochs=1, student=student).losses for student in students}
+    before = graphs()
+    for student in students * 2:
+        compiled = train("aot_eager", epochs=1, student=student)
+        assert compiled.losses == pytest.approx(plain[student], rel=1e-4)
+    assert graphs() == before + len(students)
+
+
+def test_more_architectures_than_torch_keeps_for_one_function() -> None:
+    limit = torch._dynamo.config.recompile_limit
+    images = torch.rand(2, 1, 8, 8)
+    for round in range(2):
+        before = graphs()
+        for width in range(1, limit + 3):
+            name = f"wrn_10_{width / 16}"
+            CompiledNetwork(create_model(name, 10, (1, 8, 8)), name, "eager")(images)
+        assert graphs() - before == (0 if round else limit + 2)
+
+
+def fails(*_: Any) -> Any:
+    raise NotImplementedError("no code for this machine")
+
+
+def eager(graph: torch.fx.GraphModule, _: Any) -> Any:
+    return torch._functorch.aot_autograd.make_boxed_func(graph.forward)
+
+
+BROKEN = {
+    "forward": fails,
+    "backward": aot_autograd(fw_compiler=eager, bw_compiler=fails),
+    "running": lambda graph, _: fails,
+}
+
+
+@pytest.mark.parametrize("where", BROKEN)
+def test_what_cannot_be_compiled_trains_as_it_is(
+    train: Train, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = train(None, student=MOBILE)
+    caplog.clear()
+    for _ in range(2):
+        other = train(BROKEN[where], student=MOBILE)
+        assert other.losses == plain.losses
+        assert_same_weights(plain, other)
+    (warning,) = [one for one in caplog.records if one.name == engine.__name__]
+    assert warning.levelno == logging.WARNING
+    assert f"{MOBILE} cannot be compiled" in warning.message
+    assert "no code for this machine" in warning.message
+
+
+def test_without_a_compiler(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    from torch._inductor import config
+    from torch._inductor.utils import fresh_cache
+
+    plain = train(None)
+    with fresh_cache(), config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        assert train("inductor").losses == plain.losses
+    assert caplog.text.count("cannot be compiled") == 1
+
+
+def test_networks_of_other_libraries(train: Train, caplog: pytest.LogCaptureFixture) -> None:
+    """They are read by hooks that come and go, which no compiler takes."""
+    changes = {"student": "torchvision:shufflenet_v2_x0_5", "train_fraction": 0.1, "lr": 0.001}
+    assert train("aot_eager", 1, **changes).losses == train(None, 1, **changes).losses
+    assert caplog.text.count("shufflenet_v2_x0_5 cannot be compiled") == 1
+
+
+def test_running_out_of_memory_is_no_reason_to_train_uncompiled(train: Train) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        train(lambda graph, _: full)
+    assert not engine._FAILED
+
+
+def test_nothing_is_compiled_without_data() -> None:
+    before = graphs()
+    with torch.device("meta"):
+        network, images = create_model("wrn_10_0.5", 10, (1, 8, 8)), torch.empty(4, 1, 8, 8)
+    assert CompiledNetwork(network, "wrn_10_0.5", "aot_eager")(images).logits.is_meta
+    assert graphs() == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("student", ["wrn_10_0.5", MOBILE])
+def test_cuda_graphs(train: Train, student: str, precision: str) -> None:
+    changes = {"student": student, "precision": precision, "train_fraction": 1.0}
+    cuda = torch.device("cuda", 0)
+    plain = train(None, device=cuda, **changes)
+    rel = 1e-3 if precision == "fp32" else 0.05
+    skipped = counters["inductor"]["cudagraph_skips"]
+    before = graphs()
+    for _ in range(2):  # the second trial has weights elsewhere
+        compiled = train("inductor", device=cuda, **changes)
+        assert compiled.losses == pytest.approx(plain.losses, rel=rel)
+    assert graphs() == before + 1
+    assert counters["inductor"]["cudagraph_skips"] == skipped
+    assert not engine._FAILED
