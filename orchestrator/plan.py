@@ -205,7 +205,7 @@ class Plan:
         for step in self.recipes:
             self._check_method(step.config, step.model, step.upper, f"teacher {step.name}")
         built: set[tuple[Any, ...]] = set()
-        for pair, config in self._corners():
+        for pair, config in self.corners():
             try:
                 student = self.student(config).name
                 networks = (pair, student, config.method, config.terms.get("dml.peer"))
@@ -250,7 +250,7 @@ class Plan:
     def _shapes(self, model: str) -> Shapes:
         return _shapes_of(model, self.dataset.num_classes, self.dataset.image_shape)
 
-    def _corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
+    def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
         shaping = (PAIR, "method", "student", *COMPRESSIONS, "compression")
         space = {key: found for key, found in self.study.space.items() if key in shaping}

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator import cluster
 from orchestrator.journal import Journal
+from orchestrator.packing import packed_share
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.source import ListSource, OptunaSource, Source
@@ -47,7 +48,7 @@ class Options:
         data_dir: as ``--data``; None: ``KDSWEEP_DATA``.
         address: of a Ray cluster; None for one of its own.
         max_concurrent: trials at once; None for as many as there is room for.
-        gpus_per_trial: a share, or a whole number; None: one where there are any.
+        gpus_per_trial: a share, or a whole number; None: by measured memory, where there are any.
     """
 
     results: str
@@ -177,6 +178,9 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     finished = False
     try:
         plan = with_teachers(session.plan, progress)
+        if plan.gpus and options.gpus_per_trial is None:
+            progress.stage("measuring a trial's GPU memory")
+            plan = replace(plan, gpus=packed_share(plan))
         # Imports Ray, which reads its environment at that moment.
         from orchestrator.searcher import StudySearcher
 

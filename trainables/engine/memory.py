@@ -1,0 +1,38 @@
+"""How much of a GPU a trial takes, measured on its first steps."""
+
+from typing import NamedTuple
+
+import torch
+
+from trainables.job import Job, Run
+
+STEPS = 3
+
+
+class GpuMemory(NamedTuple):
+    """Bytes that a trial took at most, its process's share of the driver included, and in all."""
+
+    peak: int
+    total: int
+
+
+def measure_memory(job: Job) -> GpuMemory:
+    """Trains a few steps of a trial on the GPU of this process, and throws them away.
+
+    Args:
+        job: the trial; its teacher is there. Nothing of it is written.
+    """
+    device = torch.device("cuda", 0)
+    before, _ = torch.cuda.mem_get_info(device)
+    run = Run(job, device, keep=False)
+    training = run.training
+    training.student.train()
+    training.method.train()
+    for step in range(STEPS):
+        size = training.config.batch_size
+        training.step(training.train_indices[:size].roll(step), 0.0)
+    training.score(training.val)
+    torch.cuda.synchronize(device)
+    free, total = torch.cuda.mem_get_info(device)
+    context = torch.cuda.device_memory_used(device) - torch.cuda.memory_reserved(device)
+    return GpuMemory(max(before - free, torch.cuda.max_memory_reserved(device) + context), total)
