@@ -8,7 +8,7 @@ import pytest
 # Everything else in a row follows from the config: these are the clock's and the machine's.
 MEASURED = (
     "attempt, latency_ms, train_seconds, images_per_second, peak_memory_bytes, host, "
-    "started_at, ended_at"
+    "teacher_cache_hit_rate, started_at, ended_at"
 )
 
 

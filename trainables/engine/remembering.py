@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 import torch
@@ -66,16 +66,16 @@ class RememberingTeacher:
         if len(missing):
             places = missing.to(views.device)
             answers = self._live(views[places])
+            self._remember(indices[missing], view_ids[missing], answers)
             for what, answer in answers.items():
                 values[what][places] = answer
-            self._remember(indices[missing], view_ids[missing], answers)
         return Outputs(values.get("logits"), values.get("embedding"), ())  # type: ignore[arg-type]
 
     def flush(self) -> None:
         """Stores the answers that are not in the tables yet."""
         for indices, view_ids, answers in self._fresh:
             for what, answer in answers.items():
-                self.tables[what].fill(indices, view_ids, answer.cpu())
+                self._store(what, indices, view_ids, answer.cpu())
         self._fresh.clear()
 
     def _live(self, views: Tensor) -> dict[str, Tensor]:
@@ -89,13 +89,32 @@ class RememberingTeacher:
         rounded = answer.to(DTYPES[self.tables[what].key.dtype]).float()
         return torch.where(rounded.isfinite().all(dim=1, keepdim=True), rounded, answer)
 
-    def _remember(self, indices: Tensor, view_ids: Tensor, answers: Mapping[str, Tensor]) -> None:
-        self._fresh.append((indices, view_ids, answers))
+    def _remember(
+        self, indices: Tensor, view_ids: Tensor, answers: MutableMapping[str, Tensor]
+    ) -> None:
+        """Stores answers, or keeps them for `flush`.
+
+        Another process may have been faster. Its answer can differ in the last bit, because it
+        was computed in other company; from then on it is the answer for everybody, and takes the
+        place of ours in ``answers``.
+        """
+        if next(iter(answers.values())).device.type == "cpu":
+            for what, answer in answers.items():
+                answers[what] = self._store(what, indices, view_ids, answer)
+            return
         # From a GPU in few, large transfers: each makes the host wait for the device.
-        if indices.device == next(iter(answers.values())).device or (
-            len(self._fresh) >= FLUSH_BATCHES
-        ):
+        self._fresh.append((indices, view_ids, answers))
+        if len(self._fresh) >= FLUSH_BATCHES:
             self.flush()
+
+    def _store(self, what: str, indices: Tensor, view_ids: Tensor, answer: Tensor) -> Tensor:
+        """Fills what is still empty; returns what the table says now."""
+        table = self.tables[what]
+        there, found = table.lookup(indices, view_ids)
+        if not found.all():
+            empty = ~found
+            table.fill(indices[empty], view_ids[empty], answer[empty])
+        return torch.where(found.unsqueeze(1), there, answer)
 
 
 def remembering(

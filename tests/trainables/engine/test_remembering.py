@@ -88,6 +88,31 @@ def test_the_live_teacher_is_silent_where_all_is_known(
         train(view_seed=3)
 
 
+def test_the_first_answer_holds_for_everybody(
+    train: Callable[..., Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two trials ask at once; the one that comes second takes over what the first has stored."""
+    first = train(epochs=0)
+    second = train(epochs=0)
+    indices = first.train_indices[:32]
+    view_ids = first.views.view_ids(0, indices)
+    views = first.views.images(first.images, 0, indices)
+    assert first.answers
+    assert second.answers
+    theirs: list[torch.Tensor] = []
+    live = second.answers._live
+
+    def while_another_answers(views: torch.Tensor) -> dict[str, torch.Tensor]:
+        monkeypatch.setattr(second.answers, "_live", live)
+        theirs.append(first.answers(views, indices, view_ids).logits)  # type: ignore[misc]
+        return {what: answer + 1 for what, answer in live(views).items()}
+
+    monkeypatch.setattr(second.answers, "_live", while_another_answers)
+    ours = second.answers(views, indices, view_ids).logits
+    assert torch.equal(ours, theirs[0])
+    assert torch.equal(second.answers(views, indices, view_ids).logits, theirs[0])
+
+
 @pytest.mark.parametrize("method", ["student", "at", "kd+at", "dml", "kd+mixup"])
 def test_methods_that_no_table_can_serve(train: Callable[..., Training], method: str) -> None:
     """Feature maps need a forward pass, which gives the logits as well; mixed images are new."""
