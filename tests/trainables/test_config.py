@@ -58,7 +58,7 @@ def test_replace_checks_anew() -> None:
         ({"at.beta": 3}, "unknown key 'at.beta'"),
         ({"kd.beta": 3}, "unknown key 'kd.beta'"),
         ({"method": "kq"}, "unknown method 'kq'"),
-        ({"method": 5}, "method: expected a name, got 5"),
+        ({"method": True}, "method: expected a name, got True"),
         ({"teacher": None}, "teacher: method 'kd' needs one"),
         ({"factor": 2, "width": 0.5}, "width and factor are both given"),
         ({"factor": 2, "compression": "width", "width": 0.5}, "factor: has no effect"),
