@@ -80,7 +80,7 @@ def rows(cores: int) -> list[Row]:
     def ours(teacher: str, student: str, method: str, **more: Any) -> Contestant:
         return Contestant("ours", teacher, student, method, **{"processes": cores, **more})
 
-    wrn, mobile = ("wrn_40_2", "wrn_16_2"), ("wrn_40_4", "mobilenetv2")
+    wrn, mobile = ("wrn_40_2", "wrn_16_2"), ("wrn_40_4", "mobilenetv2_s2")
     found = [
         Row(
             "kd_wrn",
@@ -147,16 +147,14 @@ def rows(cores: int) -> list[Row]:
 # In a contestant's process
 
 
-def compete(contestant: Contestant, threads: int, cache: str, seed: int, pipe: Connection) -> None:
+def compete(contestant: Contestant, threads: int, cache: str, pipe: Connection) -> None:
     """Builds a loop, then trains as many steps as it is asked for, again and again."""
     os.environ["KDSWEEP_CACHE"] = cache
     import torch
 
     torch.set_num_threads(threads)
-    if contestant.loop == "baseline":
-        prepare = _baseline(contestant, threads)
-    else:
-        prepare = _ours(contestant, seed)
+    usual = contestant.loop == "baseline"
+    prepare = _baseline(contestant, threads) if usual else _ours(contestant)
     prepare(WARM_STEPS)()
     pipe.send(None)
     while (count := pipe.recv()) is not None:
@@ -180,7 +178,7 @@ def _baseline(contestant: Contestant, workers: int) -> Prepare:
     return lambda count: lambda: loop.steps(count)
 
 
-def _ours(contestant: Contestant, seed: int) -> Prepare:
+def _ours(contestant: Contestant) -> Prepare:
     import torch
 
     from trainables.compression.measure import count_macs, count_params
@@ -210,7 +208,7 @@ def _ours(contestant: Contestant, seed: int) -> Prepare:
         macs=count_macs(network, dataset.image_shape),
         origin="benchmark",
         # Contestants that fill a table must not find what another one filled.
-        fingerprint=f"{contestant.teacher}-{contestant.table}-{contestant.precision}-{seed}",
+        fingerprint=f"{contestant.teacher}-{contestant.table}-{os.getpid()}",
     )
     config = TrialConfig(
         dataset="cifar10",
@@ -298,10 +296,10 @@ class Team:
             os.environ.update(WORKER_ENVIRONMENT)
         threads = max(1, cores // contestant.processes)
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        for seed in range(contestant.processes):
+        for _ in range(contestant.processes):
             pipe, other = multiprocessing.Pipe()
             process = multiprocessing.Process(
-                target=compete, args=(contestant, threads, cache, seed, other)
+                target=compete, args=(contestant, threads, cache, other)
             )
             process.start()  # with this environment
             self.pipes.append(pipe)
