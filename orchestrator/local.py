@@ -67,7 +67,8 @@ def replay(
     # As it computed there, whatever is faster here.
     known = {key: row.get(key) for key in ("precision", "teacher_precision")}
     chosen = {key: value for key, value in known.items() if isinstance(value, str)}
-    return row, _run(plan, config.replace(**chosen), say, profile)
+    again = config.replace(**chosen)
+    return row, _run(plan, again, say, profile, key=plan.key(config))
 
 
 def run_teachers(study: Study, options: Options, *, say: Say) -> list[Card]:
@@ -111,7 +112,9 @@ def default_value(key: str, dimension: Dimension) -> Value:
     return dimension.low
 
 
-def _run(plan: Plan, config: TrialConfig, say: Say, profile: Path | None) -> dict[str, Any]:
+def _run(
+    plan: Plan, config: TrialConfig, say: Say, profile: Path | None, key: str | None = None
+) -> dict[str, Any]:
     if profile is not None and config.epochs < PROFILED_EPOCH:
         raise UserError(
             f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
@@ -127,7 +130,9 @@ def _run(plan: Plan, config: TrialConfig, say: Say, profile: Path | None) -> dic
     torch.set_num_threads(int(plan.cpus))
     job = plan.job(config, trial_id="trial", attempt=1)
     run = Run(job, _device(), keep=False)
-    say(f"{config.method} on {config.dataset}: {run.choice.name}, config_key {plan.key(config)}")
+    say(
+        f"{config.method} on {config.dataset}: {run.choice.name}, config_key {key or plan.key(config)}"
+    )
     while not run.finished:
         watched = profile is not None and run.training.epoch + 1 == PROFILED_EPOCH
         with _profiler(profile, say) if watched else nullcontext():
