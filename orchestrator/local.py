@@ -130,9 +130,8 @@ def _run(
     torch.set_num_threads(int(plan.cpus))
     job = plan.job(config, trial_id="trial", attempt=1)
     run = Run(job, _device(), keep=False)
-    say(
-        f"{config.method} on {config.dataset}: {run.choice.name}, config_key {key or plan.key(config)}"
-    )
+    key = key or plan.key(config)
+    say(f"{config.method} on {config.dataset}: {run.choice.name}, config_key {key}")
     while not run.finished:
         watched = profile is not None and run.training.epoch + 1 == PROFILED_EPOCH
         with _profiler(profile, say) if watched else nullcontext():
