@@ -137,7 +137,7 @@ def _run(
         with _profiler(profile, say) if watched else nullcontext():
             row = run.run_epoch()
         say(_line(row))
-    return run.row("completed")
+    return run.row("completed") | {"config_key": key}
 
 
 def _profiler(path: Path | None, say: Say) -> AbstractContextManager[Any]:
