@@ -186,7 +186,8 @@ def _step(training: Training) -> None:
     """A step in the middle of the training."""
     training.student.train()
     training.method.train()
-    training.step(torch.arange(BATCH), training.config.epochs / 2)
+    (feed,) = training.feeder(0, [torch.arange(BATCH)])
+    training.step(feed, training.config.epochs / 2)
 
 
 def _training(method: str, device: torch.device) -> Training:

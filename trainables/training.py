@@ -13,6 +13,7 @@ from trainables.data.dataset import Dataset, Images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
 from trainables.engine.compiling import CompiledNetwork
+from trainables.engine.feeding import Feed, Feeder
 from trainables.engine.precision import choose_precision, computing
 from trainables.engine.remembering import remembering
 from trainables.evaluation import Score, score
@@ -106,6 +107,7 @@ class Training:
                     config.teacher_cache,
                     self.teacher_precision,
                 )
+        self.feeder = Feeder(self.images, self.views, self.answers, device)
         self.optimizer = self._optimizer([*self.student.parameters(), *self.method.adaptors()])
         self.peer_optimizers = {
             name: self._optimizer([*peer.parameters()]) for name, peer in self.method.peers.items()
@@ -129,8 +131,8 @@ class Training:
         order = epoch_order(self.config.seed, self.epoch, self.train_indices)
         plan = train_batches(order, self.config.batch_size)
         total = torch.zeros(len(self.method.parts), device=self.device)
-        for step, indices in enumerate(plan):
-            total += self.step(indices, self.epoch + step / len(plan))
+        for step, feed in enumerate(self.feeder(self.epoch, plan)):
+            total += self.step(feed, self.epoch + step / len(plan))
         means = (total / len(plan)).tolist()  # the epoch's only wait for the device
         if self.answers:
             self.answers.flush()
@@ -157,22 +159,21 @@ class Training:
             "term_losses": terms,
         }
 
-    def step(self, indices: Tensor, epoch: float) -> Tensor:
+    def step(self, feed: Feed, epoch: float) -> Tensor:
         """One update on one batch.
 
         Args:
-            indices: positions of the images in the training set, int64 ``[B]``, on the CPU.
+            feed: the batch, from ``feeder``.
             epoch: epochs done, with the fraction of the current one.
 
         Returns:
             The summands of the loss, ``[len(method.parts)]``, on the device.
         """
-        there = indices.to(self.device, non_blocking=True)
-        batch = Batch(self.labels[there], there, epoch, epoch / self.config.epochs)
+        batch = Batch(self.labels[feed.there], feed.there, epoch, epoch / self.config.epochs)
         batch = self.method.draw(batch)
-        views = self.views.images(self.images, self.epoch, there)
-        taught = self._taught(views, indices, batch)
-        inputs = self.method.images(to_float(views, self.dataset.mean, self.dataset.std), batch)
+        taught = self._taught(feed, batch)
+        inputs = to_float(feed.views, self.dataset.mean, self.dataset.std)
+        inputs = self.method.images(inputs, batch)
         batch = batch._replace(inputs=inputs)
         with computing(self.precision, self.device):
             losses: Tensor = self.method(self.forward(inputs), taught, batch)
@@ -183,18 +184,18 @@ class Training:
             self._update(self.peer_optimizers[name], loss, epoch)
         return losses.detach()
 
-    def _taught(self, views: Tensor, indices: Tensor, batch: Batch) -> Outputs | None:
+    def _taught(self, feed: Feed, batch: Batch) -> Outputs | None:
         """What the teacher says to the very views that the student sees."""
         if self.teacher is None:
             return None
-        if self.answers:
-            view_ids = self.views.view_ids(self.epoch, indices)
-            return self.method.taught(self.answers(views, indices, view_ids), batch)
+        if self.answers and feed.known:
+            said = self.answers(feed.views, feed.indices, feed.known)
+            return self.method.taught(said, batch)
         depth = self.method.depth
         with computing(self.teacher_precision, self.device):
             if self.method.plain_teacher:
-                return self.method.taught(self.teacher(views, depth=depth), batch)
-            return self.teacher(views, lambda images: self.method.images(images, batch), depth)
+                return self.method.taught(self.teacher(feed.views, depth=depth), batch)
+            return self.teacher(feed.views, lambda images: self.method.images(images, batch), depth)
 
     def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, epoch: float) -> None:
         optimizer.zero_grad(set_to_none=True)

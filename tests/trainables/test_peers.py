@@ -71,7 +71,8 @@ def test_mutual_learning_step_by_step(digits: Dataset, quick: Quick, update: str
     twins = [copy.deepcopy(network) for network in networks]
     for step in range(2):
         indices = training.train_indices[32 * step : 32 * (step + 1)]
-        training.step(indices, 0.1 * step)
+        (feed,) = training.feeder(0, [indices])
+        training.step(feed, 0.1 * step)
         views = training.views.images(training.images, 0, indices)
         inputs = to_float(views, digits.mean, digits.std)
         mutual_reference(twins, inputs, training.labels[indices], 0.05, update == "in_turn")

@@ -15,6 +15,7 @@ from torch import Tensor
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.views import to_float
+from trainables.engine.feeding import Feed
 from trainables.methods.kd import kd_loss
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
@@ -35,6 +36,11 @@ def epochs(training: Training, count: int) -> list[dict[str, Any]]:
     """Rows without what the clock decides."""
     rows = [training.run_epoch() for _ in range(count)]
     return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
+
+
+def one_batch(training: Training, indices: Tensor) -> Feed:
+    (feed,) = training.feeder(0, [indices])
+    return feed
 
 
 def saved(training: Training) -> bytes:
@@ -158,7 +164,7 @@ def test_a_teacher_that_stops_early_teaches_the_same(
         training = train(config, digits, spy)
         training.student.train()
         batches = training.train_indices[:96].split(32)
-        losses = [training.step(batch, epoch=0.0) for batch in batches]
+        losses = [training.step(feed, epoch=0.0) for feed in training.feeder(0, batches)]
         return torch.stack(losses), training, spy.depths
 
     losses, training, depths = steps()
@@ -182,7 +188,7 @@ def test_nothing_runs_behind_what_is_read(digits: Dataset, quick: Quick, digits_
         config = quick(method="fitnet", teacher="resnet8", crop_padding=0, flip=False)
         training = train(config, digits, teacher)
         ran.clear()
-        training.step(training.train_indices[:8], 0.0)
+        training.step(one_batch(training, training.train_indices[:8]), 0.0)
     finally:
         for handle in handles:
             handle.remove()
@@ -418,9 +424,9 @@ def test_a_step_never_waits_for_the_device(
     settings = {"mixup.teacher_mix": form} if "mixup" in method else {}
     config = quick(method=method, teacher="resnet8", **settings)
     training = train(config, digits, digits_teacher.load())
-    training.step(training.train_indices[:8], 0.0)  # what is made once may wait
+    training.step(one_batch(training, training.train_indices[:8]), 0.0)  # made once: may wait
     with no_waiting():
-        losses = training.step(training.train_indices[8:16], 0.1)
+        losses = training.step(one_batch(training, training.train_indices[8:16]), 0.1)
     assert losses.isfinite().all()
 
 
@@ -469,7 +475,8 @@ def test_mixed_answers_of_the_teacher(digits: Dataset, quick: Quick, digits_teac
         expected = kd_loss(said, mix(teacher(views).logits), 3.0)
     torch.manual_seed(7)
     training.student.train()
-    torch.testing.assert_close(training.step(indices, 0.0), torch.stack([0 * expected, expected]))
+    losses = training.step(one_batch(training, indices), 0.0)
+    torch.testing.assert_close(losses, torch.stack([0 * expected, expected]))
 
 
 def test_remembered_answers_are_mixed_like_fresh_ones(

@@ -89,29 +89,31 @@ class ViewPlan:
         Returns:
             uint8 ``[B, C, H, W]`` on the device of ``images``.
         """
+        return self.show(images.index_select(0, indices), self.offsets(epoch, indices))
+
+    def show(self, images: Tensor, offsets: Offsets) -> Tensor:
+        """Given views of the images of a batch, uint8 ``[B, C, H, W]``: see `crop_flip`."""
         if self.number_of_views == 1:
-            return images.index_select(0, indices)
-        return crop_flip(images, indices, self.offsets(epoch, indices), self.padding)
+            return images
+        return crop_flip(images, offsets, self.padding)
 
 
-def crop_flip(images: Tensor, indices: Tensor, offsets: Offsets, padding: int) -> Tensor:
+def crop_flip(images: Tensor, offsets: Offsets, padding: int) -> Tensor:
     """Given views of given images, in one gather.
 
     Args:
-        images: uint8 ``[N, C, H, W]``, unpadded.
-        indices: int64 ``[B]`` into ``images``.
+        images: uint8 ``[B, C, H, W]``, unpadded.
         offsets: the view of each; an epoch's offsets may be computed at once and sliced.
         padding: zero pixels on each side that ``offsets`` refer to.
 
     Returns:
         uint8 ``[B, C, H, W]``.
     """
-    _, channels, height, width = images.shape
-    batch = len(indices)
+    batch, channels, height, width = images.shape
     # Measured against strided windows (with the set padded once or by batch), contiguous runs
     # and channels-last storage: gathering from the padded batch is among the fastest and needs
     # no private padded copy of the set.
-    padded = F.pad(images.index_select(0, indices), (padding,) * 4)
+    padded = F.pad(images, (padding,) * 4)
     rows = torch.arange(height, device=images.device) + offsets.dy[:, None]
     columns = torch.arange(width, device=images.device)
     columns = torch.where(offsets.flip[:, None], width - 1 - columns, columns)

@@ -28,9 +28,9 @@ def measure_memory(job: Job) -> GpuMemory:
     training = run.training
     training.student.train()
     training.method.train()
-    for step in range(STEPS):
-        size = training.config.batch_size
-        training.step(training.train_indices[:size].roll(step), 0.0)
+    first = training.train_indices[: training.config.batch_size]
+    for feed in training.feeder(0, [first] * STEPS):
+        training.step(feed, 0.0)
     training.score(training.val)
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)

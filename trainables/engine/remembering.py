@@ -2,13 +2,15 @@
 
 import functools
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainables.data.dataset import Dataset
+from trainables.data.transfer import sent
 from trainables.data.views import ViewPlan
 from trainables.engine.precision import computing
 from trainables.models.outputs import Outputs
@@ -25,6 +27,20 @@ TABLED = frozenset({"logits", "embedding"})
 
 FLUSH_BATCHES = 64
 """How many batches of a GPU's answers are gathered before they are brought to the host."""
+
+
+class Known(NamedTuple):
+    """What was found of the answers to a batch.
+
+    Attributes:
+        view_ids: int64 ``[B]``, which views were asked for, on the CPU.
+        values: by output, float32 ``[B, width]``, on the device; only those found count.
+        found: bool ``[B]``, on the CPU.
+    """
+
+    view_ids: Tensor
+    values: Mapping[str, Tensor]
+    found: Tensor
 
 
 class RememberingTeacher:
@@ -49,26 +65,49 @@ class RememberingTeacher:
         self.asked = self.found = 0
         self._fresh: list[tuple[Tensor, Tensor, Mapping[str, Tensor]]] = []
 
-    def __call__(self, views: Tensor, indices: Tensor, view_ids: Tensor) -> Outputs:
+    def look_up(
+        self, batches: Sequence[Tensor], view_ids: Sequence[Tensor], device: torch.device
+    ) -> list[Known]:
+        """What the tables say to some batches, on its way to the device.
+
+        Args:
+            batches: int64 ``[B]`` each, which images, on the CPU.
+            view_ids: likewise, which views of them.
+            device: where the answers are wanted.
+        """
+        sizes = [len(batch) for batch in batches]
+        images, views = torch.cat([*batches]), torch.cat([*view_ids])
+        known = torch.ones(len(images), dtype=torch.bool)
+        values: dict[str, Sequence[Tensor]] = {}
+        for what, table in self.tables.items():
+            # From pinned memory a GPU copies while the host goes on.
+            out = torch.empty(len(images), table.key.width, pin_memory=device.type == "cuda")
+            answers, found = table.lookup(images, views, out)
+            known &= found
+            values[what] = sent(answers, device).split(sizes)
+        return [
+            Known(ids, {what: parts[place] for what, parts in values.items()}, there)
+            for place, (ids, there) in enumerate(zip(view_ids, known.split(sizes), strict=True))
+        ]
+
+    def __call__(self, views: Tensor, indices: Tensor, known: Known) -> Outputs:
         """Outputs for uint8 views ``[B, C, H, W]``; None for what has no table.
 
         Args:
             views: the images, on the teacher's device.
             indices: int64 ``[B]``, which images they are, on the CPU.
-            view_ids: int64 ``[B]``, which views of them, on the CPU.
+            known: what `look_up` found of them.
         """
-        looked = {what: table.lookup(indices, view_ids) for what, table in self.tables.items()}
-        values = {what: answer.to(views.device) for what, (answer, _) in looked.items()}
-        known = functools.reduce(torch.logical_and, (found for _, found in looked.values()))
-        missing = (~known).nonzero().squeeze(1)
+        values = dict(known.values)
+        missing = (~known.found).nonzero().squeeze(1)
         self.asked += len(indices)
         self.found += len(indices) - len(missing)
         if len(missing):
-            places = missing.to(views.device)
+            places = sent(missing, views.device)
             answers = self._live(views[places])
-            self._remember(indices[missing], view_ids[missing], answers)
+            self._remember(indices[missing], known.view_ids[missing], answers)
             for what, answer in answers.items():
-                values[what][places] = answer
+                values[what] = values[what].index_copy(0, places, answer)
         return Outputs(values.get("logits"), values.get("embedding"), ())  # type: ignore[arg-type]
 
     def flush(self) -> None:

@@ -56,7 +56,7 @@ def live_outputs(teacher: Teacher, digits: Dataset, batch: int) -> Tensor:
     return torch.cat(
         [
             teacher(
-                crop_flip(pixels, part // views, plan.from_id(part % views), plan.padding)
+                crop_flip(pixels[part // views], plan.from_id(part % views), plan.padding)
             ).logits
             for part in numbers
         ]
