@@ -268,6 +268,11 @@ def _ray(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpus-per-trial", default="auto", metavar="auto|F", help="a fraction packs trials"
     )
+    parser.add_argument(
+        "--fresh-workers",
+        action="store_true",
+        help="a new process for every trial, which costs seconds each; default: reused",
+    )
 
 
 def _version() -> str:

@@ -4,7 +4,7 @@ import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,7 +41,7 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         UserError: no cluster answers at ``address``.
     """
-    os.environ.update({key: os.environ.get(key, v) for key, v in DRIVER_ENVIRONMENT.items()})
+    os.environ.update(_own(DRIVER_ENVIRONMENT))
     local = address is None
     if local and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A token of this run alone, in this process's environment: nothing is left on disk.
@@ -54,7 +54,7 @@ def connected(address: str | None) -> Iterator[None]:
         "address": "local" if local else address,
         "logging_level": logging.ERROR,
         "log_to_driver": False,
-        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+        "runtime_env": {"env_vars": _own(WORKER_ENVIRONMENT)},
     }
     if local:
         options |= {"include_dashboard": False, "num_cpus": os.cpu_count()}
@@ -70,6 +70,11 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _own(variables: Mapping[str, str]) -> dict[str, str]:
+    """Environment variables, but those that the user has set as the user has set them."""
+    return {key: os.environ.get(key, value) for key, value in variables.items()}
 
 
 def slots(cpus: float, gpus: float) -> int:

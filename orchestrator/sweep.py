@@ -49,6 +49,7 @@ class Options:
         address: of a Ray cluster; None for one of its own.
         max_concurrent: trials at once; None for as many as there is room for.
         gpus_per_trial: a share, or a whole number; None: by measured memory, where there are any.
+        fresh_workers: whether every trial gets a process of its own, which takes seconds.
     """
 
     results: str
@@ -56,6 +57,7 @@ class Options:
     address: str | None = None
     max_concurrent: int | None = None
     gpus_per_trial: float | None = None
+    fresh_workers: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         progress.began(searcher.booked, source.total, replaces=source.replaces)
         # One more than there is room for: the next trial waits for an actor to reuse.
         room = cluster.slots(plan.cpus, plan.gpus) + 1
-        _tune(searcher, sweep, options.max_concurrent or room)
+        _tune(searcher, sweep, options.max_concurrent or room, not options.fresh_workers)
         finished = searcher.finished
     except KeyboardInterrupt:
         log.debug("interrupted", exc_info=True)
@@ -201,7 +203,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     return Outcome(sweep, finished, progress.done, progress.failed)
 
 
-def _tune(searcher: "StudySearcher", sweep: str, at_once: int) -> None:
+def _tune(searcher: "StudySearcher", sweep: str, at_once: int, reuse_actors: bool) -> None:
     from ray import tune
 
     from orchestrator.searcher import Starts
@@ -217,7 +219,7 @@ def _tune(searcher: "StudySearcher", sweep: str, at_once: int) -> None:
                 search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=at_once,
-                reuse_actors=True,
+                reuse_actors=reuse_actors,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(

@@ -208,6 +208,7 @@ def _options(options: Namespace) -> Any:
         address=given.get("address"),
         max_concurrent=given.get("max_concurrent"),
         gpus_per_trial=cluster.read_share(given.get("gpus_per_trial", "auto")),
+        fresh_workers=given.get("fresh_workers", False),
     )
 
 

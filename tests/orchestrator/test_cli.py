@@ -23,7 +23,7 @@ from trainables.settings import settings_of
 
 RESULTS = ["--results"]
 WHERE = ["--data", "--results"]
-RAY = ["--address", "--gpus-per-trial", "--max-concurrent"]
+RAY = ["--address", "--fresh-workers", "--gpus-per-trial", "--max-concurrent"]
 
 # A change here breaks scripts that people have written: add, but do not rename or remove.
 FROZEN = {

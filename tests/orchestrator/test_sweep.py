@@ -105,3 +105,25 @@ def test_run_repeat_and_confirm(tmp_path):
         r"kdsweep: --gpus-per-trial 9: the largest node has \d+ GPUs\n", done.stderr
     )
     assert sorted(os.listdir(tmp_path / "results")) == before
+
+
+@pytest.mark.slow
+def test_reused_and_fresh_workers_train_alike(tmp_path):
+    study = tmp_path / "s.yaml"
+    fixed = {"student": "wrn_10_0.5", "epochs": 1, "train_fraction": 0.2, "precision": "fp32"}
+    space = {"lr": [0.02, 0.05, 0.1]}
+    content = {"dataset": "digits", "fixed": fixed, "dimensions": space, "sampler": "grid"}
+    study.write_text(yaml.safe_dump(content | {"objectives": {"val_acc": "max"}}))
+
+    def rows(name: str, *options: str) -> pd.DataFrame:
+        results = ["--results", str(tmp_path / name)]
+        kdsweep("run", str(study), "--max-concurrent", "1", *options, *results)
+        sql = "SELECT config_key, train_loss, val_acc, test_acc, latency_ms FROM trials ORDER BY 1"
+        return pd.read_csv(io.StringIO(kdsweep("query", sql, "--csv", *results)))
+
+    reused, fresh = rows("reused"), rows("fresh", "--fresh-workers")
+    learned = ["config_key", "train_loss", "val_acc", "test_acc"]
+    pd.testing.assert_frame_equal(reused[learned], fresh[learned], check_exact=True)
+    # Measured once per process.
+    assert reused["latency_ms"].nunique() == 1
+    assert fresh["latency_ms"].nunique() == 3
