@@ -16,6 +16,9 @@ COMPRESSIONS = ("explicit", "depth", "width", "factor")
 
 MAX_SEED = 2**32 - 1
 
+_ADDED_LATER: dict[str, Scalar] = {"channels_last": True}
+"""Settings that no row had at first: with these values, keys are what they were without them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
@@ -63,6 +66,11 @@ class TrialConfig:
     )
     flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
 
+    images: str = setting(
+        "auto",
+        "where the training images are: on the device, or on the host, which sends their batches",
+        choices=("auto", "device", "host"),
+    )
     precision: str = setting(
         "auto",
         "of the networks' arithmetic; auto: bf16 for a network that it makes faster here",
@@ -70,6 +78,9 @@ class TrialConfig:
     )
     teacher_precision: str | None = setting(
         None, "of the teacher's; none: as precision", choices=("auto", "fp32", "bf16")
+    )
+    channels_last: bool = setting(
+        True, "memory layout of the student's feature maps; results differ by rounding alone"
     )
     teacher_cache: str = setting(
         "float16",
@@ -189,8 +200,11 @@ def config_key(
         16 hexadecimal digits.
     """
     decisive = config.to_dict()
-    for words in ("dataset", "teacher", "stage", "compression", *COMPRESSIONS[1:]):
+    for words in ("dataset", "teacher", "stage", "images", "compression", *COMPRESSIONS[1:]):
         decisive.pop(words)
+    for key, before in _ADDED_LATER.items():
+        if decisive[key] == before:
+            del decisive[key]
     if not needs_teacher(config.method):
         del decisive["teacher_cache"], decisive["teacher_precision"]
     decisive |= {

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from trainables.data.batches import evaluation_batches
 from trainables.data.dataset import Images
+from trainables.data.resident import place_images
+from trainables.data.transfer import sent
 
 BATCH = 512
 CPU_BATCH = 128
@@ -23,20 +25,32 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def score(logits_of: Callable[[Tensor], Tensor], images: Images, device: torch.device) -> Score:
+def score(
+    logits_of: Callable[[Tensor], Tensor],
+    images: Images,
+    device: torch.device,
+    positions: Tensor | None = None,
+) -> Score:
     """Scores a network on images as they are, without augmentation.
 
     Args:
         logits_of: from uint8 images ``[B, C, H, W]`` on ``device`` to logits ``[B, classes]``.
-        images: at least one.
+        images: at least one, on the CPU.
         device: where the network is.
+        positions: int64 ``[M]``, which of the images; None for all of them.
     """
+    if positions is None:
+        positions = torch.arange(len(images))
     sums = torch.zeros(2, device=device, dtype=torch.float64)
     batch = CPU_BATCH if device.type == "cpu" else BATCH
-    for indices in evaluation_batches(torch.arange(len(images)), batch):
-        target = images.labels[indices].to(device)
-        logits = logits_of(images.images[indices].to(device)).float()
+    plan = evaluation_batches(positions, batch)
+    # Read so rarely that a GPU need not hold them.
+    placed = place_images(images.images, device, "auto" if device.type == "cpu" else "host")
+    there = sent(positions, device).split(batch)
+    for indices, pixels in zip(plan, placed.batches(plan, there), strict=True):
+        target = sent(images.labels[indices], device)
+        logits = logits_of(pixels).float()
         sums[0] += F.cross_entropy(logits, target, reduction="sum")
         sums[1] += (logits.argmax(dim=1) == target).sum()
-    loss, acc = (sums / len(images)).tolist()
+    loss, acc = (sums / len(positions)).tolist()
     return Score(loss, acc)

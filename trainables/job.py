@@ -201,7 +201,7 @@ class Run:
         peers: list[dict[str, Any]] = []
         for name, score in tested.items():
             network = self.training.method.peers[name]
-            val = self.training.score(self.training.val, network)
+            val = self.training.val_score(network)
             peers.append(
                 {
                     "name": name,

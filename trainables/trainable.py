@@ -41,6 +41,7 @@ class DistillTrainable(tune.Trainable):
 
     def _start(self, config: dict[str, Any]) -> None:
         self.job = Job(**config)
+        _limit_memory(self.device, self.job.gpus)
         self.reported = 0
         self.run: Run | None = None
 
@@ -112,3 +113,9 @@ def _device() -> torch.device:
         return torch.device("cuda", 0)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     return torch.device("cpu")
+
+
+def _limit_memory(device: torch.device, share: float) -> None:
+    """Lets a trial that outgrows its share of a GPU run out of memory, not its neighbours."""
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0) or 1.0, device)

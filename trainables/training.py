@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset, Images
+from trainables.data.resident import place_images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
 from trainables.engine.compiling import CompiledNetwork
@@ -70,9 +71,10 @@ class Training:
             output_shapes(teacher.network, dataset.image_shape) if teacher else None,
         )
         self.teacher = teacher if self.method.needs else None
-        self.student.to(device).to(memory_format=torch.channels_last)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.student.to(device).to(memory_format=layout)
         self.forward = CompiledNetwork(self.student, student) if config.compile else self.student
-        self.train_indices, val_indices = stratified_split(
+        self.train_indices, self.val_indices = stratified_split(
             dataset.train.labels, config.val_fraction, config.split_seed
         )
         self.train_indices = stratified_subset(
@@ -85,10 +87,8 @@ class Training:
         )
         self.method.to(device)
         for peer in self.method.peers.values():
-            peer.to(memory_format=torch.channels_last)
-        self.images = dataset.train.images.to(device)
+            peer.to(memory_format=layout)
         self.labels = dataset.train.labels.to(device)
-        self.val = Images(self.images[val_indices], self.labels[val_indices])
         self.views = ViewPlan(
             padding=dataset.crop_padding if config.crop_padding is None else config.crop_padding,
             flip=dataset.flip if config.flip is None else config.flip,
@@ -107,7 +107,8 @@ class Training:
                     config.teacher_cache,
                     self.teacher_precision,
                 )
-        self.feeder = Feeder(self.images, self.views, self.answers, device)
+        images = place_images(dataset.train.images, device, config.images)
+        self.feeder = Feeder(images, self.views, self.answers, device)
         self.optimizer = self._optimizer([*self.student.parameters(), *self.method.adaptors()])
         self.peer_optimizers = {
             name: self._optimizer([*peer.parameters()]) for name, peer in self.method.peers.items()
@@ -147,7 +148,7 @@ class Training:
                 f"the loss became {terms[broken[0]]} in epoch {self.epoch}, "
                 f"term {', '.join(broken)}; lower lr or the term's weight"
             )
-        val = self.score(self.val)
+        val = self.val_score()
         return {
             "epoch": self.epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -172,8 +173,7 @@ class Training:
         batch = Batch(self.labels[feed.there], feed.there, epoch, epoch / self.config.epochs)
         batch = self.method.draw(batch)
         taught = self._taught(feed, batch)
-        inputs = to_float(feed.views, self.dataset.mean, self.dataset.std)
-        inputs = self.method.images(inputs, batch)
+        inputs = self.method.images(self._floats(feed.views), batch)
         batch = batch._replace(inputs=inputs)
         with computing(self.precision, self.device):
             losses: Tensor = self.method(self.forward(inputs), taught, batch)
@@ -204,18 +204,29 @@ class Training:
             group["lr"] = learning_rate(self.config, epoch)
         optimizer.step()
 
-    def score(self, images: Images, network: Network | None = None) -> Score | None:
-        """Scores the student, or a peer, on images as they are; None where there are none."""
-        if not len(images):
+    def val_score(self, network: Network | None = None) -> Score | None:
+        """Scores the student, or a peer, on the validation split; None where there is none."""
+        if not len(self.val_indices):
             return None
+        return self.score(self.dataset.train, network, self.val_indices)
+
+    def score(
+        self, images: Images, network: Network | None = None, positions: Tensor | None = None
+    ) -> Score:
+        """Scores the student, or a peer, on images (those at ``positions``) as they are."""
         scored = network or self.student
         scored.eval()
 
         def logits_of(pixels: Tensor) -> Tensor:
-            outputs: Outputs = scored(to_float(pixels, self.dataset.mean, self.dataset.std))
+            outputs: Outputs = scored(self._floats(pixels))
             return outputs.logits
 
-        return score(logits_of, images, self.device)
+        return score(logits_of, images, self.device, positions)
+
+    def _floats(self, pixels: Tensor) -> Tensor:
+        """uint8 images as the student takes them."""
+        mean, std = self.dataset.mean, self.dataset.std
+        return to_float(pixels, mean, std, channels_last=self.config.channels_last)
 
     def test(self) -> dict[str, Score]:
         """Scores the test set: of the student (key ``student``) and of every peer, by name.
@@ -225,11 +236,8 @@ class Training:
         if self.epoch < self.config.epochs:
             raise RuntimeError("the test set is read after the last epoch only")
         images = self.dataset.read_test()
-        found = {
-            name: self.score(images, network)
-            for name, network in {"student": self.student, **self.method.peers}.items()
-        }
-        return {name: one for name, one in found.items() if one is not None}
+        networks = {"student": self.student, **self.method.peers}
+        return {name: self.score(images, network) for name, network in networks.items()}
 
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config

@@ -127,6 +127,7 @@ class TestConfigKey:
             ({"lr": "5e-2"}, {"lr": 0.05}),
             ({"teacher": "wrn_16_2"}, {"teacher": "the_same_weights_by_another_name"}),
             ({"stage": "confirm"}, {"stage": "search"}),
+            ({"images": "host"}, {"images": "device"}),
         ],
     )
     def test_equal_experiments(self, words: dict, others: dict) -> None:
@@ -153,6 +154,7 @@ class TestConfigKey:
             {"crop_padding": 2},
             {"flip": True},
             {"precision": "fp32"},
+            {"channels_last": False},
             {"teacher_precision": "fp32"},
             {"teacher_cache": "off"},
             {"compile": True},
@@ -169,7 +171,7 @@ class TestConfigKey:
 
     def test_every_field_was_thought_of(self) -> None:
         """A new field must be put on one side: decisive above, or other words for the same."""
-        words = {"dataset", "teacher", "student", "stage", "compression"}
+        words = {"dataset", "teacher", "student", "stage", "compression", "images"}
         words |= {"depth", "width", "factor"}
         marks = type(self).test_everything_decisive_changes_it.pytestmark
         (decisive,) = [mark.args[1] for mark in marks]

@@ -206,7 +206,7 @@ def test_peers_stand_in_the_row(digits: Dataset, quick: Quick, make_job: MakeJob
         network = run.training.method.peers[peer["name"]]
         assert peer["params"] == count_params(network) != row["params"]
         assert peer["test_acc"] == run.training.score(digits.read_test(), network).acc
-        assert peer["val_acc"] == run.training.score(run.training.val, network).acc
+        assert peer["val_acc"] == run.training.val_score(network).acc
     assert row["peer_test_acc"] == pytest.approx(sum(p["test_acc"] for p in peers) / 2)
     assert row["peer_val_acc"] == pytest.approx(sum(p["val_acc"] for p in peers) / 2)
     assert Store(str(tmp_path), "s").add_trial(row), "every column is one of the store's"

@@ -73,7 +73,7 @@ def test_mutual_learning_step_by_step(digits: Dataset, quick: Quick, update: str
         indices = training.train_indices[32 * step : 32 * (step + 1)]
         (feed,) = training.feeder(0, [indices])
         training.step(feed, 0.1 * step)
-        views = training.views.images(training.images, 0, indices)
+        views = training.views.images(digits.train.images, 0, indices)
         inputs = to_float(views, digits.mean, digits.std)
         mutual_reference(twins, inputs, training.labels[indices], 0.05, update == "in_turn")
     for network, twin in zip(networks, twins, strict=True):

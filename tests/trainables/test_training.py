@@ -465,7 +465,7 @@ def test_mixed_answers_of_the_teacher(digits: Dataset, quick: Quick, digits_teac
     settings = {"kd.alpha": 1.0, "kd.temperature": 3.0, "mixup.teacher_mix": "logits"}
     training = train(quick(method="kd+mixup", teacher="resnet8", **settings), digits, teacher)
     indices = training.train_indices[:32]
-    views = training.views.images(training.images, 0, indices)
+    views = training.views.images(digits.train.images, 0, indices)
     torch.manual_seed(7)
     modifier = training.method.input_modifiers["mixup"]
     mix = modifier.draw(Batch(training.labels[indices], indices, 0.0, 0.0)).mix
@@ -519,3 +519,18 @@ def test_mixing_draws_differ_from_step_to_step(digits: Dataset, quick: Quick) ->
     training.method.input_modifiers["mixup"].draw = spied
     epochs(training, 2)
     assert len(set(shares)) == len(shares) > 4
+
+
+@pytest.mark.parametrize("student", ["wrn_10_0.5", "wrn_16_0.25", "resnet8"])
+def test_both_layouts_learn_the_same(digits: Dataset, quick: Quick, student: str) -> None:
+    """Sums in another order: rounding, which steps let grow (fast where ReLUs see few pixels)."""
+    losses = {}
+    for channels_last in (True, False):
+        config = quick(student=student, channels_last=channels_last, lr=0.01)
+        training = train(config, digits)
+        shapes = [weight for weight in training.student.parameters() if weight.ndim == 4]
+        spatial = [weight for weight in shapes if weight.shape[1] > 1 and weight.shape[2] > 1]
+        if spatial:  # others are the same in both
+            assert {weight.is_contiguous() for weight in spatial} == {not channels_last}
+        losses[channels_last] = training.run_epoch()["train_loss"]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-3)

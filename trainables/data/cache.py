@@ -2,13 +2,19 @@
 
 ``KDSWEEP_CACHE/data/<key>/`` holds four ``.npy`` files and ``content.json`` with their digests. The
 folder is built under another name and renamed when complete; one process builds, the others wait.
-The arrays are memory-mapped: all processes of a node share the pages.
+The arrays are memory-mapped, while they are decoded as well: all processes of a node share the
+pages, and a set may be larger than the memory.
 """
 
+import errno
+import functools
 import hashlib
 import json
+import math
+import mmap
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +24,18 @@ import torch
 from filelock import FileLock
 
 from trainables.data.dataset import Content, Images, digest
+from trainables.data.decode import Allocate, Shape
+from trainables.errors import UserError
 
 # Raise it whenever the same files would decode to other pixels or be stored otherwise.
 _FORMAT = 1
 _RECORD = "content.json"
+_SPLITS = ("train", "test")
 # Hashing CIFAR takes 0.1 s per load. Sets beyond this are checked by shape and file size alone.
 _VERIFY_BYTES = 1 << 30
+# Without it Linux refuses a writable private view that is larger than the memory. Python has
+# the name from 3.13 on; the number is that of all but a few old architectures.
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
 
 
 def cache_root() -> Path:
@@ -42,20 +54,26 @@ def cache_folder() -> Path:
 
 
 def content_of(
-    kind: str, files: Sequence[Path], image_size: int | None, decode: Callable[[], Content]
+    name: str, files: Sequence[Path], image_size: int | None, decode: Callable[[Allocate], Content]
 ) -> Content:
     """What ``decode`` returns, from the cache where ``files`` were decoded before.
 
     Args:
-        kind: the source, for example ``"cifar10"``.
+        name: of the data set, for example ``"cifar10"`` or ``"imagefolder:flowers"``.
         files: everything ``decode`` reads; a change of path, size or modification time decodes
             again.
         image_size: as asked for by the user.
-        decode: reads and checks the files.
+        decode: reads and checks the files. It asks once for room for the training and the test
+            images, and returns them in the arrays that it was given.
+
+    Raises:
+        UserError: the disk of the cache has no room for the images, or, where the folder cannot
+            be written, the memory; and whatever ``decode`` raises.
 
     A damaged entry is decoded again. Where the folder cannot be written, every process decodes
-    for itself, with a warning.
+    for itself, into its memory, with a warning.
     """
+    kind, in_memory = name.partition(":")[0], functools.partial(_in_memory, name)
     try:
         entry = cache_folder() / f"{kind}-{_key(kind, files, image_size)}"
         if content := _open(entry):
@@ -65,23 +83,101 @@ def content_of(
         lock.acquire()
     except (OSError, RuntimeError) as error:
         _warn(error)
-        return decode()
+        return decode(in_memory)
     try:
         # Whoever held the lock before us may have built it.
-        return _open(entry) or _build(entry, decode)
+        return _open(entry) or _build(name, entry, decode)
     finally:
         lock.release()
 
 
-def _build(entry: Path, decode: Callable[[], Content]) -> Content:
-    """Decode, and share the result with the other processes where that is possible."""
-    content = decode()
+def _build(name: str, entry: Path, decode: Callable[[Allocate], Content]) -> Content:
+    """Decode into files, and share them with the other processes where that is possible.
+
+    They get their name when they are whole. The caller holds the lock of ``entry``.
+    """
+    building = entry.with_name(f"{entry.name}.building")
+    in_files = True
+
+    def allocate(shapes: Sequence[Shape]) -> list[np.ndarray]:
+        nonlocal in_files
+        try:
+            for old in (building, entry):
+                if old.exists():
+                    shutil.rmtree(old)
+            _check_room(name, shapes, entry.parent)
+            building.mkdir()
+            return [
+                _create(building / f"{split}_images.npy", shape)
+                for split, shape in zip(_SPLITS, shapes, strict=True)
+            ]
+        except OSError as error:
+            _warn(error)
+            in_files = False
+            return _in_memory(name, shapes)
+
     try:
-        _store(content, entry)
-    except OSError as error:
-        _warn(error)
-        return content
-    return _open(entry) or content
+        content = decode(allocate)
+        if not in_files:
+            return content
+        try:
+            _complete(content, building)
+            building.rename(entry)
+            if opened := _open(entry):
+                return opened
+            raise OSError(f"{entry} cannot be read back")
+        except OSError as error:
+            # What was decoded stays readable here, although its files lose their names.
+            _warn(error)
+            shutil.rmtree(entry, ignore_errors=True)
+            return content
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+
+
+def _in_memory(name: str, shapes: Sequence[Shape]) -> list[np.ndarray]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if _bytes(shapes) > memory:
+        raise UserError(
+            f"{_need(name, shapes)}, more than this machine's memory; choose a smaller image_size"
+        )
+    return [np.empty(shape, dtype=np.uint8) for shape in shapes]
+
+
+def _check_room(name: str, shapes: Sequence[Shape], folder: Path) -> None:
+    free = shutil.disk_usage(folder).free
+    if _bytes(shapes) > free:
+        raise UserError(
+            f"{_need(name, shapes)} in KDSWEEP_CACHE, but {cache_root()} has {_gib(free)} free; "
+            f"set KDSWEEP_CACHE to a larger disk or choose a smaller image_size"
+        )
+
+
+def _need(name: str, shapes: Sequence[Shape]) -> str:
+    images, (_, _, height, width) = sum(shape[0] for shape in shapes), shapes[0]
+    return f"{name}: {images} images of {width}x{height} pixels need {_gib(_bytes(shapes))}"
+
+
+def _bytes(shapes: Sequence[Shape]) -> int:
+    return sum(math.prod(shape) for shape in shapes)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.{0 if size >= 10 * 2**30 else 1}f} GiB"
+
+
+def _create(file: Path, shape: Shape) -> np.ndarray:
+    """A mapped file of zeros that has its place on the disk."""
+    pixels = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        try:
+            # Otherwise a disk that others fill meanwhile would end the process by a bus error.
+            with open(file, "r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # others do not know the call
+    return pixels
 
 
 def _key(kind: str, files: Sequence[Path], image_size: int | None) -> str:
@@ -91,29 +187,20 @@ def _key(kind: str, files: Sequence[Path], image_size: int | None) -> str:
     return hashlib.sha256(record.encode()).hexdigest()[:24]
 
 
-def _store(content: Content, entry: Path) -> None:
-    """Write under another name, then rename. The caller holds the lock of ``entry``."""
-    building = entry.with_name(f"{entry.name}.building")
-    for old in (building, entry):
-        if old.exists():
-            shutil.rmtree(old)
-    building.mkdir()
-    try:
-        for name, split in (("train", content.train), ("test", content.test)):
-            np.save(building / f"{name}_images.npy", split.images.numpy())
-            np.save(building / f"{name}_labels.npy", split.labels.numpy())
-        record = {
-            "classes": content.classes,
-            "train_digest": content.train_digest,
-            "test_digest": content.test_digest,
-            "mean": content.mean,
-            "std": content.std,
-        }
-        (building / _RECORD).write_text(json.dumps(record, indent=1))
-        building.rename(entry)
-    except OSError:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
+def _complete(content: Content, building: Path) -> None:
+    """Write what belongs to the pixels, when those are on the disk for good."""
+    for name, split in zip(_SPLITS, (content.train, content.test), strict=True):
+        with open(building / f"{name}_images.npy", "rb") as pixels:
+            os.fsync(pixels.fileno())
+        np.save(building / f"{name}_labels.npy", split.labels.numpy())
+    record = {
+        "classes": content.classes,
+        "train_digest": content.train_digest,
+        "test_digest": content.test_digest,
+        "mean": content.mean,
+        "std": content.std,
+    }
+    (building / _RECORD).write_text(json.dumps(record, indent=1))
 
 
 def _open(entry: Path) -> Content | None:
@@ -139,12 +226,25 @@ def _open(entry: Path) -> Content | None:
 
 
 def _open_split(entry: Path, name: str) -> Images:
-    # Copy-on-write: torch wants writable memory, and the file must never change.
-    images = np.load(entry / f"{name}_images.npy", mmap_mode="c")
+    images = _private_view(entry / f"{name}_images.npy")
     labels = np.load(entry / f"{name}_labels.npy")
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
         raise ValueError(f"{entry}: not decoded images")
     return Images(torch.from_numpy(images), torch.from_numpy(labels))
+
+
+def _private_view(file: Path) -> np.ndarray:
+    """The array in a file, copied on write: torch wants memory that can be written, and the file
+    must never change."""
+    header = np.lib.format.open_memmap(file, mode="r")  # checks the size as well
+    with open(file, "rb") as opened:
+        pages = mmap.mmap(
+            opened.fileno(),
+            header.offset + header.nbytes,
+            flags=mmap.MAP_PRIVATE | _NO_RESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+    return np.ndarray(header.shape, header.dtype, buffer=pages, offset=header.offset)
 
 
 def _warn(error: Exception) -> None:

@@ -14,13 +14,17 @@ from filelock import FileLock
 
 from trainables.data.cache import content_of
 from trainables.data.dataset import Content, Dataset, Images
-from trainables.data.decode import decode_split
+from trainables.data.decode import Allocate, Shape, decode_split
 from trainables.data.parquet import Shards, find_shards, folder_with_shards, read_split
 from trainables.errors import UserError
 
 _IMAGE_SIZE = (32, 32)
 _TRAIN_IMAGES = 50_000
 _TEST_IMAGES = 10_000
+_SHAPES: tuple[Shape, Shape] = (
+    (_TRAIN_IMAGES, 3, *_IMAGE_SIZE),
+    (_TEST_IMAGES, 3, *_IMAGE_SIZE),
+)
 _BLOCK = 10_000
 
 _CIFAR10_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck"
@@ -134,18 +138,21 @@ def _load_parquet(cifar: Cifar, folder: Path) -> Dataset:
                 f"{sum(shards.rows)} ({', '.join(f'{f.name}: {rows}' for f, rows in files)})"
             )
 
-    def decode() -> Content:
+    def decode(allocate: Allocate) -> Content:
+        train_pixels, test_pixels = allocate(_SHAPES)
         # The small set first: a damaged file is found sooner.
-        test_images, train_images = _decode_shards(cifar, test), _decode_shards(cifar, train)
+        test_images = _decode_shards(cifar, test, test_pixels)
+        train_images = _decode_shards(cifar, train, train_pixels)
         return Content.measure(cifar.classes, train_images, test_images)
 
     return _dataset(cifar, content_of(cifar.name, [*train.files, *test.files], None, decode))
 
 
-def _decode_shards(cifar: Cifar, shards: Shards) -> Images:
+def _decode_shards(cifar: Cifar, shards: Shards, pixels: np.ndarray) -> Images:
+    """Decoded into ``pixels``, which the result holds."""
     encoded = read_split(shards, cifar.name, (cifar.label_column,))
     _check_labels(cifar, encoded.labels, shards)
-    pixels = decode_split(encoded, _IMAGE_SIZE, resize=False)
+    decode_split(encoded, pixels, resize=False)
     images = Images(torch.from_numpy(pixels), torch.from_numpy(encoded.labels))
     official = cifar.blocks.get(shards.split)
     return _in_official_order(images, official, shards) if official else images
@@ -166,7 +173,7 @@ def _check_labels(cifar: Cifar, labels: np.ndarray, shards: Shards) -> None:
 
 
 def _in_official_order(images: Images, official: tuple[str, ...], shards: Shards) -> Images:
-    """Check the blocks and bring them into the official order.
+    """Check the blocks and bring them into the official order, in place.
 
     Some copies hold the blocks in the order of the original archive, which begins with the
     fourth, others in that of their names. Either way the same image gets the same index.
@@ -188,7 +195,7 @@ def _in_official_order(images: Images, official: tuple[str, ...], shards: Shards
     if order == sorted(order):
         return images
     rows = torch.cat([torch.arange(block * _BLOCK, (block + 1) * _BLOCK) for block in order])
-    return Images(images.images[rows], images.labels[rows])
+    return Images(images.images.copy_(images.images[rows]), images.labels[rows])
 
 
 def _block_digest(images: Images, start: int) -> str:
@@ -215,20 +222,23 @@ def _load_torchvision(cifar: Cifar, root: Path) -> Dataset:
         if not file.is_file():
             raise UserError(f"{file}: missing; expected the files that torchvision downloads")
 
-    def decode() -> Content:
+    def decode(allocate: Allocate) -> Content:
         # torchvision checks the same sums, but does not say which file is damaged.
         for file, (_, md5) in zip(files, expected, strict=True):
             if (found := calculate_md5(file)) != md5:
                 raise UserError(f"{file}: damaged: it has md5 {found[:12]}, expected {md5[:12]}")
-        train, test = (_from_torchvision(source(root, train=train)) for train in (True, False))
+        train, test = (
+            _from_torchvision(source(root, train=train), pixels)
+            for train, pixels in zip((True, False), allocate(_SHAPES), strict=True)
+        )
         return Content.measure(cifar.classes, train, test)
 
     return _dataset(cifar, content_of(cifar.name, files, None, decode))
 
 
-def _from_torchvision(split: Any) -> Images:
-    pixels = torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
-    return Images(pixels, torch.tensor(split.targets, dtype=torch.int64))
+def _from_torchvision(split: Any, pixels: np.ndarray) -> Images:
+    pixels[...] = split.data.transpose(0, 3, 1, 2)
+    return Images(torch.from_numpy(pixels), torch.tensor(split.targets, dtype=torch.int64))
 
 
 def _download(cifar: Cifar, data_dir: Path) -> None:

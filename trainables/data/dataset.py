@@ -3,22 +3,24 @@
 import hashlib
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-import numpy as np
+import torch
 from torch import Tensor
 
-_LEVELS = 256
-_STATISTICS_BLOCK = 1024
+# Pixels become eight times as many bytes, which should stay in a core's cache.
+_STATISTICS_BLOCK = 1 << 17
+_HASHED_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Labelled images, resident in memory.
+    """Labelled images.
 
     Attributes:
         images: uint8 ``[N, C, H, W]``. It may be a private view of a file that all processes of
-            a node share: treat it as read-only.
+            a node share, and larger than the memory: treat it as read-only, and do not copy it.
         labels: int64 ``[N]``, class indices.
     """
 
@@ -94,8 +96,12 @@ class Content:
     @classmethod
     def measure(cls, classes: tuple[str, ...], train: Images, test: Images) -> "Content":
         """Digests and channel statistics of freshly decoded images."""
-        mean, std = channel_statistics(train.images)
-        return cls(classes, train, test, digest(train), digest(test), mean, std)
+        # At once: much of a set that is larger than the memory is then read only once.
+        with ThreadPoolExecutor(1) as pool:
+            statistics = pool.submit(channel_statistics, train.images)
+            digests = digest(train), digest(test)
+            mean, std = statistics.result()
+        return cls(classes, train, test, *digests, mean, std)
 
     @property
     def fingerprint(self) -> str:
@@ -120,9 +126,9 @@ class Content:
 
 def digest(split: Images) -> str:
     """sha256 (hex) over the shape, the pixels and the labels of ``split``."""
-    pixels = np.ascontiguousarray(split.images.numpy())
-    digested = hashlib.sha256(json.dumps(list(pixels.shape)).encode())
-    digested.update(pixels.data)
+    digested = hashlib.sha256(json.dumps(list(split.images.shape)).encode())
+    for block in _blocks(split.images, _HASHED_BLOCK):
+        digested.update(block.contiguous().numpy().data)
     digested.update(split.labels.numpy().astype("<i8").data)
     return digested.hexdigest()
 
@@ -130,22 +136,27 @@ def digest(split: Images) -> str:
 def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel of uint8 ``[N, C, H, W]``, scaled to [0, 1].
 
-    Computed from exact integer sums over the histogram of the 256 levels, so that every platform
-    gets the same floats. A constant channel has std 1: dividing by it stays defined.
+    Computed from exact integer sums, so that every platform gets the same floats. A constant
+    channel has std 1: dividing by it stays defined.
     """
-    pixels = images.numpy()
+    count, channels, height, width = images.shape
+    sums = torch.zeros(2, channels, dtype=torch.int64)
+    blocks = _blocks(images, _STATISTICS_BLOCK)
+    buffer = torch.empty(blocks[0].shape, dtype=torch.float64)  # 4 times faster than ever new ones
+    for block in blocks:
+        values = buffer[: len(block)].copy_(block)  # exact: a block's sums are far below 2^53
+        sums[0] += values.sum((0, 2, 3)).long()
+        sums[1] += values.square_().sum((0, 2, 3)).long()
+    total = count * height * width
     mean, std = [], []
-    for channel in range(pixels.shape[1]):
-        counts = np.zeros(_LEVELS, dtype=np.int64)
-        for start in range(0, len(pixels), _STATISTICS_BLOCK):
-            block = pixels[start : start + _STATISTICS_BLOCK, channel].reshape(-1)
-            counts += np.bincount(block, minlength=_LEVELS)
-        histogram = counts.tolist()
-        total = sum(histogram)
-        first = sum(level * count for level, count in enumerate(histogram))
-        second = sum(level**2 * count for level, count in enumerate(histogram))
+    for first, second in zip(*sums.tolist(), strict=True):
         mean.append(first / total / 255)
         # total^2 times the variance is an exact integer: no cancellation.
         variance = (total * second - first**2) / total**2
         std.append(math.sqrt(variance) / 255 or 1.0)
     return tuple(mean), tuple(std)
+
+
+def _blocks(images: Tensor, pixels: int) -> tuple[Tensor, ...]:
+    """Views of ``images`` of about ``pixels`` bytes each, and of one image at least."""
+    return images.split(max(1, pixels // images.shape[1:].numel()))

@@ -1,13 +1,13 @@
-"""From compressed images to one uint8 array."""
+"""From compressed images to uint8 arrays, wherever those are: in memory or in a mapped file."""
 
 import io
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 import torch
@@ -17,11 +17,18 @@ from trainables.data.dataset import Images
 from trainables.errors import UserError
 
 DEFAULT_IMAGE_SIZE = 224
-_CHUNK = 512
+# PIL holds the interpreter lock for an eighth of the work on a photograph: more would only wait.
+_MOST_THREADS = 8
+# How many images are read ahead of each thread: enough that none waits, and little memory.
+_AHEAD = 4
 # Below this, PIL spends its time holding the interpreter lock, and threads only fight for it:
 # measured on 32x32 PNG, one thread decodes 16,000 images/s and two together 9,000.
 _THREADS_PAY_OFF_BYTES = 16_384
 _DEEP_MODES = ("I", "F")
+
+Shape = tuple[int, int, int, int]
+Allocate = Callable[[Sequence[Shape]], list[np.ndarray]]
+"""Gives room for pixels: a uint8 array of each shape ``(N, 3, height, width)``, to be filled."""
 
 
 @dataclass(frozen=True)
@@ -40,59 +47,63 @@ class EncodedSplit:
     images: Callable[[], Iterator[tuple[str, bytes]]]
 
 
-def decode_resized(splits: Sequence[EncodedSplit], image_size: int | None) -> list[Images]:
+def decode_resized(
+    splits: Sequence[EncodedSplit], image_size: int | None, allocate: Allocate
+) -> list[Images]:
     """Decode several splits to one common size.
 
     Args:
         splits: training and test set.
         image_size: side of the square all images become. None keeps the size where all images
             share one and is 224 otherwise.
+        allocate: where the pixels go; asked once, for all splits.
 
     Raises:
-        UserError: as `decode_split`.
+        UserError: as `decode_split` and ``allocate``.
     """
     side = image_size or DEFAULT_IMAGE_SIZE
-    size = (None if image_size else _common_size(splits)) or (side, side)
+    height, width = (None if image_size else _common_size(splits)) or (side, side)
+    room = allocate([(len(split.labels), 3, height, width) for split in splits])
+    for split, pixels in zip(splits, room, strict=True):
+        decode_split(split, pixels, resize=True)
     return [
-        Images(
-            torch.from_numpy(decode_split(split, size, resize=True)), torch.from_numpy(split.labels)
-        )
-        for split in splits
+        Images(torch.from_numpy(pixels), torch.from_numpy(split.labels))
+        for split, pixels in zip(splits, room, strict=True)
     ]
 
 
-def decode_split(split: EncodedSplit, size: tuple[int, int], *, resize: bool) -> np.ndarray:
+def decode_split(split: EncodedSplit, into: np.ndarray, *, resize: bool) -> None:
     """Decode all images of a split as RGB.
+
+    Beside ``into`` it needs memory for a few images per core, however many there are.
 
     Args:
         split: the compressed images.
-        size: ``(height, width)`` of the result.
-        resize: bring images of another size to ``size`` (the largest centred crop of that
+        into: uint8 ``[N, 3, height, width]``, to be filled.
+        resize: bring images of another size to that of ``into`` (the largest centred crop of that
             shape, resampled bilinearly with antialiasing); otherwise they are refused.
 
-    Returns:
-        uint8 ``[N, 3, height, width]``.
-
     Raises:
-        UserError: an image does not decode or has the wrong size; the message says which. Or
-            the decoded set cannot fit into this machine's memory.
+        UserError: an image does not decode or has the wrong size; the message says which.
     """
-    count = len(split.labels)
-    decoded = _allocate(split.name, (count, 3, *size))
-    images = split.images()
-    progress = _Progress(f"decoding {split.name}", count)
-    done = 0
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        while chunk := list(islice(images, _CHUNK)):
-            jobs = [(where, data, size, resize) for where, data in chunk]
-            threads = sum(len(data) for _, data in chunk) >= len(chunk) * _THREADS_PAY_OFF_BYTES
-            pixels = pool.map(_decode, jobs) if threads else map(_decode, jobs)
-            for image in pixels:
-                decoded[done] = image.transpose(2, 0, 1)
-                done += 1
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    progress = _Progress(f"decoding {split.name}", len(into))
+    under_way: deque[Future[None]] = deque()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        for done, (where, data) in enumerate(split.images()):
             progress.show(done)
+            if len(data) < _THREADS_PAY_OFF_BYTES:
+                _decode(where, data, into[done], resize)
+                continue
+            under_way.append(pool.submit(_decode, where, data, into[done], resize))
+            if len(under_way) > threads * _AHEAD:
+                under_way.popleft().result()
+        for image in under_way:
+            image.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
     progress.close()
-    return decoded
 
 
 def _common_size(splits: Sequence[EncodedSplit]) -> tuple[int, int] | None:
@@ -106,17 +117,18 @@ def _common_size(splits: Sequence[EncodedSplit]) -> tuple[int, int] | None:
     return found.pop() if found else None
 
 
-def _decode(job: tuple[str, bytes, tuple[int, int], bool]) -> np.ndarray:
-    where, data, size, resize = job
+def _decode(where: str, data: bytes, into: np.ndarray, resize: bool) -> None:
+    """Fill ``into``, uint8 ``[3, height, width]``."""
     image = _open(where, data, load=True)
-    if (image.height, image.width) != size:
+    _, height, width = into.shape
+    if (image.height, image.width) != (height, width):
         if not resize:
             raise UserError(
                 f"{where}: the image has {image.width}x{image.height} pixels, "
-                f"expected {size[1]}x{size[0]}"
+                f"expected {width}x{height}"
             )
-        image = ImageOps.fit(image, (size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    into[...] = np.asarray(image).transpose(2, 0, 1)
 
 
 def _size(where: str, data: bytes) -> tuple[int, int]:
@@ -129,20 +141,12 @@ def _open(where: str, data: bytes, *, load: bool) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode.startswith(_DEEP_MODES):
                 raise ValueError(f"pixels of mode {image.mode}, expected 8 bits per channel")
+            if load and image.mode == "RGB":
+                image.load()
+                return image
             return image.convert("RGB") if load else image
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
         raise UserError(f"{where}: does not decode as an image ({error})") from error
-
-
-def _allocate(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    needed = int(np.prod(shape))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise UserError(
-            f"{name}: {shape[0]} images of {shape[3]}x{shape[2]} pixels need {needed / 2**30:.0f} "
-            f"GiB, more than this machine's memory; choose a smaller image_size"
-        )
-    return np.empty(shape, dtype=np.uint8)
 
 
 class _Progress:

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainables.data.cache import content_of
 from trainables.data.dataset import Content, Dataset
-from trainables.data.decode import EncodedSplit, decode_resized
+from trainables.data.decode import Allocate, EncodedSplit, decode_resized
 from trainables.errors import UserError
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -33,12 +33,12 @@ def load_image_folder(name: str, folder: Path, image_size: int | None) -> Datase
         )
     train_files, test_files = _files(train, classes), _files(test, classes)
 
-    def decode() -> Content:
+    def decode(allocate: Allocate) -> Content:
         splits = [_split(f"{name} train", train_files), _split(f"{name} test", test_files)]
-        return Content.measure(classes, *decode_resized(splits, image_size))
+        return Content.measure(classes, *decode_resized(splits, image_size, allocate))
 
     files = [file for group in (*train_files, *test_files) for file in group]
-    content = content_of("imagefolder", files, image_size, decode)
+    content = content_of(name, files, image_size, decode)
     height = content.train.images.shape[2]
     return content.dataset(name, crop_padding=height // 8, flip=True)
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from trainables.data.cache import content_of
 from trainables.data.dataset import Content, Dataset
-from trainables.data.decode import EncodedSplit, decode_resized
+from trainables.data.decode import Allocate, EncodedSplit, decode_resized
 from trainables.errors import UserError
 
 IMAGE_COLUMNS = ("image", "img")
@@ -40,12 +40,13 @@ def load_parquet(name: str, folder: Path, image_size: int | None) -> Dataset:
     train = find_shards(folder, "train")
     test = find_shards(folder, "test")
 
-    def decode() -> Content:
+    def decode(allocate: Allocate) -> Content:
         train_split, test_split = read_split(train, name), read_split(test, name)
         classes = _class_names(train, train_split, test_split)
-        return Content.measure(classes, *decode_resized((train_split, test_split), image_size))
+        images = decode_resized((train_split, test_split), image_size, allocate)
+        return Content.measure(classes, *images)
 
-    content = content_of("parquet", [*train.files, *test.files], image_size, decode)
+    content = content_of(name, [*train.files, *test.files], image_size, decode)
     height = content.train.images.shape[2]
     return content.dataset(name, crop_padding=height // 8, flip=True)
 

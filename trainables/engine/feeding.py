@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from trainables.data.resident import PlacedImages
 from trainables.data.transfer import sent
 from trainables.data.views import Offsets, ViewPlan
 from trainables.engine.remembering import Known, RememberingTeacher
@@ -39,7 +40,7 @@ class Feeder:
     """Makes the batches of an epoch.
 
     Args:
-        images: the training images, uint8 ``[N, C, H, W]``, on the device.
+        images: the training images.
         plan: which view of which image is shown when.
         answers: the teacher's tables; None where there are none.
         device: where the steps compute.
@@ -47,7 +48,7 @@ class Feeder:
 
     def __init__(
         self,
-        images: Tensor,
+        images: PlacedImages,
         plan: ViewPlan,
         answers: RememberingTeacher | None,
         device: torch.device,
@@ -75,9 +76,11 @@ class Feeder:
             Offsets(*found) for found in zip(*(part.split(sizes) for part in offsets), strict=True)
         )
         known = self._known(batches, view_ids.split(sizes))
-        for batch, places, views, answers in zip(batches, there, shown, known, strict=True):
-            pixels = self.images.index_select(0, places)
-            yield Feed(batch, places, self.plan.show(pixels, views), answers)
+        pixels = self.images.batches(batches, there)
+        for batch, places, views, answers, images in zip(
+            batches, there, shown, known, pixels, strict=True
+        ):
+            yield Feed(batch, places, self.plan.show(images, views), answers)
 
     def _known(
         self, batches: Sequence[Tensor], view_ids: Sequence[Tensor]

@@ -8,6 +8,10 @@ from trainables.job import Job, Run
 
 STEPS = 3
 
+CONTEXT_BYTES = 600 * 10**6
+"""What a process takes of a GPU before its first tensor: the driver's state and the code of its
+libraries, about half a gigabyte. What is there by then cannot be told from other processes'."""
+
 
 class GpuMemory(NamedTuple):
     """Bytes that a trial took at most, its process's share of the driver included, and in all."""
@@ -31,8 +35,9 @@ def measure_memory(job: Job) -> GpuMemory:
     first = training.train_indices[: training.config.batch_size]
     for feed in training.feeder(0, [first] * STEPS):
         training.step(feed, 0.0)
-    training.score(training.val)
+    training.val_score()
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)
-    context = torch.cuda.device_memory_used(device) - torch.cuda.memory_reserved(device)
-    return GpuMemory(max(before - free, torch.cuda.max_memory_reserved(device) + context), total)
+    # What libraries allocate by themselves shows in the first figure only.
+    taken = max(before - free, torch.cuda.max_memory_reserved(device))
+    return GpuMemory(taken + CONTEXT_BYTES, total)

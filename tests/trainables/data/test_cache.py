@@ -3,6 +3,9 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +18,7 @@ from PIL import Image
 
 from trainables.data import image_folder
 from trainables.data.dataset import Dataset
+from trainables.errors import UserError
 
 Load = Callable[..., Dataset]
 
@@ -36,10 +40,10 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     decode = image_folder.decode_resized
 
-    def counted(splits, image_size):  # type: ignore[no-untyped-def]
+    def counted(splits, image_size, allocate):  # type: ignore[no-untyped-def]
         names.append(splits[0].name)
         time.sleep(0.02)  # long enough for another loader to come in between
-        return decode(splits, image_size)
+        return decode(splits, image_size, allocate)
 
     monkeypatch.setattr(image_folder, "decode_resized", counted)
     return names
@@ -165,6 +169,118 @@ def test_without_a_writable_cache_it_still_loads(
     with pytest.warns(UserWarning, match="KDSWEEP_CACHE"):
         assert_same(load_again(pets), cached)
     assert len(decodings) == 2
+
+
+def test_where_an_entry_cannot_be_made_it_still_loads(
+    pets: str, load_again: Load, decodings: list[str], cache: Path
+) -> None:
+    cached = load_again(pets)
+    entry = entry_of(cache)
+    shutil.rmtree(entry)
+    Path(f"{entry}.building").write_text("not a folder")
+    with pytest.warns(UserWarning, match="KDSWEEP_CACHE"):
+        assert_same(load_again(pets), cached)
+    assert len(decodings) == 2
+    assert not entry.exists()
+
+
+def test_images_that_do_not_decode_leave_nothing_on_the_disk(
+    pets: str, load_again: Load, cache: Path
+) -> None:
+    victim = Path(pets.partition(":")[2]) / "test" / "dog" / "7.png"
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:300])
+    with pytest.raises(UserError, match=f"{victim}: does not decode"):
+        load_again(pets, image_size=16)
+    assert not [path for path in (cache / "data").iterdir() if path.is_dir()]
+    victim.write_bytes(whole)
+    assert len(load_again(pets, image_size=16).train) == 4
+
+
+def test_a_set_larger_than_the_memory_is_opened(
+    pets: str, load_again: Load, decodings: list[str], cache: Path
+) -> None:
+    load_again(pets)
+    entry = entry_of(cache)
+    side = 4096
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    count = 2 * memory // (3 * side**2)
+    for name in ("train_images.npy", "train_labels.npy"):
+        (entry / name).unlink()
+    # A file with a hole takes no room.
+    shape = (count, 3, side, side)
+    file = entry / "train_images.npy"
+    np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)[-1, 2, -1, -1] = 7
+    np.save(entry / "train_labels.npy", np.zeros(count, dtype=np.int64))
+    images = load_again(pets).train.images
+    assert len(decodings) == 1
+    assert images.shape == shape
+    assert images[[0, -1], 2, -1, -1].tolist() == [0, 7]
+    images[0, 2, -1, -1] = 9  # in this process alone
+    assert images[0, 2, -1, -1] == 9
+    assert np.load(file, mmap_mode="r")[0, 2, -1, -1] == 0
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> str:
+    """An image folder that takes seconds to decode and 300 MB at the size of `LOADING`."""
+    image = Image.effect_noise((256, 256), 40).convert("RGB")
+    for split, count in (("train", 350), ("test", 50)):
+        folder = tmp_path / "album" / split / "cat"
+        folder.mkdir(parents=True)
+        for i in range(count):
+            image.save(folder / f"{i}.jpg")
+    return f"imagefolder:{tmp_path / 'album'}"
+
+
+LOADING = """
+import sys, threading, time
+from trainables.data.sources import load_dataset
+
+def private():
+    with open("/proc/self/status") as status:
+        (line,) = (line for line in status if line.startswith("RssAnon"))
+    return int(line.split()[1]) / 1024
+
+def watch():
+    while True:
+        peak[0] = max(peak[0], private())
+        time.sleep(0.005)
+
+before = private()
+peak = [before]
+threading.Thread(target=watch, daemon=True).start()
+dataset = load_dataset(sys.argv[1], image_size=512)
+print(dataset.fingerprint, peak[0] - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_decoding_takes_little_memory_of_its_own(album: str) -> None:
+    output = subprocess.run(
+        [sys.executable, "-c", LOADING, album], check=True, capture_output=True, text=True
+    ).stdout
+    # In MiB; the set has 300. Measured: 60, half of it for libraries and threads.
+    assert float(output.split()[1]) < 150
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_a_load_after_a_kill_starts_anew(album: str, load_again: Load, cache: Path) -> None:
+    loading = subprocess.Popen([sys.executable, "-c", LOADING, album])
+    building: list[Path] = []
+    while not building:
+        assert loading.poll() is None
+        building = list(cache.glob("data/*.building/train_images.npy"))
+        time.sleep(0.01)
+    time.sleep(0.3)
+    loading.send_signal(signal.SIGKILL)
+    assert loading.wait() == -signal.SIGKILL
+    assert not list(cache.glob("data/*/content.json"))
+    dataset = load_again(album, image_size=512)
+    assert dataset.train.images.flatten(1).amax(1).min() > 0  # none is missing
+    assert not list(cache.glob("data/*.building"))
 
 
 def test_many_loaders_at_once_decode_once(

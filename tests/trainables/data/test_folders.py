@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,21 +108,27 @@ def test_mixed_sizes_become_224(tmp_path: Path, png: Encode) -> None:
 
 
 def test_grey_and_large_jpeg_images_become_rgb(tmp_path: Path, png: Encode) -> None:
-    write_folder(tmp_path, random_pixels(12, 300, 300), png)
-    grey = random_pixels(1, 300, 300)[0, :, :, 0]
+    pixels = random_pixels(12, 300, 300)
+    write_folder(tmp_path, pixels, png)
+    grey = pixels[0, :, :, 0]
     (tmp_path / "train" / "cat" / "0.png").write_bytes(png(grey))
     Image.fromarray(random_pixels(1, 300, 300)[0]).save(tmp_path / "train" / "cat" / "z.JPEG")
     images = load_dataset(f"imagefolder:{tmp_path}").train.images
     assert images.shape == (7, 3, 300, 300)
     np.testing.assert_array_equal(images[0].numpy(), np.stack([grey] * 3))
+    others = pixels[[3, 1, 4, 2, 5]].transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(images[[1, 3, 4, 5, 6]].numpy(), others)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "not an image", "sixteen bits"])
+@pytest.mark.parametrize("damage", ["truncated", "truncated late", "not an image", "sixteen bits"])
 def test_an_image_that_does_not_decode_is_named(tmp_path: Path, png: Encode, damage: str) -> None:
-    write_folder(tmp_path, random_pixels(12, 16, 16), png)
+    side = 300 if damage == "truncated late" else 16  # large images are decoded by other threads
+    write_folder(tmp_path, random_pixels(12, side, side), png)
     victim = tmp_path / "train" / "dog" / "4.png"
     if damage == "truncated":
         victim.write_bytes(victim.read_bytes()[:300])
+    elif damage == "truncated late":
+        victim.write_bytes(victim.read_bytes()[:200_000])
     elif damage == "not an image":
         victim.write_bytes(b"<html>404</html>")
     else:
@@ -241,7 +248,22 @@ def test_shards_must_agree_and_be_complete(parquet: Path, png: Encode) -> None:
         load_dataset(f"parquet:{parquet}")
 
 
-def test_a_set_beyond_memory_is_refused_before_it_is_decoded(parquet: Path) -> None:
+def test_a_set_beyond_the_disk_is_refused_before_it_is_decoded(parquet: Path, cache: Path) -> None:
+    side = int(shutil.disk_usage(parquet).free ** 0.5)
+    expected = (
+        rf"9 images of {side}x{side} pixels need \d+ GiB in KDSWEEP_CACHE, "
+        rf"but {cache} has [\d.]+ GiB free.*KDSWEEP_CACHE.*image_size"
+    )
+    with pytest.raises(UserError, match=expected):
+        load_dataset(f"parquet:{parquet}", image_size=side)
+    assert not [entry for entry in (cache / "data").iterdir() if entry.is_dir()]
+
+
+def test_without_a_cache_a_set_beyond_memory_is_refused(
+    parquet: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDSWEEP_CACHE", str(parquet / "train.parquet" / "not a folder"))
     side = int((os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) ** 0.5)
-    with pytest.raises(UserError, match="image_size"):
+    expected = "9 images of .*, more than this machine's memory; choose a smaller image_size"
+    with pytest.warns(UserWarning, match="KDSWEEP_CACHE"), pytest.raises(UserError, match=expected):
         load_dataset(f"parquet:{parquet}", image_size=side)

@@ -83,8 +83,8 @@ def test_losses_agree(train: Train, backend: str, changes: dict[str, Any]) -> No
     assert graphs() == before + 1
     assert not engine._FAILED
     assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
-    assert compiled.score(compiled.val).loss == pytest.approx(  # type: ignore[union-attr]
-        plain.score(plain.val).loss,  # type: ignore[union-attr]
+    assert compiled.val_score().loss == pytest.approx(  # type: ignore[union-attr]
+        plain.val_score().loss,  # type: ignore[union-attr]
         rel=1e-3,
     )
 
@@ -116,7 +116,7 @@ def test_bf16(train: Train, backend: str) -> None:
     assert not engine._FAILED
     assert compiled.losses == pytest.approx(plain.losses, rel=0.02)
     assert compiled.losses != train(None).losses
-    images = compiled.images[:32].float().to(memory_format=torch.channels_last)
+    images = compiled.dataset.train.images[:32].float().to(memory_format=torch.channels_last)
     compiled.student.train()
     with torch.autocast("cpu", torch.bfloat16):
         assert compiled.forward(images).logits.dtype == torch.bfloat16

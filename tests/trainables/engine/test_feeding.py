@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainables import cost
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
+from trainables.data.resident import ImagesOnDevice, ImagesOnHost
 from trainables.engine.feeding import Feeder
 from trainables.methods.registry import PLAIN, term_class, term_names
 from trainables.methods.term import Term
@@ -48,6 +49,23 @@ def test_without_augmentation_images_are_as_they_are(digits: Dataset, quick: Qui
     training = Training(config, digits, config.student, None, CPU)
     (feed,) = training.feeder(0, [torch.tensor([5, 3])])
     assert torch.equal(feed.views, digits.train.images[[5, 3]])
+
+
+def test_images_may_stay_on_the_host(digits: Dataset, quick: Quick, digits_teacher: Any) -> None:
+    """Then batches are gathered ahead by another thread; all else is the same."""
+    rows, states = [], []
+    for images in ("device", "host"):
+        config = quick(method="kd", teacher="resnet8", flip=True, images=images)
+        training = trained(digits, config, digits_teacher)
+        assert type(training.feeder.images) is (
+            ImagesOnHost if images == "host" else ImagesOnDevice
+        )
+        row = training.run_epoch()
+        rows.append({key: value for key, value in row.items() if "second" not in key})
+        states.append(training.student.state_dict())
+    assert rows[0] == rows[1]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key
 
 
 def test_looking_up_ahead_finds_the_same(
