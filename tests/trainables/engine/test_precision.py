@@ -58,6 +58,25 @@ def test_a_near_tie_is_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_precision("auto", *ASKED) == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "medians", "calls"),
+    [
+        # The first of each pays for its start, and does not count.
+        ({"fp32": [9, 1, 2, 3], "bf16": [30, 1.5, 3, 2.5]}, (2, 2.5), 4),
+        ({"fp32": [9, 5, 2, 3], "bf16": [30, 1, 3, 2]}, (5, 1), 2),
+        ({"fp32": [9, 1, 2, 3], "bf16": [30, 3, 3, 2]}, (1, 3), 2),
+        ({"fp32": [2], "bf16": [9]}, (2, 9), 1),  # a processor that only imitates bf16
+    ],
+)
+def test_timing_ends_when_it_is_clear(
+    seconds: dict[str, list[float]], medians: tuple[float, float], calls: int
+) -> None:
+    left = {precision: iter(values) for precision, values in seconds.items()}
+    found = engine._in_turns(lambda precision: next(left[precision]))
+    assert (found["fp32"], found["bf16"]) == medians
+    assert len(list(left["bf16"])) == len(seconds["bf16"]) - calls
+
+
 def test_a_damaged_answer_is_measured_again(cache: Path) -> None:
     choose_precision("auto", *ASKED)
     (file,) = cache.glob("*.json")
