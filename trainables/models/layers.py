@@ -47,12 +47,13 @@ def scaled(channels: int, width: float) -> int:
 class Subsampling(nn.Conv2d):
     """A strided 1x1 convolution that leaves out pixels first: the same sums.
 
-    The usual way ends the process where processors have AVX2 and no AVX-512: with fewer than
-    eight input channels in channels-last layout, the backward pass of oneDNN (in PyTorch 2.11 to
-    2.15 at least) writes beyond its buffers. Twice as slow on networks that are wider.
+    The usual way ends the process, or goes on with wrong numbers: of few input channels in
+    channels-last layout, the weight gradient of oneDNN writes beyond its memory (its issue 6035;
+    fewer than 8 channels with AVX2, 16 with AVX-512; in PyTorch 2.11 to 2.15 at least). Not for
+    networks that are wider, which it would make slower.
     """
 
-    LEAST_SAFE = 8
+    LEAST_SAFE = 16
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = self.stride
