@@ -22,8 +22,8 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(BIN)/python tests/benchmarks/engine.py --json tests/benchmarks/results/engine.json
-	$(BIN)/python tests/benchmarks/overhead.py
+	$(BIN)/python tests/benchmarks/engine.py --rounds 3 --json tests/benchmarks/results
+	$(BIN)/python tests/benchmarks/overhead.py --json tests/benchmarks/results/overhead.json
 	$(BIN)/python tests/benchmarks/store.py
 	$(BIN)/python tests/benchmarks/teacher_table.py
 

@@ -1,6 +1,6 @@
 """How fast trials train, as ratios to the usual loop (`baseline.py`) in one run on one machine.
 
-    python tests/benchmarks/engine.py [--rows kd_wrn live] [--rounds 3] [--json FILE]
+    python tests/benchmarks/engine.py [--rows kd_wrn live_at] [--rounds 3] [--json FILE]
 
 Every contestant is a process of its own that has built its networks and taken its first steps.
 They take turns, one round after the other, so that what else the machine does meets all alike.
@@ -15,6 +15,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -101,6 +102,14 @@ def processor() -> str:
     return f"{names[0] if names else 'unknown'}, {torch.backends.cpu.get_cpu_capability()}"
 
 
+def machine_name(gpu: str | None) -> str:
+    """``avx2``, ``avx512``, ``nvidia-h200``: what decides the figures."""
+    import torch
+
+    name = gpu or torch.backends.cpu.get_cpu_capability()
+    return name.lower().replace(" ", "-")
+
+
 def main() -> None:
     import torch
 
@@ -112,10 +121,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--rows", nargs="*", choices=[row.key for row in known])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", metavar="FILE", help="where to write the figures")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures there; in a folder, by the machine's name"
+    )
     options = parser.parse_args()
     multiprocessing.set_start_method("spawn")
     results = []
+    facts = {
+        "command": " ".join(["python tests/benchmarks/engine.py", *sys.argv[1:]]),
+        "machine": {
+            "platform": platform.platform(),
+            "cores": cores,
+            "processor": processor(),
+            "gpu": gpu,
+            "load": os.getloadavg()[0],
+        },
+        "versions": versions(),
+    }
     with tempfile.TemporaryDirectory() as cache:
         os.environ["KDSWEEP_CACHE"] = cache
         images()  # decoded once, for all
@@ -132,22 +154,10 @@ def main() -> None:
                 f"{'  NOT REACHED' if result['reached'] is False else ''}",
                 flush=True,
             )
-    if options.json:
-        import platform
-
-        facts = {
-            "command": "python tests/benchmarks/engine.py",
-            "results": results,
-            "machine": {
-                "platform": platform.platform(),
-                "cores": cores,
-                "processor": processor(),
-                "gpu": gpu,
-                "load": os.getloadavg()[0],
-            },
-            "versions": versions(),
-        }
-        Path(options.json).write_text(json.dumps(facts, indent=2) + "\n")
+            if options.json:  # what is there, should the next row be interrupted
+                file = Path(options.json)
+                file = file / f"engine_{machine_name(gpu)}.json" if file.is_dir() else file
+                file.write_text(json.dumps(facts | {"results": results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
