@@ -15,6 +15,8 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # A trial that asks for no GPU sees none.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 
 DRIVER_ENVIRONMENT = {

@@ -118,4 +118,4 @@ def _device() -> torch.device:
 def _limit_memory(device: torch.device, share: float) -> None:
     """Lets a trial that outgrows its share of a GPU run out of memory, not its neighbours."""
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0) or 1.0, device)
+        torch.cuda.set_per_process_memory_fraction(min(float(share), 1.0) or 1.0, device)

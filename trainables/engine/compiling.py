@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from trainables.engine.places import brought, settle
 from trainables.models.outputs import Network, Outputs
 from trainables.randomness import random_state, restore_random_state
 
@@ -59,7 +60,8 @@ class CompiledNetwork:
     On a GPU the outputs are overwritten by the next call, which also drops the gradients.
 
     Args:
-        network: in training mode when it is called, on batches of one shape.
+        network: in training mode when it is called, on batches of one shape; its weights
+            move to where those of the last one were (`trainables.engine.places`).
         model: its name; networks of one name, number of classes and image shape are alike.
         backend: of ``torch.compile``.
     """
@@ -68,6 +70,7 @@ class CompiledNetwork:
         self, network: Network, model: str, backend: str | Callable[..., Any] = "inductor"
     ) -> None:
         self.network, self.model, self.backend = network, model, backend
+        settle(network, _kind(network, model))
         self._forward: Forward | None = None
 
     def __call__(self, images: Tensor) -> Outputs:
@@ -80,6 +83,8 @@ class CompiledNetwork:
             # Both lie in memory of the graphs that are about to run again.
             self.network.zero_grad(set_to_none=True)
             torch.compiler.cudagraph_mark_step_begin()
+            # PyTorch 2.11 takes it that the backward pass finds them where they were recorded.
+            images = brought(images, (self._architecture(images), images.stride()))
         if self._forward is None:
             self._forward = self._rehearsed(images)
         return self._forward(self.network, images)
@@ -120,6 +125,12 @@ class CompiledNetwork:
             torch.get_autocast_dtype(kind) if mixed else None,
             self.backend,
         )
+
+
+def _kind(network: Network, model: str) -> tuple[Any, ...]:
+    """What networks that can take each other's place have in common."""
+    tensors = [*network.parameters(), *network.buffers()]
+    return model, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
 
 
 _FAILED: set[Architecture] = set()

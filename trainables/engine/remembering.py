@@ -112,10 +112,13 @@ class RememberingTeacher:
 
     def flush(self) -> None:
         """Stores the answers that are not in the tables yet."""
-        for indices, view_ids, answers in self._fresh:
-            for what, answer in answers.items():
-                self._store(what, indices, view_ids, answer.cpu())
+        if not self._fresh:
+            return
+        indices, view_ids, answers = zip(*self._fresh, strict=True)
         self._fresh.clear()
+        for what in self.tables:
+            together = torch.cat([answer[what] for answer in answers]).cpu()
+            self._store(what, torch.cat(indices), torch.cat(view_ids), together)
 
     def _live(self, views: Tensor) -> dict[str, Tensor]:
         with computing(self.precision, views.device):

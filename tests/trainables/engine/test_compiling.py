@@ -16,6 +16,7 @@ from torch._dynamo.utils import counters
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine import compiling as engine
+from trainables.engine import places
 from trainables.engine.compiling import CompiledNetwork
 from trainables.models.registry import create_model
 from trainables.training import Training
@@ -157,6 +158,52 @@ def test_the_next_trial_compiles_nothing(train: Train) -> None:
     second.test()
     assert graphs() == before
     assert second.losses == pytest.approx(train(None, seed=2).losses, rel=1e-4)
+
+
+def addresses(training: Training) -> list[int]:
+    tensors = [*training.student.parameters(), *training.student.buffers()]
+    return [tensor.data_ptr() for tensor in tensors]
+
+
+def test_trials_in_turn_take_each_others_places(train: Train) -> None:
+    """A recorded graph then serves the next trial as well."""
+    places.forget()
+    first = train("aot_eager", seed=1)
+    where, learned = addresses(first), copy.deepcopy(first.student.state_dict())
+    beside = train("aot_eager", seed=1)  # while the first one lives
+    assert not set(where) & set(addresses(beside))
+    assert_same_weights(first, beside)
+    del first
+    after = train("aot_eager", seed=2)
+    assert addresses(after) == where
+    assert after.losses == pytest.approx(train(None, seed=2).losses, rel=1e-4)
+    del after
+    again = train("aot_eager", seed=1)
+    assert addresses(again) == where
+    for key, value in again.student.state_dict().items():
+        assert torch.equal(value, learned[key]), key
+
+
+@pytest.mark.parametrize("change", [{"student": "resnet8"}, {"channels_last": False}])
+def test_other_networks_have_other_places(train: Train, change: dict[str, Any]) -> None:
+    places.forget()
+    first = train("aot_eager", epochs=0, student="wrn_16_0.5")
+    where = addresses(first)
+    del first
+    other = train("aot_eager", epochs=0, **{"student": "wrn_16_0.5", **change})
+    assert not set(where) & set(addresses(other))
+
+
+def test_values_are_brought_to_one_place() -> None:
+    places.forget()
+    values = torch.arange(6.0).view(2, 3)
+    first = places.brought(values, "kind")
+    assert torch.equal(first, values)
+    assert first.data_ptr() != values.data_ptr()
+    second = places.brought(values + 1, "kind")
+    assert second.data_ptr() == first.data_ptr()
+    assert torch.equal(second, values + 1)
+    assert places.brought(values, "another").data_ptr() != first.data_ptr()
 
 
 def test_architectures_of_one_class(train: Train) -> None:

@@ -1,0 +1,60 @@
+"""Tensors that stay where they are from trial to trial.
+
+A CUDA graph reads and writes fixed addresses. A network whose weights lie elsewhere than those of
+the last one has its passes recorded again, and the old recording is kept beside the new one. So
+networks of one kind that follow one another in a process take over each other's places.
+"""
+
+import gc
+import weakref
+from collections.abc import Hashable
+
+import torch
+from torch import Tensor, nn
+
+_PLACES: dict[Hashable, tuple[list[Tensor], "weakref.ref[nn.Module]"]] = {}
+
+
+def settle(network: nn.Module, kind: Hashable) -> None:
+    """Moves weights and statistics to where those of the last network of its kind were.
+
+    While that one is still in use, they stay where they are.
+
+    Args:
+        network: on its device, in its memory layout; its parameters remain the same objects.
+        kind: what networks with equal shapes, layout and device have in common.
+    """
+    own = [*network.parameters(), *network.buffers()]
+    if kind in _PLACES:
+        places, owner = _PLACES[kind]
+        if owner() is not None:
+            gc.collect()  # it may be over, and be part of a cycle
+        if owner() is not None:
+            return
+        with torch.no_grad():
+            for tensor, place in zip(own, places, strict=True):
+                tensor.data = place.copy_(tensor)
+    else:
+        places = [tensor.data for tensor in own]
+    _PLACES[kind] = places, weakref.ref(network)
+
+
+_BUFFERS: dict[Hashable, Tensor] = {}
+
+
+def brought(values: Tensor, kind: Hashable) -> Tensor:
+    """A copy of ``values`` in the one place for values of this kind, which the next call reuses.
+
+    Args:
+        values: any tensor.
+        kind: what values with equal shapes, strides, dtype and device have in common.
+    """
+    if kind not in _BUFFERS:
+        _BUFFERS[kind] = torch.empty_like(values)
+    return _BUFFERS[kind].copy_(values)
+
+
+def forget() -> None:
+    """Gives the memory back that no network uses; the next ones find new places."""
+    _PLACES.clear()
+    _BUFFERS.clear()
