@@ -23,7 +23,7 @@ class Contestant:
         table: of ours: ``off``; ``full``: every answer is there; ``filling``: none is.
         processes: how many run at the same time, each with its share of the cores.
         malloc: whether the C library keeps freed pages, as in kdsweep's workers.
-        channels_last, compiled: of ours, as in a config.
+        channels_last, compiled, images: of ours, as in a config.
         batch: images per step.
     """
 
@@ -37,6 +37,7 @@ class Contestant:
     malloc: bool = True
     channels_last: bool = True
     compiled: bool = False
+    images: str = "auto"
     batch: int = 64
 
 
@@ -120,6 +121,7 @@ def _ours(contestant: Contestant) -> Prepare:
         batch_size=contestant.batch,
         channels_last=contestant.channels_last,
         compile=contestant.compiled,
+        images=contestant.images,
         epochs=10_000,
     )
     training = Training(config, dataset, contestant.student, Teacher(network, card, device), device)

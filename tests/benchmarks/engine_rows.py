@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from contestants import Contestant
 
 GPU_STEPS = 150
@@ -104,14 +105,29 @@ def cpu_rows(cores: int) -> list[Row]:
     ]
     for name, pair in (("wrn", wrn), ("mobile", mobile)):
         plain = ours(*pair, "student")
-        for lever, what, slow in (
-            ("bf16", "bf16 against fp32", plain),
-            ("layout", "channels-last against contiguous", replace(plain, channels_last=False)),
-            ("malloc", "keeping freed pages against the C library's default", None),
-            ("threads", "a trial per core against one with all cores", replace(plain, processes=1)),
+        for lever, what, slow, fast in (
+            ("bf16", "bf16 against fp32", plain, replace(plain, precision="bf16")),
+            (
+                "layout",
+                "channels-last against contiguous",
+                replace(plain, channels_last=False),
+                plain,
+            ),
+            (
+                "malloc",
+                "keeping freed pages against the C library's default",
+                replace(plain, malloc=False),
+                plain,
+            ),
+            (
+                "threads",
+                "a trial per core against one with all cores",
+                replace(plain, processes=1),
+                plain,
+            ),
         ):
-            fast = replace(plain, precision="bf16") if lever == "bf16" else plain
-            slow = slow or replace(plain, malloc=False)
+            if lever == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+                continue  # only imitated here, which takes minutes
             found.append(Row(f"{lever}_{name}", f"{what}, {pair[1]} alone", slow, fast, None))
     return found
 
@@ -179,6 +195,13 @@ def gpu_rows(cores: int) -> list[Row]:
             "bf16 against fp32",
             replace(known, precision="fp32"),
             replace(known, precision="bf16"),
+            None,
+        ),
+        Row(
+            "gpu_images",
+            "images on the GPU against on the host",
+            replace(known, images="host"),
+            replace(known, images="device"),
             None,
         ),
         Row(
