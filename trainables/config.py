@@ -119,7 +119,7 @@ class TrialConfig:
         Raises:
             UserError: an unknown key, a value out of its range, a missing amount, by name.
         """
-        own = settings_of(cls)
+        own = settings_of(TrialConfig)
         fields = {key: value for key, value in values.items() if key in own}
         rest: dict[str, Any] = {key: value for key, value in values.items() if key not in own}
         checked = read(cls, fields)

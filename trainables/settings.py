@@ -6,6 +6,7 @@ search range of a study's dimension.
 """
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -113,7 +114,8 @@ def setting(
     return dataclasses.field(default=default, metadata=facts)
 
 
-def settings_of(config_class: type) -> dict[str, Setting]:
+@functools.cache
+def settings_of(config_class: type) -> Mapping[str, Setting]:
     """The settings of a config class, in the order of its fields."""
     hints = typing.get_type_hints(config_class)
     found = {}
@@ -124,7 +126,7 @@ def settings_of(config_class: type) -> dict[str, Setting]:
             found[field.name] = Setting(
                 kind=kind, optional=optional, default=default, **field.metadata
             )
-    return found
+    return types.MappingProxyType(found)
 
 
 def read(config_class: type, values: Mapping[str, object], *, prefix: str = "") -> dict[str, Any]:
