@@ -128,7 +128,7 @@ def cpu_rows(cores: int) -> list[Row]:
         ):
             if lever == "bf16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
                 continue  # only imitated here, which takes minutes
-            found.append(Row(f"{lever}_{name}", f"{what}, {pair[1]} alone", slow, fast, None))
+            found.append(Row(f"{lever}_{name}", f"{what}, {pair[1]} alone", slow, fast, None, 8))
     return found
 
 
