@@ -67,6 +67,7 @@ EXAMPLES = {
   kdsweep datasets cifar10 --data DATA --download""",
     "teacher": """
   kdsweep teacher import resnet56 resnet56.th --dataset cifar10 --data DATA
+  kdsweep teacher import timm:resnet18 net.safetensors --dataset imagefolder:flowers --name mine
   kdsweep teacher train pareto_cifar10 --data DATA
   kdsweep teacher adopt digits digits-00007 --name assistant    teacher: {name: assistant}
   kdsweep teacher list""",
@@ -210,19 +211,37 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("model", metavar="MODEL", help="its architecture: see kdsweep models")
     importing.add_argument("file", metavar="FILE", help=".pt, .pth, .th or .safetensors")
     importing.add_argument("--dataset", metavar="NAME", help="default: cifar10")
+    importing.add_argument(
+        "--image-size", type=int, metavar="N", help="pixels per side, for folders of images"
+    )
     importing.add_argument("--name", metavar="NAME", help="default: the architecture's")
     importing.add_argument(
         "--normalisation",
         "--normalization",
         default="auto",
         metavar="NAME",
-        help="dataset, imagenet, half, none, or MEAN,../STD,..; "
-        "default: the one that fits 2,000 training images best",
+        help="dataset, per-image, imagenet, half, none, bytes, or MEAN,../STD,..; "
+        "default: found on training images, or asked for",
+    )
+    importing.add_argument(
+        "--class-names",
+        metavar="A,B,..|FILE",
+        help="the classes in the order of its outputs (a file has one a line); "
+        "default: as the file says, else the data set's order",
+    )
+    importing.add_argument(
+        "--force", action="store_true", help="file it even if it gets no more right than chance"
     )
     adopting = actions.add_parser("adopt", help="make a sweep's finished student a teacher")
     adopting.add_argument("sweep", metavar="SWEEP")
     adopting.add_argument("trial_id", metavar="TRIAL_ID", help="see kdsweep front SWEEP")
     adopting.add_argument("--name", metavar="NAME", help="default: the trial's")
+    for action in (train, importing, adopting):
+        action.add_argument(
+            "--replace",
+            action="store_true",
+            help="take the name of another teacher, which is kept under another one",
+        )
     listing = actions.add_parser("list", help="the teachers of a results folder")
     for action in (train, importing):
         _where(action)

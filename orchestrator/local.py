@@ -71,8 +71,14 @@ def replay(
     return row, _run(plan, again, say, profile, key=plan.key(config))
 
 
-def run_teachers(study: Study, options: Options, *, say: Say) -> list[Card]:
+def run_teachers(
+    study: Study, options: Options, *, say: Say, replacing: bool = False
+) -> list[Card]:
     """Trains the teachers of a study here, those above them first; none that is there already.
+
+    Args:
+        study, options, say: as for `run_trial`.
+        replacing: whether those that are there are trained again, and kept under other names.
 
     Returns:
         Their cards, none before its own teacher's.
@@ -84,15 +90,18 @@ def run_teachers(study: Study, options: Options, *, say: Say) -> list[Card]:
     open_folder(plan.results).check_writable()
     if not plan.recipes:
         raise UserError(f"study '{study.name}' trains no teacher; set teacher.model")
-    for recipe in plan.missing():
+    for recipe in plan.recipes if replacing else plan.missing():
         say(f"training the teacher {recipe.name}")
-        _train_teacher(plan, recipe, say)
+        _train_teacher(plan, recipe, say, replacing=replacing)
     plan = plan.with_teachers()
     return [plan.cards[recipe.key] for recipe in plan.recipes if recipe.key in plan.cards]
 
 
-def _train_teacher(plan: Plan, recipe: Recipe, say: Say) -> None:
-    train_teacher(recipe, plan.results, plan.data_dir, _device(), lambda row: say(_line(row)))
+def _train_teacher(plan: Plan, recipe: Recipe, say: Say, *, replacing: bool = False) -> None:
+    def on_epoch(row: dict[str, Any]) -> None:
+        say(_line(row))
+
+    train_teacher(recipe, plan.results, plan.data_dir, _device(), on_epoch, replacing=replacing)
 
 
 def _device() -> torch.device:
@@ -126,6 +135,8 @@ def _run(
         say(f"training the teacher {recipe.name} first")
         _train_teacher(plan, recipe, say)
     plan = plan.with_teachers() if missing else plan
+    for remark in plan.remarks:
+        say(remark)
     # As in a sweep: the number of threads decides the last bits of a sum.
     torch.set_num_threads(int(plan.cpus))
     job = plan.job(config, trial_id="trial", attempt=1)

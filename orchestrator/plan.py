@@ -29,6 +29,7 @@ from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
+from trainables.teachers.classes import class_order, remark
 from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Filed, Recipe, lineage
 
@@ -130,20 +131,22 @@ class Plan:
         """
         cards = {}
         for teacher in [step for top in self.teachers.values() for step in lineage(top)]:
-            card = find_teacher(self.results, teacher.file)
+            card = (
+                teacher.find(self.results)
+                if isinstance(teacher, Recipe)
+                else find_teacher(self.results, teacher.file)
+            )
             if card is None:
                 continue
             cards[teacher.file] = card
-            if (card.classes, card.image_shape) != (
-                self.dataset.num_classes,
-                self.dataset.image_shape,
-            ):
-                raise UserError(
-                    f"teacher '{card.name}' was made for {card.classes} classes of images "
-                    f"{card.image_shape}, dataset '{self.dataset.name}' has "
-                    f"{self.dataset.num_classes} of {self.dataset.image_shape}"
-                )
+            class_order(card, self.dataset)
         return replace(self, cards=cards)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the data and the teachers, a line each."""
+        about = (remark(card, self.dataset) for card in self.cards.values())
+        return [line for line in about if line]
 
     def student(self, config: TrialConfig) -> StudentChoice:
         """The network that a config asks for.
@@ -176,7 +179,7 @@ class Plan:
         ``KDSWEEP_CHECKPOINT_SECONDS`` in the environment of the driver sets the least time
         between two checkpoints of a trial; the default is 60.
         """
-        teacher = self.teacher(config)
+        teacher, card = self.teacher(config), self.card(config)
         job = Job(
             config=config.to_dict(),
             sweep=self.sweep,
@@ -184,6 +187,7 @@ class Plan:
             results=self.results,
             data_dir=self.data_dir,
             teacher=teacher.file if teacher else None,
+            teacher_fingerprint=card.fingerprint if card else None,
             attempt=attempt,
             cpus=self.cpus,
             gpus=self.gpus,

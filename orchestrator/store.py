@@ -20,7 +20,7 @@ from trainables.files import Folder, open_folder
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a column is added; columns are never renamed, retyped or removed."""
 
 TableName = Literal["trials", "epochs"]
@@ -43,7 +43,8 @@ SCHEMAS: dict[TableName, pa.Schema] = {
     "trials": _schema(
         text="sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
-        "term_weights peers precision teacher_precision",
+        "term_weights peers precision teacher_precision "
+        "teacher_note",
         int="attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
         "peak_memory_bytes schema_version",
         float="compression_requested compression_params compression_macs compression_bytes "

@@ -5,7 +5,7 @@ import logging
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import open_folder
+from trainables.teachers.teacher import check_fingerprint
 from trainables.teachers.train import TEACHERS
 from trainables.version import code_version, versions
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from orchestrator.searcher import StudySearcher
 
 log = logging.getLogger(__name__)
+
+TEACHERS_NOTED = "teacher_fingerprints"
 
 NOTES = "kdsweep"
 """Key of ``study.yaml`` under which a sweep notes what it found: versions, fingerprints."""
@@ -155,7 +158,9 @@ def reopen(sweep: str, options: Options) -> Plan:
             f"its fingerprint is {plan.dataset.fingerprint[:12]}, "
             f"expected {notes['data_fingerprint'][:12]}"
         )
-    return plan.with_teachers()
+    plan = plan.with_teachers()
+    _check_teachers(plan, notes)
+    return plan
 
 
 def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
@@ -180,6 +185,9 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     finished = False
     try:
         plan = with_teachers(session.plan, progress)
+        _note_teachers(plan)
+        for remark in plan.remarks:
+            progress.stage(remark)
         if plan.gpus and options.gpus_per_trial is None:
             progress.stage("measuring a trial's GPU memory")
             plan = replace(plan, gpus=packed_share(plan))
@@ -242,6 +250,7 @@ def _write_study(plan: Plan) -> None:
         "data_dir": plan.data_dir,
         "data_fingerprint": plan.dataset.fingerprint,
         **_teacher_files(plan),
+        TEACHERS_NOTED: _fingerprints(plan),
         "code_version": code_version(),
         "versions": versions(),
     }
@@ -254,6 +263,34 @@ def _teacher_files(plan: Plan) -> dict[str, Any]:
     if plan.study.pairs:
         return {"teacher_files": files}
     return {"teacher_file": next(iter(files.values()), None)}
+
+
+def _fingerprints(plan: Plan) -> dict[str, str]:
+    """Of the teachers that are there, by file."""
+    return {file: card.fingerprint for file, card in sorted(plan.cards.items())}
+
+
+def _note_teachers(plan: Plan) -> None:
+    """Notes which teachers the sweep has, those that it trained itself too.
+
+    Raises:
+        UserError: one is another than is noted already.
+    """
+    store = Store(plan.results, plan.sweep)
+    content = yaml.safe_load(store.read_study())
+    notes = content[NOTES]
+    _check_teachers(plan, notes)
+    noted = notes.get(TEACHERS_NOTED, {})
+    if not _fingerprints(plan).items() <= noted.items():
+        notes[TEACHERS_NOTED] = noted | _fingerprints(plan)
+        store.save_study(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def _check_teachers(plan: Plan, notes: Mapping[str, Any]) -> None:
+    """Refuses to go on with other teachers than those that the sweep has had."""
+    for file, expected in notes.get(TEACHERS_NOTED, {}).items():
+        if file in plan.cards:
+            check_fingerprint(plan.results, file, plan.cards[file], expected)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """What each verb of the command line does. One function a verb; returns the exit code."""
 
+import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -133,15 +134,8 @@ def query(options: Namespace) -> int:
 
 
 def teacher(options: Namespace) -> int:
-    from trainables.teachers.teacher import list_teachers
-
     if options.action == "list":
-        rows = [
-            (c.name, c.model, c.dataset, f"{100 * c.test_acc:.2f} %", f"{c.params:,}", c.created_at)
-            for c in list_teachers(options.results)
-        ]
-        print_table(("teacher", "model", "dataset", "test", "parameters", "created"), rows)
-        return 0
+        return _list_teachers(options.results)
     made = {"import": _import_teacher, "adopt": _adopt_teacher, "train": _train_teachers}
     for card in made[options.action](options):
         print(
@@ -150,6 +144,46 @@ def teacher(options: Namespace) -> int:
             f"std {rounded(card.std)}"
         )
     return 0
+
+
+def _list_teachers(results: str) -> int:
+    from trainables.teachers.teacher import list_teachers, made_how
+
+    rows, damaged = [], []
+    for name, card in list_teachers(results).items():
+        if isinstance(card, UserError):
+            damaged.append(card)
+            continue
+        rows.append(
+            (
+                name,
+                card.model,
+                made_how(card),
+                card.dataset,
+                f"{100 * card.test_acc:.2f} %",
+                f"{card.params:,}",
+                card.fingerprint[:12],
+                card.created_at,
+            )
+        )
+    header = ("teacher", "model", "how", "dataset", "test", "parameters", "fingerprint", "created")
+    print_table(header, rows)
+    for error in damaged:
+        print(f"kdsweep: {error}", file=sys.stderr)
+    return 0
+
+
+def _class_names(text: str | None) -> list[str] | None:
+    """Names joined by commas, or a file with one a line."""
+    if text is None:
+        return None
+    try:
+        names = Path(text).read_text().splitlines() if "," not in text else text.split(",")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--class-names {text}: expected names joined by commas, or a file with one a line"
+        ) from error
+    return [name.strip() for name in names if name.strip()]
 
 
 def _import_teacher(options: Namespace) -> list[Any]:
@@ -162,10 +196,14 @@ def _import_teacher(options: Namespace) -> list[Any]:
     card = import_teacher(
         options.model,
         options.file,
-        load_dataset(options.dataset or "cifar10", options.data),
+        load_dataset(options.dataset or "cifar10", options.data, image_size=options.image_size),
         results=absolute(options.results),
         name=options.name,
         normalisation=options.normalisation,
+        class_names=_class_names(options.class_names),
+        force=options.force,
+        replacing=options.replace,
+        say=print,
     )
     return [card]
 
@@ -177,14 +215,25 @@ def _adopt_teacher(options: Namespace) -> list[Any]:
 
     results = absolute(options.results)
     Store(results, options.sweep).read_study()  # there is such a sweep
-    return [adopt_student(results, options.sweep, options.trial_id, options.name)]
+    card = adopt_student(
+        results,
+        options.sweep,
+        options.trial_id,
+        options.name,
+        replacing=options.replace,
+        say=print,
+    )
+    return [card]
 
 
 def _train_teachers(options: Namespace) -> list[Any]:
     from orchestrator import local
 
     return local.run_teachers(
-        load_study(options.study, options.set), _options(options), say=local.print_line
+        load_study(options.study, options.set),
+        _options(options),
+        say=local.print_line,
+        replacing=options.replace,
     )
 
 

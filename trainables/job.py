@@ -23,6 +23,7 @@ from trainables.evaluation import Score
 from trainables.files import Folder, open_folder
 from trainables.models.registry import create_model
 from trainables.models.weights import Card, save_network
+from trainables.teachers.classes import remark
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
 from trainables.version import code_version, versions
@@ -44,6 +45,7 @@ class Job:
         results: folder or URI where the sweep keeps its results.
         data_dir: as ``--data``.
         teacher: name of the teacher's file in the results folder; None without one.
+        teacher_fingerprint: of the teacher that is meant; None: of whatever has the name.
         attempt: 1 for the first.
         cpus, gpus: what the attempt asks of Ray.
         checkpoint_seconds: least time between two checkpoints; 0 for one after every epoch.
@@ -55,6 +57,7 @@ class Job:
     results: str
     data_dir: str | None = None
     teacher: str | None = None
+    teacher_fingerprint: str | None = None
     attempt: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
@@ -96,7 +99,13 @@ class Run:
         self.dataset = load_dataset(
             self.config.dataset, job.data_dir, image_size=self.config.image_size
         )
-        self.teacher = load_teacher(job.results, job.teacher, str(device)) if job.teacher else None
+        self.teacher = (
+            load_teacher(
+                job.results, job.teacher, str(device), self.dataset, job.teacher_fingerprint
+            )
+            if job.teacher
+            else None
+        )
         self.choice = choose_student(
             self.config.student,
             self.config.compression,
@@ -225,9 +234,11 @@ class Run:
             dataset=self.config.dataset,
             data_fingerprint=self.dataset.fingerprint,
             classes=self.dataset.num_classes,
+            class_names=self.dataset.classes,
             image_shape=self.dataset.image_shape,
             mean=self.dataset.mean,
             std=self.dataset.std,
+            normalisation="dataset",
             test_acc=row["test_acc"],
             params=row["params"],
             macs=row["macs"],
@@ -279,6 +290,7 @@ class Run:
             card = self.teacher.card
             facts |= {
                 "teacher": card.name,
+                "teacher_note": remark(card, self.dataset),
                 "teacher_test_acc": card.test_acc,
                 "teacher_params": card.params,
                 "teacher_macs": card.macs,

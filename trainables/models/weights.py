@@ -27,11 +27,16 @@ class Card:
         model: the network's name, enough to build it again.
         dataset, data_fingerprint: on which it was trained and evaluated.
         classes, image_shape: its output and input, ``(C, H, W)``.
+        class_names: in the order of its logits; empty where a file of an older version has none.
         mean, std: its own input normalisation, per channel, of images in [0, 1].
+        normalisation: what that is called: ``dataset``, ``imagenet``, ...
+        margin: how much larger the cross-entropy is with the second-best normalisation, in nats;
+            None where nothing was compared.
         test_acc: measured on the test set with these weights, in [0, 1].
         params, macs: of the network.
         origin: the training config as JSON, or the imported file's name.
-        fingerprint: sha256 of model, normalisation and weights; set by `save_network`.
+        matched: how an imported file's weights found their places.
+        fingerprint: sha256 of model, classes, normalisation and weights; set by `save_network`.
         created_at: ISO 8601, UTC; set by `save_network`.
     """
 
@@ -47,6 +52,10 @@ class Card:
     params: int
     macs: int
     origin: str
+    class_names: tuple[str, ...] = ()
+    normalisation: str = ""
+    margin: float | None = None
+    matched: str = ""
     fingerprint: str = ""
     created_at: str = ""
 
@@ -63,8 +72,22 @@ def save_network(folder: Folder, file: str, network: Network, card: Card) -> Car
         fingerprint=fingerprint(card, weights),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    folder.write(file, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
+    _write(folder, file, card, weights)
     return card
+
+
+def copy_network(folder: Folder, file: str, to: str, name: str) -> None:
+    """Writes a network once more into its folder, under another file and another name.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    card, weights = _parse(file, _bytes(folder, file))
+    _write(folder, to, replace(card, name=name), weights)
+
+
+def _write(folder: Folder, file: str, card: Card, weights: dict[str, Tensor]) -> None:
+    folder.write(file, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
 
 
 def read_card(folder: Folder, file: str) -> Card:
@@ -94,8 +117,11 @@ def read_network(folder: Folder, file: str) -> tuple[Card, Network]:
 
 
 def fingerprint(card: Card, weights: dict[str, Tensor]) -> str:
-    """sha256 over what decides the network's outputs: model, normalisation, weights."""
-    digest = hashlib.sha256(json.dumps([card.model, card.mean, card.std]).encode())
+    """sha256 over what decides the network's outputs: model, classes, normalisation, weights."""
+    facts = [card.model, card.mean, card.std]
+    if card.class_names:  # cards did not always have them
+        facts.append(card.class_names)
+    digest = hashlib.sha256(json.dumps(facts).encode())
     for key in sorted(weights):
         tensor = weights[key].contiguous().cpu()
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -114,8 +140,8 @@ def _parse(file: str, data: bytes) -> tuple[Card, dict[str, Tensor]]:
         weights = safetensors.torch.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         facts = json.loads(header["__metadata__"]["card"])
-        for key in ("image_shape", "mean", "std"):
-            facts[key] = tuple(facts[key])
+        for key in ("image_shape", "mean", "std", "class_names"):
+            facts[key] = tuple(facts.get(key, ()))
         return Card(**facts), weights
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{file} is damaged or not written by kdsweep: {error}") from error

@@ -1,21 +1,34 @@
 """A teacher from a sweep: its finished student teaches in the next study."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from trainables.errors import UserError, unknown
 from trainables.files import open_folder
 from trainables.job import STUDENT, trial_folder
-from trainables.models.weights import SUFFIX, Card, read_network, save_network
-from trainables.teachers.teacher import check_name, find_teacher, teacher_folder
+from trainables.models.weights import Card, read_network
+from trainables.teachers.filing import file_teacher, same_teacher
+from trainables.teachers.teacher import check_name, teacher_folder
 
 
-def adopt_student(results: str, sweep: str, trial_id: str, name: str | None = None) -> Card:
+def adopt_student(
+    results: str,
+    sweep: str,
+    trial_id: str,
+    name: str | None = None,
+    *,
+    replacing: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Card:
     """Files the student of a finished trial among the teachers of its results folder.
 
     Args:
         results: folder or URI.
         sweep, trial_id: whose student.
         name: under which studies refer to it (``teacher: {name: ...}``); the trial's by default.
+        replacing: whether it may take the name of another teacher, which is then kept under
+            another one.
+        say: gets a line where that happened.
 
     Returns:
         The card.
@@ -32,9 +45,12 @@ def adopt_student(results: str, sweep: str, trial_id: str, name: str | None = No
     if not trial_folder(results, sweep, trial_id).exists(STUDENT):
         raise UserError(f"trial '{trial_id}' has no student: it has not completed")
     card, network = read_network(trial_folder(results, sweep, trial_id), STUDENT)
-    there = find_teacher(results, name)
+    card = replace(card, name=name)
+    folder = teacher_folder(results)
+    there = same_teacher(folder, name, network, card, replacing=replacing)
     if there is not None:
-        if there.fingerprint == card.fingerprint:
-            return there
-        raise UserError(f"--name {name}: there is such a teacher in {results}; choose another name")
-    return save_network(teacher_folder(results), name + SUFFIX, network, replace(card, name=name))
+        return there
+    card, kept = file_teacher(folder, name, network, card)
+    if kept is not None:
+        say(f"the teacher that was called {name} is kept as {kept}")
+    return card

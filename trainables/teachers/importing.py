@@ -1,32 +1,23 @@
 """A teacher from a file of weights that somebody else trained."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from trainables.compression.measure import count_macs, count_params
-from trainables.data.dataset import Dataset, Images
-from trainables.errors import UserError, unknown
-from trainables.models.outputs import Network
-from trainables.models.registry import FAMILIES, create_model
-from trainables.models.weights import SUFFIX, Card, save_network
+from trainables.data.dataset import Dataset
+from trainables.errors import UserError
+from trainables.models.external import published_statistics
+from trainables.models.weights import Card
+from trainables.teachers.checkpoint import read_checkpoint
+from trainables.teachers.classes import aligned, matching_order
+from trainables.teachers.filing import file_teacher, same_teacher
+from trainables.teachers.matching import fit_weights
+from trainables.teachers.normalisation import candidates_of, named, probe
+from trainables.teachers.plausible import check_plausible
 from trainables.teachers.teacher import Teacher, check_name, teacher_folder
-
-Statistics = tuple[tuple[float, ...], tuple[float, ...]]
-
-NORMALISATIONS: dict[str, Statistics] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Input normalisations by name; ``dataset`` stands for the data set's own."""
-
-PROBE_IMAGES = 2000
 
 
 def import_teacher(
@@ -37,136 +28,97 @@ def import_teacher(
     results: str,
     name: str | None = None,
     normalisation: str = "auto",
+    class_names: Sequence[str] | None = None,
+    force: bool = False,
+    replacing: bool = False,
     device: torch.device | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Card:
     """Reads weights, evaluates them on the test set, and files the teacher.
 
     Args:
         model: the architecture; for a CIFAR ResNet the kind of shortcut is found from the file.
-        file: ``.safetensors``, or what ``torch.save`` wrote: a state dict, bare or under
-            ``state_dict``, ``model`` or ``net``, with or without a prefix such as ``module.``.
-        dataset: what it was trained on.
+        file: what `read_checkpoint` reads.
+        dataset: what it was trained on. Whatever is guessed is tried on its training images.
         results: folder or URI where the teacher is kept.
         name: under which studies refer to it; the architecture's name by default.
-        normalisation: a name of `NORMALISATIONS`, ``dataset``, ``mean/std`` in numbers
-            (``0.5,0.5,0.5/0.2,0.2,0.2``), or ``auto``: the known one with which the network has
-            the lowest cross-entropy on 2,000 training images.
+        normalisation: what `named` takes, or ``auto``: found by `probe`.
+        class_names: in the order of the file's logits; None: as the file tells them, else those
+            of the data set.
+        force: whether a network that gets nothing right is filed all the same.
+        replacing: whether it may take the name of another teacher, which is then kept under
+            another one.
         device: where it is evaluated; the CPU by default.
+        say: gets a line for everything that was guessed, ignored or mapped.
 
     Returns:
         The card, with the accuracy on the test set.
 
     Raises:
-        UserError: the file cannot be read, or does not fit the architecture.
+        UserError: the file cannot be read, does not fit the architecture or the classes; its
+            normalisation is not clear; it is no better than chance; the name is taken.
     """
-    if name:
-        check_name(name)
+    name = name or model
+    check_name(name)
     device = device or torch.device("cpu")
-    weights = read_weights(file)
-    built, network = _build(model, weights, dataset, file)
+    checkpoint = read_checkpoint(file)
+    fit = fit_weights(model, checkpoint, dataset.num_classes, dataset.image_shape)
+    where = f" in '{checkpoint.place}'" if checkpoint.place else ""
+    ignored = f"; ignored: {', '.join(checkpoint.left_out)}" if checkpoint.left_out else ""
+    say(f"weights{where} matched {fit.how}{ignored}")
+
+    names = tuple(class_names or checkpoint.class_names or dataset.classes)
+    network = fit.network.to(device).eval()
+    if names != dataset.classes:
+        whose = "--class-names" if class_names else f"the file '{Path(file).name}'"
+        aligned(network, matching_order(whose, names, dataset))
+        say(f"its classes stand in another order than those of {dataset.name}: mapped by name")
+
+    tried = candidates_of(dataset, checkpoint.statistics, published_statistics(model))
+    if normalisation != "auto":
+        chosen_name, statistics = named(normalisation, dataset, tried)
+        tried = {chosen_name: statistics} | {n: s for n, s in tried.items() if s != statistics}
+    found = probe(network, dataset, tried, device)
+    if normalisation != "auto":
+        chosen = next(c for c in found.candidates if c.name == chosen_name)
+    else:
+        chosen = found.choose(told="file")
+    if not force:
+        shown = len(chosen.predictions)
+        try:
+            check_plausible(
+                chosen.predictions, found.labels[:shown], dataset.classes, proof=not fit.certain
+            )
+        except UserError as error:
+            raise UserError(f"{name} on {dataset.name}: {error}") from error
     card = Card(
-        name=name or model,
-        model=built,
+        name=name,
+        model=fit.model,
         dataset=dataset.name,
         data_fingerprint=dataset.fingerprint,
         classes=dataset.num_classes,
+        class_names=dataset.classes,
         image_shape=dataset.image_shape,
-        mean=dataset.mean,
-        std=dataset.std,
+        mean=chosen.mean,
+        std=chosen.std,
+        normalisation=chosen.name,
+        margin=found.margin(chosen),
+        matched=fit.how,
         test_acc=0.0,
         params=count_params(network),
         macs=count_macs(network, dataset.image_shape),
         origin=Path(file).name,
     )
-    card = _normalised(network, card, dataset, normalisation, device)
+    say(f"input normalisation: {found.report(chosen)}")
+    if doubt := found.doubt(chosen):
+        say(f"--normalisation {normalisation}: {doubt}")
+    folder = teacher_folder(results)
+    there = same_teacher(folder, name, network, card, replacing=replacing)
+    if there is not None:
+        say(f"teacher {name} is there already, and the same")
+        return there
     test_acc = Teacher(network, card, device).score(dataset.read_test()).acc
-    return save_network(
-        teacher_folder(results), card.name + SUFFIX, network, replace(card, test_acc=test_acc)
-    )
-
-
-def read_weights(file: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by their plain names.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds something else than weights.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"weights file '{file}' does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            content: object = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on damaged bytes the unpickler raises errors of any kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"weights file '{file}' cannot be read: {reason}") from error
-    for key in ("state_dict", "model", "net"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not (isinstance(content, Mapping) and content) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise UserError(f"weights file '{file}' holds no state dict of tensors")
-    return _without_prefix(dict(content))
-
-
-def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strips what wraps all names alike, such as DataParallel's ``module.``."""
-    while weights:
-        heads = {key.partition(".")[0] for key in weights}
-        if len(heads) > 1 or not all("." in key for key in weights):
-            break
-        weights = {key.partition(".")[2]: value for key, value in weights.items()}
-    return weights
-
-
-def _build(
-    model: str, weights: dict[str, Tensor], dataset: Dataset, file: str
-) -> tuple[str, Network]:
-    """The network that fits the weights; both kinds of CIFAR shortcut are tried."""
-    candidates = [model]
-    if f"{model}_zeropad" in FAMILIES["resnet"].members:
-        candidates.append(f"{model}_zeropad")
-    problem = ""
-    for candidate in candidates:
-        network = create_model(candidate, dataset.num_classes, dataset.image_shape)
-        try:
-            network.load_state_dict(weights)
-            return candidate, network
-        except RuntimeError as error:
-            problem = problem or "; ".join(str(error).split("\n")[1:3]).strip().replace("\t", "")
-    raise UserError(f"weights file '{file}' does not fit {model} for {dataset.name}: {problem}")
-
-
-def _normalised(
-    network: Network, card: Card, dataset: Dataset, normalisation: str, device: torch.device
-) -> Card:
-    """The card with the input normalisation that was asked for, or found."""
-    known = {"dataset": (dataset.mean, dataset.std)}
-    known |= {
-        key: statistics
-        for key, statistics in NORMALISATIONS.items()
-        if len(statistics[0]) == dataset.image_shape[0]
-    }
-    if normalisation in known:
-        return replace(card, mean=known[normalisation][0], std=known[normalisation][1])
-    if normalisation != "auto":
-        mean, std = _numbers(normalisation, dataset.image_shape[0], list(known))
-        return replace(card, mean=mean, std=std)
-    probe = Images(dataset.train.images[:PROBE_IMAGES], dataset.train.labels[:PROBE_IMAGES])
-    cards = [replace(card, mean=mean, std=std) for mean, std in known.values()]
-    # Trained networks get nearly all of these right in any normalisation; how sure they are tells.
-    return min(cards, key=lambda tried: Teacher(network, tried, device).score(probe).loss)
-
-
-def _numbers(text: str, channels: int, known: list[str]) -> Statistics:
-    try:
-        mean, std = (tuple(float(part) for part in half.split(",")) for half in text.split("/", 1))
-    except ValueError:
-        raise unknown("normalisation", text, ["auto", *known, "MEAN,../STD,.."]) from None
-    finite = all(math.isfinite(value) for value in (*mean, *std))
-    if len(mean) != channels or len(std) != channels or min(std) <= 0 or not finite:
-        raise UserError(f"normalisation: expected {channels} means and {channels} deviations > 0")
-    return mean, std
+    card, kept = file_teacher(folder, name, network, replace(card, test_acc=test_acc))
+    if kept is not None:
+        say(f"the teacher that was called {name} is kept as {kept}")
+    return card

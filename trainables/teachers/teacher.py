@@ -1,19 +1,23 @@
 """A trained teacher: a frozen network with its own input normalisation."""
 
 import functools
+import json
 import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from trainables.data.dataset import Images
+from trainables.config import COMPRESSIONS, TrialConfig
+from trainables.data.dataset import Dataset, Images
 from trainables.data.views import to_float
 from trainables.errors import UserError, unknown
 from trainables.evaluation import Score, score
 from trainables.files import Folder, open_folder
+from trainables.methods.registry import PLAIN
 from trainables.models.outputs import Network, Outputs
 from trainables.models.weights import SUFFIX, Card, read_card, read_network
+from trainables.teachers.classes import aligned, class_order
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -77,22 +81,86 @@ def find_teacher(results: str, name: str) -> Card | None:
     return read_card(folder, name + SUFFIX) if folder.exists(name + SUFFIX) else None
 
 
-def list_teachers(results: str) -> list[Card]:
-    """The cards of all teachers of a results folder, by name."""
+def list_teachers(results: str) -> dict[str, Card | UserError]:
+    """The cards of all teachers of a results folder by the name of their file, sorted.
+
+    In the place of a card that cannot be read is what is wrong with it.
+    """
     folder = teacher_folder(results)
-    return [read_card(folder, file) for file in sorted(folder.names(SUFFIX))]
+    found: dict[str, Card | UserError] = {}
+    for file in sorted(folder.names(SUFFIX)):
+        try:
+            found[file.removesuffix(SUFFIX)] = read_card(folder, file)
+        except UserError as error:
+            found[file.removesuffix(SUFFIX)] = error
+    return found
+
+
+def made_how(card: Card) -> str:
+    """How a teacher came about, in a few words that tell two of one network apart."""
+    try:
+        config = TrialConfig.from_mapping(json.loads(card.origin))
+    except ValueError:  # no JSON, or of another version
+        origin = card.origin if not card.origin.startswith("{") else "another version"
+        return f"from {origin}" + (f", input {card.normalisation}" if card.normalisation else "")
+    plain = TrialConfig(student=config.student).to_dict()
+    told = {"dataset", "teacher", "student", "method", *COMPRESSIONS, "compression"}
+    settings = [
+        f"{key} {value}"
+        for key, value in config.to_dict().items()
+        if key == "epochs" or (key not in told and plain.get(key) != value)
+    ]
+    by = [] if config.method == PLAIN else [f"{config.method} by {config.teacher}"]
+    return ", ".join([*by, *settings])
 
 
 @functools.lru_cache(maxsize=4)
-def load_teacher(results: str, name: str, device: str) -> Teacher:
+def load_teacher(
+    results: str,
+    name: str,
+    device: str,
+    dataset: Dataset | None = None,
+    fingerprint: str | None = None,
+) -> Teacher:
     """The teacher of a results folder, kept per process between trials.
 
+    Args:
+        results, name: where it is.
+        device: where it is to run.
+        dataset: whose classes its logits are to stand for, in that order; None: its own.
+        fingerprint: of the teacher that is meant; None: of whatever has the name.
+
     Raises:
-        UserError: no such teacher, or its file is damaged.
+        UserError: no such teacher, its file is damaged, it is another than is meant, or it was
+            made for other classes.
     """
     folder = teacher_folder(results)
     if not folder.exists(name + SUFFIX):
         known = [file.removesuffix(SUFFIX) for file in folder.names(SUFFIX)]
         raise unknown("teacher", name, known)
     card, network = read_network(folder, name + SUFFIX)
+    if fingerprint is not None:
+        check_fingerprint(results, name, card, fingerprint)
+    if dataset is not None:
+        aligned(network, class_order(card, dataset))
     return Teacher(network, card, torch.device(device))
+
+
+def check_fingerprint(results: str, name: str, card: Card, expected: str) -> None:
+    """Refuses a teacher that has taken the place of another one.
+
+    Raises:
+        UserError: with both fingerprints, and where the other one is now.
+    """
+    if card.fingerprint == expected:
+        return
+    kept = [
+        other
+        for other, found in list_teachers(results).items()
+        if isinstance(found, Card) and found.fingerprint == expected
+    ]
+    where = f"; the one that is meant is now '{kept[0]}'" if kept else ""
+    raise UserError(
+        f"teacher '{name}' has changed since the sweep began: its fingerprint is "
+        f"{card.fingerprint[:12]}, expected {expected[:12]}{where}"
+    )

@@ -12,7 +12,8 @@ from trainables.errors import UserError
 from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.methods.registry import needs_teacher
 from trainables.models.registry import canonical_name
-from trainables.models.weights import SUFFIX, Card, read_network, save_network
+from trainables.models.weights import Card, read_network
+from trainables.teachers.filing import file_teacher
 from trainables.teachers.teacher import find_teacher, teacher_folder
 
 TEACHERS = "teachers"
@@ -70,6 +71,20 @@ class Recipe:
     def file(self) -> str:
         """Its file in the results folder, without suffix."""
         return self.key
+
+    def find(self, results: str) -> Card | None:
+        """The card of the teacher where it is trained already.
+
+        Raises:
+            UserError: a teacher that came about otherwise has taken its name.
+        """
+        card = find_teacher(results, self.key)
+        if card is not None and (card.model != self.model or not card.origin.startswith("{")):
+            raise UserError(
+                f"teacher '{self.key}' in {results} is not the one that is trained under this "
+                f"name, but {card.model} from {card.origin}; `kdsweep teacher train --replace`"
+            )
+        return card
 
 
 def recipe(
@@ -145,10 +160,8 @@ class TeacherTraining:
         if not self.trained:
             self.run.row("completed")
         card, network = read_network(self.run.job.folder, STUDENT)
-        file = self.recipe.key + SUFFIX
-        card = save_network(
-            teacher_folder(self.results), file, network, replace(card, name=self.recipe.name)
-        )
+        card = replace(card, name=self.recipe.name)
+        card, _ = file_teacher(teacher_folder(self.results), self.recipe.key, network, card)
         for name in (STUDENT, PROGRESS):
             self.run.job.folder.delete(name)
         return card
@@ -160,14 +173,17 @@ def train_teacher(
     data_dir: str | None,
     device: torch.device,
     on_epoch: Callable[[dict[str, Any]], None],
+    *,
+    replacing: bool = False,
 ) -> Card:
     """The teacher of a recipe: found, or trained here and now, after those above it.
 
     Args:
         recipe, results, data_dir, device: as for `TeacherTraining`.
         on_epoch: called with every epoch's row.
+        replacing: whether one that is there is trained again, and kept under another name.
     """
-    found = find_teacher(results, recipe.key)
+    found = None if replacing else recipe.find(results)
     if found is not None:
         return found
     if isinstance(recipe.upper, Recipe):

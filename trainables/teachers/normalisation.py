@@ -1,0 +1,432 @@
+"""Which input normalisation a foreign network was trained with.
+
+A wrong one costs ten points and gives no error, so that it is found twice. First by the
+cross-entropy on training images: a trained network is surest with its own. Then, where there is
+one, by the first BatchNorm, which has kept the mean and the variance of what it saw in training;
+with the right normalisation, and the right kind of random crop, the images give them again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainables.compression.measure import count_macs
+from trainables.data.counter_hash import counter_hash
+from trainables.data.dataset import Dataset
+from trainables.data.views import ViewPlan, crop_flip, to_float
+from trainables.errors import UserError, unknown
+from trainables.models.outputs import Network
+
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
+NORMALISATIONS: dict[str, Statistics] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5,), (0.5,)),
+    "none": ((0.0,), (1.0,)),
+    "bytes": ((0.0,), (1 / 255,)),
+}
+"""Usual input normalisations by name; one number stands for every channel. ``bytes`` are pixels
+from 0 to 255. Those of the data set itself are ``dataset`` and ``per-image``, whose deviation is
+the mean of the images' own, as in (0.2023, 0.1994, 0.2010) for CIFAR-10."""
+
+MOST_IMAGES = 2048
+LEAST_IMAGES = 256
+_ROUNDS = (64, 256, 1024, MOST_IMAGES)
+# Of all candidates together: some seconds on two cores.
+_MACS = 3e11
+_SEED = 20_261_125
+
+CLEAR = 3.0
+"""Standard errors by which the best cross-entropy must be below another."""
+
+_HOPELESS = 6.0
+# Of BatchNorm's statistics: how near they must be, and how much nearer than with another
+# normalisation. Measured: 1e-4 to 1e-2 with the right one, 1e-2 to 1 and more with others.
+_NEAR = 0.05
+_NEARER = 4.0
+_BATCH = 128
+_DEVIATION_BYTES = 160_000_000
+_SAME = 0.003
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A normalisation and how well it fits.
+
+    Attributes:
+        name: to be given as ``--normalisation``.
+        mean, std: per channel, of images in [0, 1].
+        losses: cross-entropy of each image, ``[n]``, in nats.
+        predictions: class of each image, int64 ``[n]``.
+        gap: Kullback-Leibler divergence of what the first BatchNorm saw in training from what it
+            sees now, in nats, mean over channels; None without BatchNorm.
+    """
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    losses: Tensor = field(default_factory=lambda: torch.empty(0))
+    predictions: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    gap: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """Mean cross-entropy."""
+        return self.losses.mean().item()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a network says to training images in several normalisations.
+
+    Attributes:
+        candidates: by cross-entropy, the best first.
+        labels: of the images, int64 ``[n]``.
+        classes: of the data set.
+    """
+
+    candidates: tuple[Candidate, ...]
+    labels: Tensor
+    classes: int
+
+    def choose(self, told: str | None = None) -> Candidate:
+        """The normalisation that the network was trained with.
+
+        Args:
+            told: the candidate that the file itself names; it is believed unless it is clearly
+                worse than another.
+
+        Raises:
+            UserError: it is not clear; with the candidates and their losses.
+        """
+        best = self.candidates[0]
+        rivals = [c for c in self.candidates if _behind(c, best) < CLEAR]
+        told_one = next((c for c in rivals if c.name == told), None)
+        if told_one is not None:
+            return told_one
+        nearest = _nearest_by_statistics(self.candidates)
+        if nearest is not None:
+            if nearest in rivals or self.accuracy(nearest) >= self.accuracy(best):
+                return nearest
+        elif len(rivals) == 1:
+            return best
+        shown = ", ".join(f"{c.name} {c.loss:.4f}" for c in self.candidates[:4])
+        raise UserError(
+            f"--normalisation: it is not clear which one the network was trained with; name it "
+            f"(cross-entropy on {len(self.labels)} training images: {shown})"
+        )
+
+    def accuracy(self, candidate: Candidate) -> float:
+        """The share of the images that the network gets right, in [0, 1]."""
+        seen = len(candidate.predictions)
+        return (candidate.predictions == self.labels[:seen]).float().mean().item()
+
+    def second(self, chosen: Candidate) -> Candidate | None:
+        """The best of the others; None where there is no other."""
+        return next((c for c in self.candidates if c is not chosen), None)
+
+    def margin(self, chosen: Candidate) -> float | None:
+        """By how much the second one's cross-entropy is larger, on the same images."""
+        second = self.second(chosen)
+        return None if second is None else _difference(second, chosen)[0]
+
+    def doubt(self, chosen: Candidate) -> str | None:
+        """That another normalisation fits clearly better than a chosen one; None: none does."""
+        best = self.candidates[0]
+        nearest = _nearest_by_statistics(self.candidates)
+        if _behind(chosen, best) < CLEAR or nearest is chosen:
+            return None
+        return f"{best.name} fits clearly better: cross-entropy {best.loss:.4f}"
+
+    def report(self, chosen: Candidate) -> str:
+        """One line that says what was found, and how sure it is."""
+        text = (
+            f"{chosen.name}, cross-entropy {chosen.loss:.4f} on {len(chosen.losses)} training "
+            f"images of {len(self.labels[: len(chosen.losses)].unique())} classes"
+        )
+        second = self.second(chosen)
+        if second is not None:
+            more, error = _difference(second, chosen)
+            text += f"; next {second.name}, {more:+.4f} ± {error:.4f}"
+        if chosen.gap is not None:
+            others = [c.gap for c in self.candidates if c is not chosen and c.gap is not None]
+            text += f"; the network's BatchNorm is {chosen.gap:.4f} away from it"
+            text += f", from others {min(others):.4f} and more" if others else ""
+        return text
+
+
+def known(dataset: Dataset) -> dict[str, Statistics]:
+    """The normalisations that fit a data set's channels, by name."""
+    channels = dataset.image_shape[0]
+    usual = {
+        name: (mean * channels, std * channels) if len(mean) == 1 else (mean, std)
+        for name, (mean, std) in NORMALISATIONS.items()
+    }
+    own = {
+        "dataset": (dataset.mean, dataset.std),
+        "per-image": (dataset.mean, _mean_deviation(dataset.train.images)),
+    }
+    return own | {n: found for n, found in usual.items() if len(found[0]) == channels}
+
+
+def candidates_of(
+    dataset: Dataset, told: Statistics | None, published: Statistics | None
+) -> dict[str, Statistics]:
+    """What an imported network may have been trained with, each once.
+
+    Args:
+        dataset: on whose images it is tried.
+        told: what its file says: ``file``.
+        published: what the library says of a network of this name: ``published``.
+    """
+    channels = dataset.image_shape[0]
+    tried: dict[str, Statistics] = {}
+    for name, found in {"file": told, **known(dataset), "published": published}.items():
+        fits = found is not None and len(found[0]) == len(found[1]) == channels
+        if found is not None and fits and not any(_same(found, other) for other in tried.values()):
+            tried[name] = found
+    return tried
+
+
+def _same(one: Statistics, other: Statistics) -> bool:
+    """Whether the difference is one of rounding."""
+    pairs = zip((*one[0], *one[1]), (*other[0], *other[1]), strict=True)
+    return all(math.isclose(a, b, rel_tol=_SAME, abs_tol=1e-4) for a, b in pairs)
+
+
+def named(text: str, dataset: Dataset, others: Mapping[str, Statistics]) -> tuple[str, Statistics]:
+    """A normalisation as the user gives it: a name, or ``MEAN,../STD,..``.
+
+    Args:
+        text: what was given.
+        dataset: to whose images it is applied.
+        others: further ones by name.
+
+    Raises:
+        UserError: it is neither, or does not fit the images.
+    """
+    names = {**known(dataset), **others}
+    if text in names:
+        return text, names[text]
+    channels = dataset.image_shape[0]
+    try:
+        mean, std = (tuple(float(part) for part in half.split(",")) for half in text.split("/", 1))
+    except ValueError:
+        raise unknown("normalisation", text, ["auto", *names, "MEAN,../STD,.."]) from None
+    finite = all(math.isfinite(value) for value in (*mean, *std))
+    if len(mean) != channels or len(std) != channels or min(std) <= 0 or not finite:
+        raise UserError(f"normalisation: expected {channels} means and {channels} deviations > 0")
+    return "given", (mean, std)
+
+
+def probe(
+    network: Network, dataset: Dataset, tried: Mapping[str, Statistics], device: torch.device
+) -> Probe:
+    """Tries normalisations on training images of all classes.
+
+    All candidates see the same images. One that is clearly worse sees only the first of them.
+
+    Args:
+        network: in evaluation mode, on ``device``.
+        dataset: only its training images are read; an equal number of every class, as far as
+            there are, drawn by a fixed seed.
+        tried: by name; at least one.
+        device: where.
+    """
+    macs = count_macs(network, dataset.image_shape)
+    most = int(min(max(_MACS / 3 / max(macs, 1), LEAST_IMAGES), MOST_IMAGES))
+    indices = balanced(dataset.train.labels, max(most, dataset.num_classes))
+    images, labels = dataset.train.images[indices], dataset.train.labels[indices]
+    candidates = [Candidate(name=n, mean=mean, std=std) for n, (mean, std) in tried.items()]
+    under_way, done = candidates, 0
+    dropped: list[Candidate] = []
+    for upto in [*(count for count in _ROUNDS if count < len(labels)), len(labels)]:
+        part = slice(done, upto)
+        seen = [_seen(c, network, images[part], labels[part], device) for c in under_way]
+        best, done = min(seen, key=lambda c: c.loss), upto
+        under_way = [c for c in seen if _behind(c, best) < _HOPELESS]
+        dropped += [c for c in seen if _behind(c, best) >= _HOPELESS]
+        if len(under_way) == 1 and done >= min(LEAST_IMAGES, len(labels)):
+            break
+    found = sorted(under_way, key=lambda c: c.loss) + sorted(dropped, key=lambda c: c.loss)
+    gaps = [statistics_gap(network, images, c.mean, c.std, dataset, device) for c in found]
+    return Probe(
+        tuple(replace(c, gap=gap) for c, gap in zip(found, gaps, strict=True)),
+        labels,
+        dataset.num_classes,
+    )
+
+
+def balanced(labels: Tensor, count: int) -> Tensor:
+    """Images of all classes alike: int64 ``[min(count, N)]``, drawn by a fixed seed.
+
+    The classes take turns, so that the beginning is balanced, too.
+
+    Args:
+        labels: int64 ``[N]``.
+        count: how many.
+    """
+    indices = torch.arange(len(labels))
+    shuffled = torch.argsort(counter_hash(0, _SEED, 0, indices), stable=True)
+    by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    counts = torch.bincount(labels)
+    starts = torch.cumsum(counts, 0) - counts
+    turn = torch.empty_like(indices)
+    turn[by_class] = indices - starts[labels[by_class]]
+    return shuffled[torch.argsort(turn[shuffled], stable=True)][:count]
+
+
+@torch.no_grad()
+def statistics_gap(
+    network: Network,
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dataset: Dataset,
+    device: torch.device,
+) -> float | None:
+    """How far what the first BatchNorm sees is from what it saw in training.
+
+    The least Kullback-Leibler divergence of two normal distributions, mean over channels, in
+    nats, over the usual kinds of random crop: none, padded before or after the normalisation.
+
+    Args:
+        network: in evaluation mode, on ``device``.
+        images: uint8 ``[N, C, H, W]``.
+        mean, std: the normalisation.
+        dataset: gives size and flip of the crops.
+        device: where.
+
+    Returns:
+        None where the network has no BatchNorm with statistics.
+    """
+    padding = dataset.crop_padding or max(1, dataset.image_shape[1] // 8)
+    plan = ViewPlan(padding=padding, flip=dataset.flip, seed=_SEED)
+    gaps = []
+    for crop in ("none", "before", "after"):
+        moments = _Moments()
+        for part in torch.arange(len(images)).split(_BATCH):
+            pixels = images[part].to(device)
+            offsets = plan.offsets(0, part.to(device))
+            if crop == "before":
+                pixels = crop_flip(pixels, offsets, padding)
+            floats = to_float(pixels, mean, std)
+            if crop == "after":
+                floats = crop_flip(floats, offsets, padding)
+            norm = _first_norm(network, floats, moments)
+            if norm is None:
+                return None
+        gaps.append(moments.divergence(norm))
+    return min(gaps)
+
+
+class _Moments:
+    """Mean and variance of feature maps per channel, over several batches."""
+
+    def __init__(self) -> None:
+        self.count, self.sums, self.squares = 0, 0.0, 0.0
+
+    def add(self, maps: Tensor) -> None:
+        values = maps.double()
+        axes = [axis for axis in range(maps.ndim) if axis != 1]
+        self.count += maps.numel() // maps.shape[1]
+        self.sums = self.sums + values.sum(axes)
+        self.squares = self.squares + values.square().sum(axes)
+
+    def divergence(self, norm: nn.modules.batchnorm._BatchNorm) -> float:
+        """Of these from what BatchNorm keeps: KL(seen || kept), mean over channels."""
+        mean = torch.as_tensor(self.sums) / self.count
+        var = torch.as_tensor(self.squares) / self.count - mean**2 + norm.eps
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        kept, width = norm.running_mean.double(), norm.running_var.double() + norm.eps
+        ratio = var.clamp(min=norm.eps) / width
+        return (0.5 * (ratio - ratio.log() - 1 + (mean - kept) ** 2 / width)).mean().item()
+
+
+class _Reached(Exception):
+    """The forward pass has come as far as is needed."""
+
+
+def _first_norm(
+    network: Network, images: Tensor, moments: _Moments
+) -> nn.modules.batchnorm._BatchNorm | None:
+    """Runs the network up to its first BatchNorm and adds what that sees to the moments."""
+    reached: list[nn.modules.batchnorm._BatchNorm] = []
+
+    def stop(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+        moments.add(inputs[0])
+        reached.append(norm)
+        raise _Reached
+
+    handles = [
+        module.register_forward_pre_hook(stop)
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    try:
+        if handles:
+            network(images)
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return reached[0] if reached else None
+
+
+@torch.no_grad()
+def _seen(
+    candidate: Candidate, network: Network, images: Tensor, labels: Tensor, device: torch.device
+) -> Candidate:
+    """The candidate with the network's answers to further images."""
+    losses, predictions = [candidate.losses], [candidate.predictions]
+    for pixels, target in zip(images.split(_BATCH), labels.split(_BATCH), strict=True):
+        floats = to_float(pixels.to(device), candidate.mean, candidate.std)
+        logits = network(floats).logits.float().cpu()
+        losses.append(F.cross_entropy(logits, target, reduction="none"))
+        predictions.append(logits.argmax(dim=1))
+    return replace(candidate, losses=torch.cat(losses), predictions=torch.cat(predictions))
+
+
+def _difference(one: Candidate, other: Candidate) -> tuple[float, float]:
+    """How much larger the first one's cross-entropy is, and the standard error of that."""
+    shared = min(len(one.losses), len(other.losses))
+    differences = one.losses[:shared] - other.losses[:shared]
+    if shared < 2:
+        return differences.mean().item(), math.inf
+    return differences.mean().item(), (differences.std() / math.sqrt(shared)).item()
+
+
+def _behind(candidate: Candidate, best: Candidate) -> float:
+    """By how many standard errors a candidate's cross-entropy is larger."""
+    more, error = _difference(candidate, best)
+    return 0.0 if more <= 0 else more / max(error, 1e-12)
+
+
+def _nearest_by_statistics(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The one that BatchNorm's statistics single out; None where they do not."""
+    gaps = sorted((c.gap, i) for i, c in enumerate(candidates) if c.gap is not None)
+    if not gaps or gaps[0][0] > _NEAR:
+        return None
+    if len(gaps) > 1 and gaps[1][0] < _NEARER * gaps[0][0]:
+        return None
+    return candidates[gaps[0][1]]
+
+
+def _mean_deviation(images: Tensor) -> tuple[float, ...]:
+    """The mean of the images' own standard deviations, per channel, of images in [0, 1].
+
+    Of a large set some images, evenly spread, are enough.
+    """
+    some = images[:: max(1, images.nbytes // _DEVIATION_BYTES)]
+    sums = torch.zeros(images.shape[1], dtype=torch.float64)
+    for part in some.split(1024):
+        sums += part.float().div_(255).std(dim=(2, 3), correction=0).sum(0)
+    deviation = sums / len(some)
+    return tuple(torch.where(deviation > 0, deviation, 1.0).tolist())
