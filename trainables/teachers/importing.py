@@ -1,20 +1,18 @@
 """A teacher from a file of weights that somebody else trained."""
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import safetensors.torch
 import torch
-from torch import Tensor
 
 from trainables.compression.measure import count_macs, count_params
 from trainables.data.dataset import Dataset, Images
 from trainables.errors import UserError, unknown
 from trainables.models.outputs import Network
-from trainables.models.registry import FAMILIES, create_model
 from trainables.models.weights import SUFFIX, Card, save_network
+from trainables.teachers.checkpoint import read_checkpoint
+from trainables.teachers.matching import fit_weights
 from trainables.teachers.teacher import Teacher, check_name, teacher_folder
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -43,8 +41,7 @@ def import_teacher(
 
     Args:
         model: the architecture; for a CIFAR ResNet the kind of shortcut is found from the file.
-        file: ``.safetensors``, or what ``torch.save`` wrote: a state dict, bare or under
-            ``state_dict``, ``model`` or ``net``, with or without a prefix such as ``module.``.
+        file: safetensors, or what ``torch.save`` wrote: see `read_checkpoint`.
         dataset: what it was trained on.
         results: folder or URI where the teacher is kept.
         name: under which studies refer to it; the architecture's name by default.
@@ -62,11 +59,11 @@ def import_teacher(
     if name:
         check_name(name)
     device = device or torch.device("cpu")
-    weights = read_weights(file)
-    built, network = _build(model, weights, dataset, file)
+    fit = fit_weights(model, read_checkpoint(file), dataset.num_classes, dataset.image_shape)
+    network = fit.network
     card = Card(
         name=name or model,
-        model=built,
+        model=fit.model,
         dataset=dataset.name,
         data_fingerprint=dataset.fingerprint,
         classes=dataset.num_classes,
@@ -83,61 +80,6 @@ def import_teacher(
     return save_network(
         teacher_folder(results), card.name + SUFFIX, network, replace(card, test_acc=test_acc)
     )
-
-
-def read_weights(file: str) -> dict[str, Tensor]:
-    """The tensors of a weights file by their plain names.
-
-    Raises:
-        UserError: the file is missing, damaged, or holds something else than weights.
-    """
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise UserError(f"weights file '{file}' does not exist")
-    try:
-        if path.suffix == ".safetensors":
-            content: object = safetensors.torch.load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on damaged bytes the unpickler raises errors of any kind
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"weights file '{file}' cannot be read: {reason}") from error
-    for key in ("state_dict", "model", "net"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not (isinstance(content, Mapping) and content) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise UserError(f"weights file '{file}' holds no state dict of tensors")
-    return _without_prefix(dict(content))
-
-
-def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Strips what wraps all names alike, such as DataParallel's ``module.``."""
-    while weights:
-        heads = {key.partition(".")[0] for key in weights}
-        if len(heads) > 1 or not all("." in key for key in weights):
-            break
-        weights = {key.partition(".")[2]: value for key, value in weights.items()}
-    return weights
-
-
-def _build(
-    model: str, weights: dict[str, Tensor], dataset: Dataset, file: str
-) -> tuple[str, Network]:
-    """The network that fits the weights; both kinds of CIFAR shortcut are tried."""
-    candidates = [model]
-    if f"{model}_zeropad" in FAMILIES["resnet"].members:
-        candidates.append(f"{model}_zeropad")
-    problem = ""
-    for candidate in candidates:
-        network = create_model(candidate, dataset.num_classes, dataset.image_shape)
-        try:
-            network.load_state_dict(weights)
-            return candidate, network
-        except RuntimeError as error:
-            problem = problem or "; ".join(str(error).split("\n")[1:3]).strip().replace("\t", "")
-    raise UserError(f"weights file '{file}' does not fit {model} for {dataset.name}: {problem}")
 
 
 def _normalised(
