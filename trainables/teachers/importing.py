@@ -63,8 +63,8 @@ def import_teacher(
     device = device or torch.device("cpu")
     checkpoint = read_checkpoint(file)
     fit = fit_weights(model, checkpoint, dataset.num_classes, dataset.image_shape)
-    where = f" in '{checkpoint.place}'" if checkpoint.place else ""
-    ignored = f"; ignored: {', '.join(checkpoint.left_out)}" if checkpoint.left_out else ""
+    where = f" in '{fit.place}'" if fit.place else ""
+    ignored = f"; ignored: {', '.join(fit.left_out)}" if fit.left_out else ""
     say(f"weights{where} matched {fit.how}{ignored}")
 
     names = tuple(class_names or checkpoint.class_names or dataset.classes)

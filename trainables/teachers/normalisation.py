@@ -49,7 +49,7 @@ _HOPELESS = 6.0
 _NEAR = 0.05
 _NEARER = 4.0
 _BATCH = 128
-_DEVIATION_BYTES = 160_000_000
+_DEVIATION_BYTES = 40_000_000
 _SAME = 0.003
 
 
@@ -426,7 +426,9 @@ def _mean_deviation(images: Tensor) -> tuple[float, ...]:
     """
     some = images[:: max(1, images.nbytes // _DEVIATION_BYTES)]
     sums = torch.zeros(images.shape[1], dtype=torch.float64)
-    for part in some.split(1024):
-        sums += part.float().div_(255).std(dim=(2, 3), correction=0).sum(0)
+    for part in some.split(256):
+        values = part.flatten(2).float().div_(255)
+        centred = values - values.mean(2, keepdim=True)  # quicker than `std` of several axes
+        sums += centred.square_().mean(2).sqrt_().sum(0)
     deviation = sums / len(some)
     return tuple(torch.where(deviation > 0, deviation, 1.0).tolist())

@@ -48,13 +48,13 @@ def test_it_is_called_by_its_trial_and_adopted_once(results: str) -> None:
     card = adopt_student(results, "s", "s-0")
     assert card.name == "s-0"
     assert adopt_student(results, "s", "s-0") == card
-    assert list_teachers(results) == [card]
+    assert list_teachers(results) == {"s-0": card}
 
 
 @pytest.mark.parametrize(
     ("trial_id", "name", "expected"),
     [
-        ("s-1", "taken", "--name taken: there is such a teacher in"),
+        ("s-1", "taken", "--name taken: is the name of another teacher in"),
         ("s-2", None, "trial 's-2' has no student: it has not completed"),
         ("s-9", None, "unknown trial 's-9'; did you mean s-"),
         ("../../s/checkpoints/s-0", None, "--name ../../s/checkpoints/s-0: expected letters"),
@@ -67,7 +67,7 @@ def test_what_cannot_be_adopted(results: str, trial_id: str, name: str, expected
     with pytest.raises(UserError) as caught:
         adopt_student(results, "s", trial_id, name)
     assert expected in str(caught.value)
-    assert [card.name for card in list_teachers(results)] == ["taken"]
+    assert list(list_teachers(results)) == ["taken"]
 
 
 def test_damaged_weights_teach_nobody(results: str) -> None:
@@ -77,4 +77,4 @@ def test_damaged_weights_teach_nobody(results: str) -> None:
     file.write_bytes(bytes(data))
     with pytest.raises(UserError, match="is damaged"):
         adopt_student(results, "s", "s-0")
-    assert list_teachers(results) == []
+    assert list_teachers(results) == {}

@@ -32,7 +32,7 @@ def test_a_trained_teacher_is_found(digits: Dataset, digits_teacher) -> None:
     assert card.name == card.model == "resnet8"
     assert card.test_acc > 0.6
     assert find_teacher(digits_teacher.results, digits_teacher.file) == card
-    assert list_teachers(digits_teacher.results) == [card]
+    assert list_teachers(digits_teacher.results) == {digits_teacher.file: card}
     assert digits_teacher.load().score(digits.read_test()).acc == card.test_acc
 
 
