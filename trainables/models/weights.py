@@ -30,8 +30,8 @@ class Card:
         class_names: in the order of its logits; empty where a file of an older version has none.
         mean, std: its own input normalisation, per channel, of images in [0, 1].
         normalisation: what that is called: ``dataset``, ``imagenet``, ...
-        margin: how much larger the cross-entropy is with the second-best normalisation, in nats;
-            None where nothing was compared.
+        margin: how much larger the cross-entropy is with the best other normalisation, in nats;
+            negative where BatchNorm's statistics decided; None where nothing was compared.
         test_acc: measured on the test set with these weights, in [0, 1].
         params, macs: of the network.
         origin: the training config as JSON, or the imported file's name.
@@ -143,5 +143,5 @@ def _parse(file: str, data: bytes) -> tuple[Card, dict[str, Tensor]]:
         for key in ("image_shape", "mean", "std", "class_names"):
             facts[key] = tuple(facts.get(key, ()))
         return Card(**facts), weights
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{file} is damaged or not written by kdsweep: {error}") from error

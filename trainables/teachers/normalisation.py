@@ -130,7 +130,7 @@ class Probe:
         return next((c for c in self.candidates if c is not chosen), None)
 
     def margin(self, chosen: Candidate) -> float | None:
-        """By how much the second one's cross-entropy is larger, on the same images."""
+        """By how much the best other one's cross-entropy is larger, on the same images."""
         second = self.second(chosen)
         return None if second is None else _difference(second, chosen)[0]
 

@@ -88,11 +88,11 @@ def list_teachers(results: str) -> dict[str, Card | UserError]:
     """
     folder = teacher_folder(results)
     found: dict[str, Card | UserError] = {}
-    for file in sorted(folder.names(SUFFIX)):
+    for name in sorted(file.removesuffix(SUFFIX) for file in folder.names(SUFFIX)):
         try:
-            found[file.removesuffix(SUFFIX)] = read_card(folder, file)
+            found[name] = read_card(folder, name + SUFFIX)
         except UserError as error:
-            found[file.removesuffix(SUFFIX)] = error
+            found[name] = error
     return found
 
 

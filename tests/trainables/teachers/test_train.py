@@ -148,7 +148,7 @@ def test_a_teacher_that_could_not_be_filed_is_not_trained_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk:
-        disk.setattr(train, "save_network", full)
+        disk.setattr(train, "file_teacher", full)
         with pytest.raises(OSError, match="No space"):
             train_teacher(plan, str(tmp_path), None, CPU, lambda row: None)
     assert find_teacher(str(tmp_path), plan.key) is None
