@@ -1,25 +1,6 @@
 """Pieces that own architectures share: convolutions, stages, width scaling, initialisation."""
 
-from typing import Any
-
 from torch import Tensor, nn
-
-from trainables.models.outputs import Network
-
-# What published weight files call the last linear layer: akamaster's ResNets `linear`,
-# torchvision's ResNets and the CRD models `fc`, torchvision's MobileNetV2 `classifier.1`.
-_CLASSIFIER_ALIASES = ("linear.", "fc.", "classifier.1.")
-
-
-class ZooNetwork(Network):
-    """A network of this zoo; weight files may call its `classifier` by the usual other names."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        for alias in _CLASSIFIER_ALIASES:
-            for key in [key for key in state_dict if key.startswith(prefix + alias)]:
-                leaf = key.removeprefix(prefix + alias)
-                state_dict[f"{prefix}classifier.{leaf}"] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class ResidualStage(nn.Sequential):

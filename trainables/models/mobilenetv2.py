@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.family import Design, Family, ImageShape, with_width
-from trainables.models.layers import ZooNetwork, conv, initialise, scaled
-from trainables.models.outputs import Outputs
+from trainables.models.layers import conv, initialise, scaled
+from trainables.models.outputs import Network, Outputs
 
 REMOVABLE = 17
 """How many of the 19 features may be removed from the end."""
@@ -81,7 +81,7 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
-class MobileNetV2(ZooNetwork):
+class MobileNetV2(Network):
     """MobileNetV2 with global average pooling and one linear layer behind the features it keeps.
 
     Stages: the last feature at each resolution.

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from trainables.models.eca import ECA, VARIANTS, AdditiveECA, kernel_size
 from trainables.models.family import Design, Family, ImageShape, width_ladder, with_width
-from trainables.models.layers import ResidualStage, ZooNetwork, conv, initialise, scaled
-from trainables.models.outputs import Outputs
+from trainables.models.layers import ResidualStage, conv, initialise, scaled
+from trainables.models.outputs import Network, Outputs
 
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 _LADDER_DEPTHS = (8, 14, 20, 32, 44, 56)
@@ -113,7 +113,7 @@ class Bottleneck(nn.Module):
 Block = BasicBlock | Bottleneck
 
 
-class ResNet(ZooNetwork):
+class ResNet(Network):
     """A 3x3 stem at full resolution, stages of residual blocks, global average pooling.
 
     Args:

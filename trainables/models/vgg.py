@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.family import Design, Family, ImageShape, width_ladder, with_width
-from trainables.models.layers import ZooNetwork, initialise, scaled
-from trainables.models.outputs import Outputs
+from trainables.models.layers import initialise, scaled
+from trainables.models.outputs import Network, Outputs
 
 # Convolutions of the five blocks; every block ends in a 2x2 max-pooling.
 _CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
@@ -26,7 +26,7 @@ _WIDTHS = (64, 128, 256, 512, 512)
 _SHRINK = 2 ** len(_WIDTHS)
 
 
-class VGG(ZooNetwork):
+class VGG(Network):
     """Five blocks of convolution-BatchNorm-ReLU and max-pooling, then one linear layer.
 
     Stages: the last feature of every block, before its pooling. The network is built for one
@@ -74,7 +74,7 @@ class VGG(ZooNetwork):
         return Outputs(self.classifier(embedding), embedding, tuple(stages))
 
 
-class AveragedVGG(ZooNetwork):
+class AveragedVGG(Network):
     """The same blocks, and a linear layer on the average of the last map.
 
     Stages: the last feature at each resolution.

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.family import Design, Family, ImageShape, number, width_ladder
-from trainables.models.layers import ResidualStage, ZooNetwork, conv, initialise, scaled
-from trainables.models.outputs import Outputs
+from trainables.models.layers import ResidualStage, conv, initialise, scaled
+from trainables.models.outputs import Network, Outputs
 
 _LADDER_DEPTHS = (10, 16, 22, 28, 40)
 
@@ -39,7 +39,7 @@ class PreActivationBlock(nn.Module):
         return out + shortcut
 
 
-class WideResNet(ZooNetwork):
+class WideResNet(Network):
     """WRN-depth-k: three groups of ``(depth - 4) / 6`` blocks of 16k, 32k and 64k channels.
 
     Stages: the outputs of groups 1 and 2 before activation, of group 3 after the last

@@ -1,5 +1,7 @@
 """Our networks compute what independent implementations of the same papers compute."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from timm.models.resnet import BasicBlock, Bottleneck
@@ -9,6 +11,8 @@ from torch.nn import functional as F
 from torchvision import models
 
 from trainables.models import Network, create_model
+from trainables.teachers.checkpoint import read_checkpoint
+from trainables.teachers.matching import fit_weights
 
 CIFAR = (3, 32, 32)
 
@@ -28,6 +32,12 @@ def warm(network: nn.Module) -> nn.Module:
     return network.eval()
 
 
+def imported(name: str, reference: nn.Module, folder: Path) -> Network:
+    """Our network with the weights of another, from a file."""
+    torch.save(reference.state_dict(), folder / "net.pth")
+    return fit_weights(name, read_checkpoint(str(folder / "net.pth")), 10, CIFAR).network.eval()
+
+
 def torchvision_with_small_stem(name: str) -> nn.Module:
     network = models.get_model(name, weights=None, num_classes=10)
     if name == "mobilenet_v2":
@@ -43,11 +53,10 @@ def torchvision_with_small_stem(name: str) -> nn.Module:
     ("ours", "theirs"),
     [("resnet18", "resnet18"), ("resnet50", "resnet50"), ("mobilenetv2", "mobilenet_v2")],
 )
-def test_torchvision(ours: str, theirs: str) -> None:
+def test_torchvision(ours: str, theirs: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     reference = warm(torchvision_with_small_stem(theirs))
-    model = create_model(ours, 10, CIFAR).eval()
-    model.load_state_dict(reference.state_dict(), strict=True)
+    model = imported(ours, reference, tmp_path)
     torch.testing.assert_close(model(images()).logits, reference(images()), rtol=1e-4, atol=1e-4)
 
 
@@ -55,15 +64,15 @@ def test_torchvision(ours: str, theirs: str) -> None:
     ("name", "block", "layers"),
     [("resnet18-eca", BasicBlock, (2, 2, 2, 2)), ("resnet50-eca", Bottleneck, (3, 4, 6, 3))],
 )
-def test_eca_against_timm(name: str, block: type[nn.Module], layers: tuple[int, ...]) -> None:
+def test_eca_against_timm(
+    name: str, block: type[nn.Module], layers: tuple[int, ...], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     reference = TimmResNet(block, layers, num_classes=10, block_args={"attn_layer": "eca"})
     reference.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     reference.maxpool = nn.Identity()
     warm(reference)
-    model = create_model(name, 10, CIFAR).eval()
-    weights = {key.replace(".se.", ".eca."): w for key, w in reference.state_dict().items()}
-    model.load_state_dict(weights, strict=True)
+    model = imported(name, reference, tmp_path)
     torch.testing.assert_close(model(images()).logits, reference(images()), rtol=1e-4, atol=1e-4)
 
 

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from trainables.models import create_model
+from trainables.errors import UserError
+from trainables.teachers.checkpoint import read_checkpoint
+from trainables.teachers.matching import Fit, fit_weights
 
 CIFAR = (3, 32, 32)
 IMAGENET_MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
@@ -25,23 +27,23 @@ def cifar10_test(folder: Path, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return (images - IMAGENET_MEAN) / IMAGENET_STD, torch.tensor([row["label"] for row in rows])
 
 
-def akamaster(folder: Path, pattern: str) -> dict[str, torch.Tensor]:
-    (file,) = folder.glob(f"teachers/{pattern}")
-    stored = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
-    return {key.removeprefix("module."): value for key, value in stored.items()}
+def akamaster(folder: Path, depth: int) -> Fit:
+    (file,) = folder.glob(f"teachers/resnet{depth}-*.th")
+    return fit_weights(f"resnet{depth}", read_checkpoint(str(file)), 10, CIFAR)
 
 
 @pytest.mark.parametrize("depth", [20, 32, 44, 56])
 def test_akamaster_resnets_load(shared_data: Path, depth: int) -> None:
-    model = create_model(f"resnet{depth}_zeropad", 10, CIFAR)
-    weights = akamaster(shared_data, f"resnet{depth}-*.th")
-    model.load_state_dict(weights, strict=True)
-    assert torch.equal(model.classifier.weight, weights["linear.weight"])
+    fit = akamaster(shared_data, depth)
+    assert fit.model == f"resnet{depth}_zeropad"
+    assert fit.how == "by known translations (linear -> classifier)"
+    (file,) = shared_data.glob(f"teachers/resnet{depth}-*.th")
+    stored = torch.load(file, weights_only=True, map_location="cpu")["state_dict"]
+    assert torch.equal(fit.network.classifier.weight, stored["module.linear.weight"])
 
 
 def test_akamaster_resnet20_classifies(shared_data: Path) -> None:
-    model = create_model("resnet20_zeropad", 10, CIFAR).eval()
-    model.load_state_dict(akamaster(shared_data, "resnet20-*.th"), strict=True)
+    model = akamaster(shared_data, 20).network.eval()
     images, labels = cifar10_test(shared_data, 512)
     with torch.inference_mode():
         hits = (model(images).logits.argmax(1) == labels).float().mean()
@@ -49,6 +51,6 @@ def test_akamaster_resnet20_classifies(shared_data: Path) -> None:
 
 
 def test_projection_needs_other_weights(shared_data: Path) -> None:
-    model = create_model("resnet20", 10, CIFAR)
-    with pytest.raises(RuntimeError, match="downsample"):
-        model.load_state_dict(akamaster(shared_data, "resnet20-*.th"), strict=True)
+    (file,) = shared_data.glob("teachers/resnet20-*.th")
+    with pytest.raises(UserError, match=r"^a resnet20_zeropad, asked for resnet20_x2"):
+        fit_weights("resnet20_x2", read_checkpoint(str(file)), 10, CIFAR)
