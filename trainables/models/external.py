@@ -5,6 +5,7 @@ its stages and its embedding; hooks read them in every forward pass.
 """
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
@@ -12,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from trainables.errors import UserError
+from trainables.errors import UserError, unknown
 from trainables.models.family import Design, ImageShape
 from trainables.models.outputs import Network, Outputs
 from trainables.models.tracing import find_features
@@ -77,10 +78,20 @@ def parse(name: str) -> Design | None:
     """The design behind ``timm:NAME`` or ``torchvision:NAME``; None for other names.
 
     The library itself is imported only when the network is built.
+
+    Raises:
+        UserError: the name says which weights it wants, as ``timm:NAME.TAG`` does: nothing is ever
+            downloaded, and a network has one name.
     """
     library, separator, model = name.partition(":")
     if not separator or library not in LIBRARIES:
         return None
+    plain = without_tag(name)
+    if plain != name:
+        raise UserError(
+            f"model '{name}': its weights are not there, and none are downloaded; write {plain}, "
+            f"or import them: kdsweep teacher import {name} FILE"
+        )
 
     def build(classes: int, image_shape: ImageShape) -> Network:
         make = _make_timm if library == "timm" else _make_torchvision
@@ -98,6 +109,62 @@ def parse(name: str) -> Design | None:
     return Design(name, build)
 
 
+def without_tag(name: str) -> str:
+    """The network's name without the weights that ``timm:NAME.TAG`` names; others as they are.
+
+    Raises:
+        UserError: it is a repository of a hub instead of a name.
+    """
+    if not name.startswith("timm:"):
+        return name
+    plain = name.partition(".")[0]
+    model = plain.removeprefix("timm:")
+    if not re.fullmatch(r"\w+", model):  # hf_hub:timm/resnet18.a1_in1k
+        known = re.split(r"[:/]", model)[-1] or "NAME"
+        raise UserError(f"model '{name}': expected a name of timm; write timm:{known}")
+    return plain
+
+
+def published_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of the images on which a library's own weights were trained.
+
+    Args:
+        name: ``timm:NAME``, ``timm:NAME.TAG`` or ``torchvision:NAME``; nothing is downloaded.
+
+    Returns:
+        In units of [0, 1]; None for other names, and where the library has no such weights.
+
+    Raises:
+        UserError: the library has no such network, or no such tag.
+    """
+    library, _, model = name.partition(":")
+    if library == "timm":
+        return _timm_statistics(name)
+    if library != "torchvision":
+        return None
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise _not_in_library(model, models.list_models(module=models))
+    weights = next(iter(models.get_model_weights(model)), None)
+    transforms = weights.transforms() if weights is not None else None
+    mean, std = getattr(transforms, "mean", None), getattr(transforms, "std", None)
+    return (tuple(mean), tuple(std)) if mean and std else None
+
+
+def _timm_statistics(name: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    import timm
+
+    model = without_tag(name).removeprefix("timm:")
+    _check_timm(model)
+    tag = name.partition(".")[2]
+    tags = [full.partition(".")[2] for full in timm.list_models(f"{model}.*", pretrained=True)]
+    if "." in name and tag not in tags:
+        raise unknown(f"tag of timm:{model}", tag, tags)
+    config = timm.get_pretrained_cfg(f"{model}.{tag}" if tag else model)
+    return (tuple(config.mean), tuple(config.std)) if config is not None else None
+
+
 def _on_default_device(make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
@@ -111,12 +178,22 @@ def _on_default_device(make: Callable[[], nn.Module]) -> nn.Module:
 def _make_timm(name: str, classes: int, image_shape: ImageShape) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
-        raise _not_in_library(name, timm.list_models())
+    _check_timm(name)
     pretrained = timm.get_pretrained_cfg(name)
     # Transformers are built for one image size; other networks know no such argument.
     fixed = {"img_size": image_shape[1:]} if pretrained and pretrained.fixed_input_size else {}
     return timm.create_model(name, num_classes=classes, in_chans=image_shape[0], **fixed)
+
+
+def _check_timm(name: str) -> None:
+    import timm
+    from timm.models import get_deprecated_models
+
+    if not timm.is_model(name):
+        raise _not_in_library(name, timm.list_models())
+    current = get_deprecated_models().get(name)
+    if current is not None:  # two names would be two configs of one network
+        raise UserError(f"an old name; write timm:{current.partition('.')[0]}")
 
 
 def _make_torchvision(name: str, classes: int, image_shape: ImageShape) -> nn.Module:

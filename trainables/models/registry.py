@@ -92,10 +92,11 @@ def canonical_name(name: str) -> str:
     """The one name of an architecture that several names reach.
 
     ``wrn_16_2_x0.25`` is ``wrn_16_0.5``, ``resnet20_x1.0`` is ``resnet20``. Names of timm and
-    torchvision stay as they are and are checked when the model is built.
+    torchvision stay as they are and are checked when the model is built, which knows one name of
+    each network alone: no tags, no old names.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or it names weights (``timm:NAME.TAG``).
     """
     return _find(name)[1].name
 

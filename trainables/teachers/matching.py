@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from trainables.models.external import External
+from trainables.models.external import External, without_tag
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
 from trainables.models.registry import canonical_name, create_model
@@ -38,6 +38,8 @@ from trainables.teachers.translations import (
 
 # Their files elsewhere have these names, too, and other strides or another pooling behind the stem.
 _STRIDES_UNKNOWN = re.compile(r"mobilenetv2(?!_s2)|resnet(18|34|50|101|152)(?!\d)")
+# With weights of the library these normalise images a second time, which no tensor tells.
+_INPUT_UNKNOWN = re.compile(r"torchvision:(googlenet|inception_v3)")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def fit_weights(model: str, checkpoint: Checkpoint, classes: int, image_shape: I
 
     Args:
         model: the name asked for; of a CIFAR ResNet both kinds of shortcut are tried, of a VGG
-            both kinds of pooling.
+            both kinds of pooling. ``timm:NAME.TAG`` is ``timm:NAME`` here.
         checkpoint: of `read_checkpoint`.
         classes: of the data.
         image_shape: ``(C, H, W)`` of the data.
@@ -76,7 +78,7 @@ def fit_weights(model: str, checkpoint: Checkpoint, classes: int, image_shape: I
     Raises:
         UserError: it does not fit, with the cause first.
     """
-    asked = canonical_name(model)
+    asked = canonical_name(without_tag(model))
     trials: list[Trial] = []
     for name in _variants(asked):
         with torch.device("meta"):
@@ -205,7 +207,7 @@ def _trial(
             f"by known translations ({describe(used)})",
             "by the order of modules",
         )[doubt],
-        certain=len(beside) == len(known),
+        certain=len(beside) == len(known) and not _INPUT_UNKNOWN.match(model),
         doubt=doubt,
         named=named,
         missing=[
