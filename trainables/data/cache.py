@@ -28,7 +28,7 @@ from trainables.data.decode import Allocate, Shape
 from trainables.errors import UserError
 
 # Raise it whenever the same files would decode to other pixels or be stored otherwise.
-_FORMAT = 1
+_FORMAT = 2
 _RECORD = "content.json"
 _SPLITS = ("train", "test")
 # Hashing CIFAR takes 0.1 s per load. Sets beyond this are checked by shape and file size alone.
@@ -54,7 +54,12 @@ def cache_folder() -> Path:
 
 
 def content_of(
-    name: str, files: Sequence[Path], image_size: int | None, decode: Callable[[Allocate], Content]
+    name: str,
+    files: Sequence[str | Path],
+    image_size: int | None,
+    decode: Callable[[Allocate], Content],
+    *,
+    reading: object = None,
 ) -> Content:
     """What ``decode`` returns, from the cache where ``files`` were decoded before.
 
@@ -65,6 +70,8 @@ def content_of(
         image_size: as asked for by the user.
         decode: reads and checks the files. It asks once for room for the training and the test
             images, and returns them in the arrays that it was given.
+        reading: whatever else decides what is made of the files, such as the names of classes;
+            plain values.
 
     Raises:
         UserError: the disk of the cache has no room for the images, or, where the folder cannot
@@ -75,7 +82,7 @@ def content_of(
     """
     kind, in_memory = name.partition(":")[0], functools.partial(_in_memory, name)
     try:
-        entry = cache_folder() / f"{kind}-{_key(kind, files, image_size)}"
+        entry = cache_folder() / f"{kind}-{_key(kind, files, image_size, reading)}"
         if content := _open(entry):
             return content
         entry.parent.mkdir(parents=True, exist_ok=True)
@@ -180,10 +187,18 @@ def _create(file: Path, shape: Shape) -> np.ndarray:
     return pixels
 
 
-def _key(kind: str, files: Sequence[Path], image_size: int | None) -> str:
-    states = [(file.resolve(), file.stat()) for file in files]
-    identity = [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in states]
-    record = json.dumps([_FORMAT, kind, image_size, identity])
+def _key(kind: str, files: Sequence[str | Path], image_size: int | None, reading: object) -> str:
+    folders: dict[str, str] = {}  # hundreds of thousands of files lie in few
+    identity = []
+    for file in files:
+        state = os.stat(file)
+        folder, name = os.path.split(file)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.realpath(file) if os.path.islink(file) else f"{folders[folder]}/{name}"
+        identity.append([path, state.st_size, state.st_mtime_ns])
+    # Names of files need not be text: what is not stands there escaped.
+    record = json.dumps([_FORMAT, kind, image_size, reading, identity])
     return hashlib.sha256(record.encode()).hexdigest()[:24]
 
 
@@ -199,6 +214,8 @@ def _complete(content: Content, building: Path) -> None:
         "test_digest": content.test_digest,
         "mean": content.mean,
         "std": content.std,
+        "notes": content.notes,
+        "sizes": content.sizes,
     }
     (building / _RECORD).write_text(json.dumps(record, indent=1))
 
@@ -215,6 +232,8 @@ def _open(entry: Path) -> Content | None:
             test_digest=record["test_digest"],
             mean=tuple(record["mean"]),
             std=tuple(record["std"]),
+            notes=tuple(record["notes"]),
+            sizes=tuple((width, height) for width, height in record["sizes"]),
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None

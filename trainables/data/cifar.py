@@ -15,7 +15,9 @@ from filelock import FileLock
 from trainables.data.cache import content_of
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.decode import Allocate, Shape, decode_split
-from trainables.data.parquet import Shards, find_shards, folder_with_shards, read_split
+from trainables.data.parquet import encoded, image_column
+from trainables.data.parquet_files import Shards, find_shards, folder_with_shards
+from trainables.data.parquet_labels import read_numbers
 from trainables.errors import UserError
 
 _IMAGE_SIZE = (32, 32)
@@ -150,10 +152,13 @@ def _load_parquet(cifar: Cifar, folder: Path) -> Dataset:
 
 def _decode_shards(cifar: Cifar, shards: Shards, pixels: np.ndarray) -> Images:
     """Decoded into ``pixels``, which the result holds."""
-    encoded = read_split(shards, cifar.name, (cifar.label_column,))
-    _check_labels(cifar, encoded.labels, shards)
-    decode_split(encoded, pixels, resize=False)
-    images = Images(torch.from_numpy(pixels), torch.from_numpy(encoded.labels))
+    column = image_column(shards)
+    shards.check_columns((column, cifar.label_column))
+    labels = read_numbers(shards, cifar.label_column)
+    _check_labels(cifar, labels, shards)
+    split = encoded(shards, f"{cifar.name} {shards.split}", labels, column)
+    decode_split(split, pixels, resize=False)
+    images = Images(torch.from_numpy(pixels), torch.from_numpy(labels))
     official = cifar.blocks.get(shards.split)
     return _in_official_order(images, official, shards) if official else images
 

@@ -3,15 +3,21 @@
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from trainables.data.notes import listed
+
 # Pixels become eight times as many bytes, which should stay in a core's cache.
 _STATISTICS_BLOCK = 1 << 17
 _HASHED_BLOCK = 1 << 24
+
+Sizes = tuple[tuple[int, int], ...]
+"""The least and the greatest ``(width, height)`` of images, or the only one, or none known."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,10 @@ class Dataset:
         flip: default augmentation: whether a view may be mirrored left to right.
         mean: per channel, over the training images scaled to [0, 1].
         std: per channel, likewise (population standard deviation; 1 for a constant channel).
+        notes: what a user should know of how it was read, each a line: what was left out, what
+            was guessed, which classes have no images. See `notes.say_notes`.
+        sources: where the training and the test images come from, in words.
+        sizes: of the images before they were brought to one size.
     """
 
     name: str
@@ -55,6 +65,9 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     _test: Images = field(repr=False)
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, str] = ("", "")
+    sizes: Sizes = ()
 
     def read_test(self) -> Images:
         """The test set. Asked for once, after a trial's last epoch; nothing is selected on it."""
@@ -83,6 +96,8 @@ class Content:
         test_digest: `digest` of ``test``.
         mean: see `Dataset`.
         std: see `Dataset`.
+        notes: what was met while the files were decoded; see `Dataset`.
+        sizes: see `Dataset`.
     """
 
     classes: tuple[str, ...]
@@ -92,16 +107,25 @@ class Content:
     test_digest: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    sizes: Sizes = ()
 
     @classmethod
-    def measure(cls, classes: tuple[str, ...], train: Images, test: Images) -> "Content":
+    def measure(
+        cls,
+        classes: tuple[str, ...],
+        train: Images,
+        test: Images,
+        notes: tuple[str, ...] = (),
+        sizes: Sizes = (),
+    ) -> "Content":
         """Digests and channel statistics of freshly decoded images."""
         # At once: much of a set that is larger than the memory is then read only once.
         with ThreadPoolExecutor(1) as pool:
             statistics = pool.submit(channel_statistics, train.images)
             digests = digest(train), digest(test)
             mean, std = statistics.result()
-        return cls(classes, train, test, *digests, mean, std)
+        return cls(classes, train, test, *digests, mean, std, notes, sizes)
 
     @property
     def fingerprint(self) -> str:
@@ -109,8 +133,21 @@ class Content:
         record = [list(self.classes), self.train_digest, self.test_digest]
         return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
-    def dataset(self, name: str, *, crop_padding: int, flip: bool) -> Dataset:
-        """The `Dataset` with this content and the given default augmentation."""
+    def dataset(
+        self,
+        name: str,
+        *,
+        crop_padding: int,
+        flip: bool,
+        notes: tuple[str, ...] = (),
+        sources: tuple[str, str] = ("", ""),
+    ) -> Dataset:
+        """The `Dataset` with this content and the given default augmentation.
+
+        Args:
+            name, crop_padding, flip, sources: see `Dataset`.
+            notes: what is to be said before the content's own.
+        """
         return Dataset(
             name=name,
             classes=self.classes,
@@ -121,7 +158,22 @@ class Content:
             mean=self.mean,
             std=self.std,
             _test=self.test,
+            notes=(*notes, *self.notes, *self._absent()),
+            sources=sources,
+            sizes=self.sizes,
         )
+
+    def _absent(self) -> Iterator[str]:
+        """Says which classes have no images."""
+        total = len(self.classes)
+        for kind, split in (("training", self.train), ("test", self.test)):
+            counts = torch.bincount(split.labels, minlength=total).tolist()
+            names = [name for name, count in zip(self.classes, counts, strict=True) if not count]
+            if names:
+                yield (
+                    f"warning: {len(names):,} of {total:,} classes "
+                    f"{'has' if len(names) == 1 else 'have'} no {kind} images: {listed(names)}"
+                )
 
 
 def digest(split: Images) -> str:
