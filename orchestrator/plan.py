@@ -145,8 +145,9 @@ class Plan:
     @property
     def remarks(self) -> list[str]:
         """What a user should know of the data and the teachers, a line each."""
+        notes = [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
         about = (remark(card, self.dataset) for card in self.cards.values())
-        return [line for line in about if line]
+        return notes + [line for line in about if line]
 
     def student(self, config: TrialConfig) -> StudentChoice:
         """The network that a config asks for.

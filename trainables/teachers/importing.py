@@ -61,6 +61,8 @@ def import_teacher(
     name = name or model
     check_name(name)
     device = device or torch.device("cpu")
+    for note in dataset.notes:
+        say(f"{dataset.name}: {note}")
     checkpoint = read_checkpoint(file)
     fit = fit_weights(model, checkpoint, dataset.num_classes, dataset.image_shape)
     where = f" in '{fit.place}'" if fit.place else ""
