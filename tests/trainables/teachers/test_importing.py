@@ -57,7 +57,7 @@ def test_safetensors_and_a_name(
     results = str(tmp_path / "results")
     card = import_teacher("resnet8", str(file), digits, results=results, name="mine")
     assert card.test_acc == digits_teacher.card.test_acc
-    assert list_teachers(results) == [card]
+    assert list_teachers(results) == {"mine": card}
     assert load_teacher(results, "mine", "cpu").card == card
 
 
@@ -69,7 +69,12 @@ def test_the_normalisation_is_found(
     def imported(content: dict[str, Tensor], normalisation: str):
         file = write(tmp_path / "net.pth", content)
         return import_teacher(
-            "resnet8", file, digits, results=str(tmp_path), normalisation=normalisation
+            "resnet8",
+            file,
+            digits,
+            results=str(tmp_path),
+            normalisation=normalisation,
+            replacing=True,
         )
 
     assert imported(weights, "auto").mean == digits.mean
@@ -82,7 +87,11 @@ def test_zero_padded_shortcuts_are_found(digits: Dataset, tmp_path: Path) -> Non
     torch.manual_seed(0)
     network = create_model("resnet8_zeropad", 10, (1, 8, 8))
     file = write(tmp_path / "net.pth", network.state_dict())
-    card = import_teacher("resnet8", file, digits, results=str(tmp_path))
+    with pytest.raises(UserError, match=r"resnet8 on digits: it guesses: .* by chance 10\.0 %"):
+        import_teacher("resnet8", file, digits, results=str(tmp_path), normalisation="dataset")
+    card = import_teacher(
+        "resnet8", file, digits, results=str(tmp_path), normalisation="dataset", force=True
+    )
     assert card.model == "resnet8_zeropad"
     assert card.name == "resnet8", "as the user called it"
 
