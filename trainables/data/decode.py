@@ -143,7 +143,7 @@ def _copies(splits: Sequence[EncodedSplit], seen: Sequence[Seen]) -> list[str]:
     if again.any():
         found.append(
             f"warning: {int(again.sum()):,} of {len(again):,} test images are training images as "
-            f"well, to the byte: their accuracy says nothing (first: {_where(test, again)})"
+            f"well, to the byte: accuracy on them says nothing (first: {_where(test, again)})"
         )
     order = np.lexsort((train.labels, seen[0].digests))
     digests, labels = seen[0].digests[order], train.labels[order]
