@@ -33,7 +33,9 @@ def check_validation(study: Study, dataset: Callable[[], Dataset], needed_by: st
     fractions = dict(_fractions(study))
     for where, values in fractions.items():
         if needed_by and 0 in values:
-            raise UserError(f"{needed_by}: {where} is 0, so that no trial has it")
+            place = where.removesuffix(_KEY).rstrip(".")
+            at = f" in {place}" if place else ""
+            raise UserError(f"{needed_by}: {_KEY} is 0{at}, so that no trial has it")
     if not any(value for values in fractions.values() for value in values):
         return
     data = dataset()
