@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from orchestrator.printing import print_pairs, print_table, rounded
+from orchestrator.printing import print_pairs, print_table
 from search_spaces.load import load_study, study_names
 from trainables.errors import UserError
 
@@ -142,6 +142,7 @@ def models(options: Namespace) -> int:
 
 
 def datasets(options: Namespace) -> int:
+    from orchestrator.dataset_facts import facts_of
     from trainables.data.sources import describe_datasets, load_dataset
 
     if options.name is None:
@@ -149,15 +150,9 @@ def datasets(options: Namespace) -> int:
         print_table(("dataset", "what it is", "expected under --data"), rows)
         return 0
     found = load_dataset(options.name, options.data, download=options.download)
-    facts = [
-        ("training images", f"{len(found.train):,}"),
-        ("classes", f"{found.num_classes}"),
-        ("image", "x".join(map(str, found.image_shape))),
-        ("mean, std", f"{rounded(found.mean)}, {rounded(found.std)}"),
-        ("views", f"crop padding {found.crop_padding}, flip {'yes' if found.flip else 'no'}"),
-        ("fingerprint", found.fingerprint),
-    ]
-    print_table((found.name, ""), facts)
+    print_table((found.name, ""), facts_of(found))
+    for note in found.notes:
+        print(f"- {note}")
     return 0
 
 

@@ -14,6 +14,7 @@ import torch
 
 from orchestrator.store import SCHEMAS
 from orchestrator.teachers import teachers_of
+from orchestrator.validation import check_validation
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
@@ -243,11 +244,8 @@ class Plan:
                 raise unknown("objective", key, numbers)
             if key.startswith(("compression_", "teacher_")) and not self.study.teachers():
                 raise UserError(f"objectives.{key}: needs a teacher")
-            if key.startswith("val_") and any(
-                self.study.shared(pair).get("val_fraction") == 0
-                for pair in self.study.pairs or [None]
-            ):
-                raise UserError(f"objectives.{key}: val_fraction is 0, so that no trial has it")
+        deciding = [f"objectives.{key}" for key in self.study.objectives if key.startswith("val_")]
+        check_validation(self.study, lambda: self.dataset, next(iter(deciding), None))
 
     def _network(self, model: str) -> Network:
         return create_model(model, self.dataset.num_classes, self.dataset.image_shape)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import math
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -158,10 +160,18 @@ class Content:
             mean=self.mean,
             std=self.std,
             _test=self.test,
-            notes=(*notes, *self.notes, *self._absent()),
+            notes=(*notes, *self.notes, *self._alike(), *self._absent()),
             sources=sources,
             sizes=self.sizes,
         )
+
+    def _alike(self) -> Iterator[str]:
+        """Says which classes may be one: right for letters, a slip for most others."""
+        groups: dict[str, list[str]] = defaultdict(list)
+        for name in self.classes:
+            groups[unicodedata.normalize("NFC", name).casefold().strip()].append(name)
+        if alike := ["/".join(names) for names in groups.values() if len(names) > 1]:
+            yield f"classes whose names differ in case, blanks or nothing: {listed(alike)}"
 
     def _absent(self) -> Iterator[str]:
         """Says which classes have no images."""

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from trainables.data.dataset import Images, Sizes
 from trainables.data.image_formats import Trait, image_size, read_image
+from trainables.data.notes import plural
 from trainables.errors import UserError
 
 DEFAULT_IMAGE_SIZE = 224
@@ -143,7 +144,7 @@ def _copies(splits: Sequence[EncodedSplit], seen: Sequence[Seen]) -> list[str]:
     if again.any():
         found.append(
             f"warning: {int(again.sum()):,} of {len(again):,} test images are training images as "
-            f"well, to the byte: their accuracy says nothing (first: {_where(test, again)})"
+            f"well, to the byte: accuracy on them says nothing (first: {_where(test, again)})"
         )
     order = np.lexsort((train.labels, seen[0].digests))
     digests, labels = seen[0].digests[order], train.labels[order]
@@ -151,7 +152,7 @@ def _copies(splits: Sequence[EncodedSplit], seen: Sequence[Seen]) -> list[str]:
     if torn.any():
         images = np.isin(seen[0].digests, digests[1:][torn])
         found.append(
-            f"warning: {len(np.unique(digests[1:][torn])):,} training images occur in several "
+            f"warning: {plural(len(np.unique(digests[1:][torn])), 'training image')} in several "
             f"classes, to the byte (first: {_where(train, images)})"
         )
     return found

@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,6 @@ def load_image_folder(name: str, folder: Path, image_size: int | None) -> Datase
     train_classes, test_classes = _classes(train), _classes(test)
     classes = tuple(train_classes)
     _check_same(folder, train, test, train_classes, test_classes)
-    notes += tuple(_case_notes(train, classes))
     left_out = LeftOut()
     train_files = _files(train, train_classes, left_out)
     in_order = {same_name(found): path for found, path in test_classes.items()}
@@ -141,15 +140,6 @@ def _check_same(
             f"{folder}: {train.name} and {test.name} must have the same class folders; "
             f"{'; '.join(parts)}"
         )
-
-
-def _case_notes(split: Path, classes: Sequence[str]) -> Iterator[str]:
-    by_letters: dict[str, list[str]] = defaultdict(list)
-    for name in classes:
-        by_letters[same_name(name).casefold()].append(name)
-    for alike in by_letters.values():
-        if len(alike) > 1:
-            yield f"warning: classes that differ only in upper and lower case: {listed(alike)}"
 
 
 def _files(split: Path, classes: dict[str, str], left_out: LeftOut) -> list[list[str]]:

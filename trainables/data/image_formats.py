@@ -14,7 +14,8 @@ _ALWAYS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "PNG": (".png", ".apng"),
     "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
+    "BMP": (".bmp",),
+    "DIB": (".dib",),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
     "TIFF": (".tif", ".tiff"),
     "WEBP": (".webp",),
@@ -106,7 +107,8 @@ def _upright_rgb(image: Image.Image) -> tuple[Image.Image, Trait]:
     else:
         pixels = image.convert("RGB")
     # Asked for last: in a PNG it may lie behind the pixels.
-    if turn := _UPRIGHT.get(_orientation(image)):
+    turn = _UPRIGHT.get(_orientation(image))
+    if turn is not None:  # Pillow's first way to turn is number 0
         return pixels.transpose(turn), trait | Trait.TURNED
     return pixels, trait
 

@@ -29,6 +29,12 @@ def listed(names: Sequence[object], most: int = _SHOWN) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 image``, ``1,200 images``, ``2 classes``."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{count:,} {noun}{ending}"
+
+
 def counted(numbers: Mapping[str, int]) -> str:
     """``12 .txt, 3 .json``, the greatest number first."""
     order = sorted(numbers, key=lambda name: (-numbers[name], name))

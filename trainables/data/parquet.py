@@ -147,7 +147,7 @@ def image_column(shards: Shards) -> str:
         return kinds[0]
     raise UserError(
         f"{shards.files[0]}: expected a column {' or '.join(IMAGE_COLUMNS)}, "
-        f"found {listed(shards.schemas[0].names)}"
+        f"found {listed(shards.schemas[0].names, 4)}"
     )
 
 

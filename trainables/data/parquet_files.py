@@ -92,7 +92,7 @@ class Parts:
     Attributes:
         folder: that all of it lies in.
         files: of each role that is there, sorted; those of one set of shards or of several.
-        others: Parquet files of no role.
+        others: Parquet files of no role, and folders that hold some.
     """
 
     folder: Path
@@ -101,8 +101,7 @@ class Parts:
 
     def named(self, role: str) -> str:
         """What a role's files are called, in few words; empty where there are none."""
-        files = [str(file.relative_to(self.folder)) for file in self.files.get(role, ())]
-        return files[0] if len(files) == 1 else f"{files[0]} ... ({len(files)})" if files else ""
+        return listed([str(file.relative_to(self.folder)) for file in self.files.get(role, ())], 1)
 
 
 def folder_with_shards(folder: Path) -> Path | None:
@@ -113,9 +112,7 @@ def folder_with_shards(folder: Path) -> Path | None:
 
 def folders_with_shards(folder: Path) -> list[Path]:
     """``folder`` where it holds a training set itself, else all folders below it that do."""
-    if TRAIN in find_parts(folder).files:
-        return [folder]
-    return sorted(_below(folder, frozenset()))
+    return [folder] if TRAIN in find_parts(folder).files else sorted(_below(folder, frozenset()))
 
 
 def _below(folder: Path, above: frozenset[tuple[int, int]]) -> Iterator[Path]:
@@ -140,8 +137,11 @@ def find_parts(folder: Path) -> Parts:
         else:
             others.append(name)
     for child in _folders_in(folder):
+        inside = _parquet_in(folder / child)
         if role := role_of(child.lower().removesuffix(_ENDING)):
-            found[role] += [folder / child / name for name in _parquet_in(folder / child)]
+            found[role] += [folder / child / name for name in inside]
+        elif inside:
+            others.append(f"{child}/")
     return Parts(folder, {role: tuple(found[role]) for role in ROLES if found[role]}, tuple(others))
 
 

@@ -5,6 +5,7 @@ itself. Files that list the same names in another order are brought to the order
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,7 @@ def label_column(shards: Shards) -> tuple[str, tuple[str, ...]]:
     if not likely or (likely[0] not in LABEL_COLUMNS and len(likely) > 1):
         raise UserError(
             f"{shards.files[0]}: expected a column {' or '.join(LABEL_COLUMNS)}, "
-            f"found {listed(shards.schemas[0].names)}"
+            f"found {listed(shards.schemas[0].names, 4)}"
         )
     if len(likely) == 1:
         return likely[0], ()
@@ -157,7 +158,7 @@ def _from_numbers(
     notes = [
         f"{_called(group)} {words}"
         for group, words in (
-            (mapped, f"lists the classes otherwise than {files[named].name}: mapped by name"),
+            (mapped, f"lists the classes differently from {files[named].name}: mapped by name"),
             (nameless, f"names no classes: its numbers are taken for those of {files[named].name}"),
         )
         if group
@@ -169,19 +170,19 @@ def _permutation(
     first: Path, classes: tuple[str, ...], file: Path, own: tuple[str, ...]
 ) -> np.ndarray:
     """Where each of a file's own names stands in the order of all."""
-    if others := [name for name in own if name not in classes]:
+    position = {name: label for label, name in enumerate(classes)}
+    if others := [name for name in own if name not in position]:
         raise UserError(
             f"{file}: names other classes than {first.name}: {listed(others, 3)}; "
             f"there they are {listed(classes, 3)}"
         )
     for names, whose in ((classes, first), (own, file)):
-        if len(set(names)) < len(names):
-            twice = sorted({name for name in names if names.count(name) > 1})
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
             raise UserError(
                 f"{whose}: names {listed(twice, 3)} twice, so that the classes of {first.name} and "
                 f"{file.name}, which stand in another order, cannot be matched"
             )
-    return np.array([classes.index(name) for name in own], dtype=np.int64)
+    return np.array([position[name] for name in own], dtype=np.int64)
 
 
 def _check_named(file: Path, values: np.ndarray, names: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """Stratified splits: every class keeps its share, every platform gets the same images."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,6 +55,38 @@ def stratified_subset(labels: Tensor, indices: Tensor, fraction: float, seed: in
     return indices[chosen]
 
 
+def held_out(counts: Sequence[int], fraction: float) -> list[int]:
+    """How many images of each class `stratified_split` holds out, of as many as there are."""
+    return [_share(count, fraction, at_least=0) for count in counts]
+
+
+def enough_for_each(counts: Sequence[int]) -> float | None:
+    """The least fraction, rounded up to two digits, that holds out an image of every class.
+
+    Classes of one image, which must be trained on, are not counted.
+
+    Args:
+        counts: images of each class.
+
+    Returns:
+        None where no class has two images.
+    """
+    several = [count for count in counts if count > 1]
+    if not several:
+        return None
+    needed = 0.5 / min(several)
+    digits = 1 - math.floor(math.log10(needed))
+    steps = math.ceil(needed * 10**digits - 1e-9)
+    while min(held_out(several, round(steps / 10**digits, digits))) < 1:
+        steps += 1
+    return round(steps / 10**digits, digits)
+
+
+def _share(count: int, fraction: float, *, at_least: int) -> int:
+    """The share of a class of ``count`` images, rounded half up."""
+    return min(count, max(at_least, math.floor(count * fraction + 0.5)))
+
+
 def _first_of_each_class(
     labels: Tensor, indices: Tensor, fraction: float, seed: int, purpose: int, *, at_least: int
 ) -> Tensor:
@@ -62,7 +95,7 @@ def _first_of_each_class(
     by_class = shuffled[torch.argsort(labels[shuffled], stable=True)]
     counts = torch.bincount(labels)
     take = torch.tensor(
-        [min(n, max(at_least, math.floor(n * fraction + 0.5))) for n in counts.tolist()],
+        [_share(count, fraction, at_least=at_least) for count in counts.tolist()],
         dtype=torch.int64,
     )
     starts = torch.cumsum(counts, 0) - counts

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainables.data.image_formats import ending_of, is_image_name
-from trainables.data.notes import counted
+from trainables.data.notes import counted, plural
 from trainables.errors import UserError
 
 # What systems and programs leave everywhere; nobody means it as data.
@@ -69,17 +69,20 @@ class LeftOut:
 
     def notes(self, folder: Path) -> Iterator[str]:
         """A line for each kind; none where nothing was left out."""
+        endings = sum(self.endings.values())
         parts = [
-            ("ending", sum(self.endings.values()), f"not read as images ({counted(self.endings)})"),
-            ("hidden", self.hidden, "images that are hidden, by a name that begins with a dot"),
-            ("outside", self.outside, "images that lie in no class's folder"),
-            ("loop", self.loops, "links that lead back to a folder above them"),
+            (
+                "ending",
+                endings,
+                f"{plural(endings, 'file')} not read as images ({counted(self.endings)})",
+            ),
+            ("hidden", self.hidden, f"{plural(self.hidden, 'image')} hidden by a dot in the name"),
+            ("outside", self.outside, f"{plural(self.outside, 'image')} in no class's folder"),
+            ("loop", self.loops, f"{plural(self.loops, 'link')} to a folder above"),
         ]
         for key, count, words in parts:
             if count:
-                noun = "files " if key == "ending" else ""
-                where = os.path.relpath(self.first[key], folder)
-                yield f"left out: {count:,} {noun}{words}; first: {where}"
+                yield f"left out: {words}; first: {os.path.relpath(self.first[key], folder)}"
 
 
 def scan(folder: str | Path) -> list[os.DirEntry[str]]:
@@ -121,7 +124,8 @@ def image_files(folder: str | Path, left_out: LeftOut) -> list[str]:
     Raises:
         UserError: a folder cannot be read, or a link that is called like an image leads nowhere.
     """
-    return list(_images(os.fspath(folder), left_out, frozenset()))
+    above = frozenset(identity(parent) for parent in Path(folder).absolute().parents)
+    return list(_images(os.fspath(folder), left_out, above))
 
 
 def _images(folder: str, left_out: LeftOut, above: frozenset[tuple[int, int]]) -> Iterator[str]:
