@@ -130,7 +130,8 @@ def _variants(asked: str) -> Iterator[str]:
 def _with_head(candidate: Candidate, wanted: Shapes) -> Candidate:
     """A candidate with the last layer that lay beside its wrapped backbone."""
     ours = linear_modules(modules_of(wanted))
-    if len(ours) != 1 or linear_modules(modules_of(_sizes(candidate))):
+    headed = linear_modules(modules_of(_sizes(candidate)))
+    if len(ours) != 1 or headed or 2 * len(candidate.tensors) < len(wanted):
         return candidate
     (shape,) = ours.values()
     theirs = [
