@@ -1,5 +1,6 @@
 """Why weights do not fit, and what the zoo knows them for."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.errors import UserError
-from trainables.models.family import ImageShape, number
+from trainables.models.family import ImageShape, number, with_width
 from trainables.models.registry import FAMILIES, create_model
 from trainables.teachers.checkpoint import Candidate
 from trainables.teachers.inert_pickle import NotAPickle
@@ -46,7 +47,7 @@ class Trial:
     def distance(self) -> tuple[int, int, int]:
         """How far from that."""
         missing = len(self.missing)
-        return missing + len(self.wrong), missing, len(self.extra)
+        return missing + len(self.wrong), missing, 0 if missing else len(self.extra)
 
     @property
     def used(self) -> frozenset[int]:
@@ -125,20 +126,17 @@ def identify(found: Modules, image_shape: ImageShape) -> str | None:
     """The network of the zoo whose modules have just these shapes, whatever they are called."""
     kept = {name: held for name, held in found.items() if not BESIDE.fullmatch(name.split(".")[0])}
     linear = linear_modules(kept)
-    stems = [held["weight"] for held in kept.values() if len(held.get("weight", ())) == 4]
-    if len(linear) != 1 or not stems:
+    convs = [held["weight"] for held in kept.values() if len(held.get("weight", ())) == 4]
+    if len(linear) != 1 or not convs:
         return None
     ((classes, embedding),) = linear.values()
-    shape = (stems[0][1], *image_shape[1:])
+    stem = next((shape for shape in convs if shape[1] <= 4 < shape[0]), convs[0])
+    attention = any(len(held.get("weight", ())) == 3 for held in kept.values())
     profile = _profile(kept.values())
-    tried = set[str]()
-    for name in _members(stems[0][0], embedding):
-        if name in tried:
-            continue
-        tried.add(name)
+    for name in _members(len(convs), attention, stem[0], embedding):
         try:
             with torch.device("meta"):
-                member = modules_of(_shapes(name, classes, shape))
+                member = modules_of(_shapes(name, classes, (stem[1], *image_shape[1:])))
         except UserError:
             continue
         if _profile(member.values()) == profile:
@@ -146,19 +144,22 @@ def identify(found: Modules, image_shape: ImageShape) -> str | None:
     return None
 
 
-def _members(stem: int, embedding: int) -> Iterator[str]:
-    """Names that could have so many channels behind the stem and before the last layer."""
-    depths = range(10, 65, 6)
+def _members(convs: int, attention: bool, stem: int, embedding: int) -> Iterator[str]:
+    """Names that could have so many convolutions, and channels behind the stem and at the end.
+
+    A depth counts the linear layer, and no shortcuts; a VGG's counts three linear layers.
+    """
+    near = range(convs - 3, convs + 4)
     for family in FAMILIES.values():
         for member in family.members:
-            if not member.startswith("wrn"):
-                yield member
-                for widened in (stem / 16, stem / 32, stem / 64):
-                    if number(widened) != "1":
-                        yield f"{member}_x{number(widened)}"
-    yield from (f"wrn_{depth}_{number(embedding / 64)}" for depth in depths)
-    yield from (f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101, 152))
-    yield from (f"torchvision:{name}" for name in ("mobilenet_v2", "vgg16_bn", "vgg13_bn"))
+            depth = re.search(r"\d+", member.removeprefix("mobilenetv2"))
+            counted = int(depth[0]) in near if depth and "mobilenet" not in member else convs > 4
+            if counted and ("eca" in member) == attention and family.name != "wrn":
+                widths = dict.fromkeys(number(stem / base) for base in (stem, 16, 32, 64))
+                yield from (with_width(member, float(width)) for width in widths)
+    yield from (f"wrn_{depth}_{number(embedding / 64)}" for depth in near if depth % 6 == 4)
+    yield from (f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101, 152) if depth in near)
+    yield from (f"torchvision:vgg{depth}_bn" for depth in (11, 13, 16, 19) if depth - 3 == convs)
 
 
 def _profile(modules: Iterable[Shapes]) -> Counter[object]:

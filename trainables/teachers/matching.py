@@ -36,8 +36,10 @@ from trainables.teachers.translations import (
     translate,
 )
 
-# Their files elsewhere have these names, too, and other strides or another pooling behind the stem.
+# Elsewhere these come for pictures of 224 pixels, with other strides or a pooling behind the stem,
+# and the same tensors; only of who calls his shortcuts so is known that he means small images.
 _STRIDES_UNKNOWN = re.compile(r"mobilenetv2(?!_s2)|resnet(18|34|50|101|152)(?!\d)")
+_SMALL = re.compile(r"\.(shortcut|residual_function)\.")
 # With weights of the library these normalise images a second time, which no tensor tells.
 _INPUT_UNKNOWN = re.compile(r"torchvision:(googlenet|inception_v3)")
 
@@ -128,7 +130,8 @@ def _variants(asked: str) -> Iterator[str]:
 def _with_head(candidate: Candidate, wanted: Shapes) -> Candidate:
     """A candidate with the last layer that lay beside its wrapped backbone."""
     ours = linear_modules(modules_of(wanted))
-    if len(ours) != 1 or linear_modules(modules_of(_sizes(candidate))):
+    headed = linear_modules(modules_of(_sizes(candidate)))
+    if len(ours) != 1 or headed or 2 * len(candidate.tensors) < len(wanted):
         return candidate
     (shape,) = ours.values()
     theirs = [
@@ -154,8 +157,7 @@ def _trials(candidate: Candidate, model: str, wanted: Shapes) -> Iterator[Trial]
     found, ours = modules_of(_sizes(candidate)), modules_of(wanted)
     yield _trial(candidate, model, wanted, {}, 0)
     classifier = _classifier(found, ours)
-    alike = _trial(candidate, model, wanted, classifier, 1)
-    yield replace(alike, certain=alike.certain and not _STRIDES_UNKNOWN.match(model))
+    yield _trial(candidate, model, wanted, classifier, 1)
     for translation in TRANSLATIONS:
         renaming = translate(list(found), translation) | classifier
         plain = all(old == new for old, new in renaming.items() if old not in classifier)
@@ -198,6 +200,7 @@ def _trial(
     beside = known + [
         name for name in apart if name not in known and not IN_THE_WAY.fullmatch(name.split(".")[0])
     ]
+    told = not doubt or not _STRIDES_UNKNOWN.match(model) or any(map(_SMALL.search, renaming))
     used = {old: new for old, new in renaming.items() if f"{new}.weight" in wanted}
     return Trial(
         candidate=candidate,
@@ -207,7 +210,7 @@ def _trial(
             f"by known translations ({describe(used)})",
             "by the order of modules",
         )[doubt],
-        certain=len(beside) == len(known) and not _INPUT_UNKNOWN.match(model),
+        certain=len(beside) == len(known) and told and not _INPUT_UNKNOWN.match(model),
         doubt=doubt,
         named=named,
         missing=[

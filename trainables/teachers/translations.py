@@ -71,24 +71,28 @@ _WRN = Translation(
 _WRN_LAYERS = Translation(
     numbers=((r"^layers?[_.]?(\d)\.(?=\d+\.)", "group{}.", 1),), rules=_WRN_RULES, certain=False
 )
-_EXPANDED = (
-    (r"^(features\.\d+\.conv)\.0\.(?!\d)", r"\1.0.0."),
-    (r"^(features\.\d+\.conv)\.1\.(?!\d)", r"\1.0.1."),
-    (r"^(features\.\d+\.conv)\.3\.", r"\1.1.0."),
-    (r"^(features\.\d+\.conv)\.4\.", r"\1.1.1."),
-    (r"^(features\.\d+\.conv)\.6\.", r"\1.2."),
-    (r"^(features\.\d+\.conv)\.7\.", r"\1.3."),
-)
+
+
+def _expanded(block: str) -> tuple[tuple[str, str], ...]:
+    """A block of MobileNetV2 that is one flat sequence: 1x1, 3x3, 1x1."""
+    places = ((0, "0.0"), (1, "0.1"), (3, "1.0"), (4, "1.1"), (6, "2"), (7, "3"))
+    return tuple(
+        (rf"^(features\.{block}\.conv)\.{flat}\.(?!\d)", rf"\1.{nested}.")
+        for flat, nested in places
+    )
+
+
 _MOBILENET_BLOCKS = Translation(
     numbers=((r"^blocks\.(\d+)\.(\d+)\.", "features.{}.", 1),),
-    rules=((r"^conv1\.", "features.0."), (r"^conv2\.", "features.18."), *_EXPANDED),
+    rules=((r"^conv1\.", "features.0."), (r"^conv2\.", "features.18."), *_expanded(r"\d+")),
 )
 _MOBILENET_FLAT = Translation(
     rules=(
         (r"^conv\.", "features.18."),
-        (r"^(features\.1\.conv)\.3\.", r"\1.2."),
-        (r"^(features\.1\.conv)\.4\.", r"\1.3."),
-        *_EXPANDED,
+        (r"^(features\.1\.conv)\.([01])\.(?!\d)", r"\1.0.\2."),
+        (r"^(features\.1\.conv)\.3\.", r"\1.1."),
+        (r"^(features\.1\.conv)\.4\.", r"\1.2."),
+        *_expanded(r"(?!1\.)\d+"),
     ),
     certain=False,
 )
