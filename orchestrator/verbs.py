@@ -1,6 +1,7 @@
 """What each verb of the command line does. One function a verb; returns the exit code."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def _objectives(texts: list[str]) -> Any:
     return objectives
 
 
-def _aims(objectives: dict[str, str], asked: Any, blind: bool) -> str:
+def _aims(objectives: Mapping[str, str], asked: Any, blind: bool) -> str:
     aims = ", ".join(f"{column} {goal}" for column, goal in objectives.items())
     whose = "as asked" if asked else "the study's own"
     text = f"front over {aims} ({whose}); equal: configs with just these values"
