@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from orchestrator import query
 from orchestrator.forms import ABSENT, Grid, form_of
+from orchestrator.front import nothing_finished
+from orchestrator.record import read_study
 from orchestrator.store import Store
 from orchestrator.tables import best_cells, choice
-from search_spaces.load import parse_study
 from search_spaces.published import Published, join_pair
-from search_spaces.spec import Study
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN
 
@@ -86,7 +85,7 @@ def against_published(results: str, sweeps: Sequence[str]) -> list[Comparison]:
     """
     groups: list[tuple[Published, list[str]]] = []
     for sweep in dict.fromkeys(sweeps):
-        study = read_study(results, sweep)
+        study = read_study(Store(results, sweep))
         if study.published is None:
             raise UserError(
                 f"--against published: study '{study.name}' of sweep '{sweep}' has no published "
@@ -101,16 +100,6 @@ def against_published(results: str, sweeps: Sequence[str]) -> list[Comparison]:
     return [compare(query.trials(results, names), published) for published, names in groups]
 
 
-def read_study(results: str, sweep: str) -> Study:
-    """The study of a sweep as it was run.
-
-    Raises:
-        UserError: no such sweep, or its study cannot be read by this version.
-    """
-    content = yaml.safe_load(Store(results, sweep).read_study())
-    return parse_study({key: v for key, v in content.items() if key in Study.model_fields})
-
-
 def compare(frame: pd.DataFrame, published: Published) -> Comparison:
     """Our cells, chosen as in the compression table, beside the published ones.
 
@@ -123,7 +112,7 @@ def compare(frame: pd.DataFrame, published: Published) -> Comparison:
     """
     cells = best_cells(frame, "test_acc")
     if cells.empty:
-        raise UserError("no finished trials: a table needs trials with status 'completed'")
+        raise nothing_finished(frame, ["test_acc"])
     # Two requests for one network would be two lines of one name: the better one stands.
     cells = cells.sort_values("val_acc", ascending=False, kind="stable")
     cells = cells.drop_duplicates(["dataset", "teacher", "student", "method"])

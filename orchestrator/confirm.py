@@ -3,7 +3,8 @@
 import json
 
 from orchestrator import query
-from orchestrator.front import front
+from orchestrator.front import front, nothing_finished, objectives_of
+from search_spaces.spec import MAX_REPEATS
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 
@@ -25,18 +26,25 @@ def choose(sweep: str, results: str, seeds: int, top: int | None = None) -> list
         A list of repeats per config.
 
     Raises:
-        UserError: the sweep has no finished trial.
+        UserError: the sweep has no finished trial, or none with a validation accuracy.
     """
-    if seeds < 1:
-        raise UserError(f"--seeds: expected at least 1, got {seeds}")
+    if not 1 <= seeds <= MAX_REPEATS:
+        raise UserError(f"--seeds: expected at least 1, at most {MAX_REPEATS}, got {seeds}")
     if top is not None and top < 1:
         raise UserError(f"--top: expected at least 1, got {top}")
     frame = query.trials(results, [sweep])
-    chosen = front(frame)
+    objectives = objectives_of(results, [sweep])
+    chosen = front(frame, objectives)
+    if chosen.empty:
+        raise nothing_finished(frame, list(objectives))
+    if chosen["val_acc"].isna().all():
+        raise UserError(
+            f"sweep '{sweep}' has no val_acc (val_fraction: 0), by which something could be "
+            "chosen; its trials learned from all training images: for more seeds give its study "
+            "more `repeats`"
+        )
     if top is not None:
         chosen = chosen.nlargest(top, "val_acc")
-    if chosen.empty:
-        raise UserError(f"sweep '{sweep}' has no finished trial to confirm")
     configs = [TrialConfig.from_mapping(json.loads(text)) for text in chosen["config"]]
     plain = [_plain(config) for config in configs]
     distinct = {config.to_json(): config for config in [*configs, *plain]}

@@ -4,18 +4,20 @@ Everything here selects on validation columns; the test set is only ever shown.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from orchestrator.store import SCHEMAS
+from orchestrator.store import SCHEMAS, Store
+from search_spaces.reading import read_yaml
 from trainables.errors import UserError, unknown
 
 Direction = Literal["max", "min"]
 OBJECTIVES: Mapping[str, Direction] = {"val_acc": "max", "compression_params": "max"}
+"""Of studies that give none and have a teacher; without one, val_acc alone."""
 
 _SEEDS = ("seed", "view_seed", "stage")
 # Confirm trials learn from the whole training set: the one setting in which they differ.
@@ -126,6 +128,84 @@ def front(frame: pd.DataFrame, objectives: Mapping[str, Direction] = OBJECTIVES)
     return points[_per_teacher(points, objectives)].sort_values(
         ["dataset", "teacher", "compression_params", "val_acc"], ignore_index=True
     )
+
+
+def collapsed(points: pd.DataFrame, objectives: Collection[str]) -> pd.DataFrame:
+    """Rows of a front, of which those with equal objectives are one.
+
+    Args:
+        points: as `front` gives them.
+        objectives: the columns that have to be equal.
+
+    Returns:
+        The first row of each, in the order of the front, with ``equal``: how many there were.
+    """
+    place = ["dataset", "teacher", *objectives]
+    equal = points.groupby(place, dropna=False)["trial_id"].transform("size").astype(int)
+    return points.assign(equal=equal).drop_duplicates(place, ignore_index=True)
+
+
+def objectives_of(results: str, sweeps: Sequence[str]) -> dict[str, Direction]:
+    """The objectives of the sweeps' own study.
+
+    Raises:
+        UserError: a ``study.yaml`` is damaged, or the sweeps have different objectives.
+    """
+    found = {sweep: _own_objectives(Store(results, sweep)) for sweep in sweeps}
+    first, *others = found
+    for other in others:
+        if found[other] != found[first]:
+            raise UserError(
+                f"sweeps '{first}' and '{other}' have different objectives: name them by "
+                "--objective COLUMN=max|min"
+            )
+    return found[first]
+
+
+def _own_objectives(store: Store) -> dict[str, Direction]:
+    """Read without the rest of the study, which takes torch to understand."""
+    if not store.folder.exists("study.yaml"):
+        return dict(OBJECTIVES)
+    where = f"{store.folder}/study.yaml"
+    content = read_yaml(store.read_study(), where)
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is no study: expected keys and values; put it back as it was")
+    alone = not (content.get("teacher") or content.get("pairs"))
+    own = content.get("objectives", {"val_acc": "max"} if alone else dict(OBJECTIVES))
+    if not isinstance(own, dict) or not own or not {*own.values()} <= {"max", "min"}:
+        raise UserError(f"{where}: objectives: expected columns with max or min, got {own!r:.60}")
+    return own
+
+
+def nothing_finished(frame: pd.DataFrame, needed: Sequence[str] = ()) -> UserError:
+    """Why there is nothing to show: an error of one line.
+
+    Args:
+        frame: rows of ``trials``.
+        needed: columns that a trial must have to be shown.
+    """
+    finished = frame[frame["status"] == "completed"]
+    if frame.empty:
+        return UserError("no finished trial: none has ended yet")
+    if finished.empty:
+        counts = ", ".join(f"{n} {status}" for status, n in frame["status"].value_counts().items())
+        errors = frame["error"].dropna().value_counts()
+        most = f"; most often: {str(errors.index[0])[:160]}" if len(errors) else ""
+        return UserError(f"no finished trial: {counts}{most}")
+    for name in needed:
+        if name in finished and finished[name].isna().all():
+            return UserError(f"no finished trial of {len(finished)} has {name}{_because(name)}")
+    if (finished["stage"] == "confirm").all():
+        return UserError(f"no finished trial of the search: {len(finished)} are of its confirm")
+    return UserError(f"no finished trial of {len(finished)} has all of {', '.join(needed)}")
+
+
+def _because(column: str) -> str:
+    if column.startswith("val_"):
+        return ": val_fraction is 0, so that no image validates"
+    if column.startswith(("compression_", "teacher_")):
+        return ": without a teacher there is nothing to compare with"
+    return ""
 
 
 def _per_teacher(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:

@@ -17,7 +17,7 @@ OUT_OF_MEMORY = "OutOfMemoryError"
 DEATH = "the worker process died; see Ray's logs of its node"
 
 TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{number:05d}"}
-"""How trials are called, by stage."""
+"""How trials are called, by stage; the sweep is the name under which it began."""
 
 Row = Mapping[str, Any]
 
@@ -87,7 +87,7 @@ class Ledger:
         A number can come again with another config: in a second, different confirmation, or
         where the end of a journal was lost with the machine that wrote it.
         """
-        plain = TRIAL_IDS[self._stage].format(sweep=self._plan.sweep, number=number)
+        plain = TRIAL_IDS[self._stage].format(sweep=self._plan.origin, number=number)
         names = itertools.chain([plain], (f"{plain}-{again}" for again in itertools.count(2)))
         return next(
             name for name in names if name not in self.rows or _is_of(self.rows[name], config)

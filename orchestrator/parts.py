@@ -29,6 +29,10 @@ _VERSION_KEY = b"kdsweep_schema_version"
 _counter = itertools.count()
 
 
+class Foreign(UserError):
+    """A file that somebody else put among the parts of a table."""
+
+
 class Parts:
     """The part files of one table, and the buffer of the next one.
 
@@ -37,13 +41,23 @@ class Parts:
         schema: the columns. Files of an older version lack some, which read as null.
         version: of the schema; files of a newer version are refused.
         key: columns that identify a row. The last row written under a key counts.
+        place: text columns whose values follow from where the files lie, whatever the rows say:
+            folders are renamed and copied.
     """
 
-    def __init__(self, folder: Folder, schema: pa.Schema, version: int, key: Sequence[str]):
+    def __init__(
+        self,
+        folder: Folder,
+        schema: pa.Schema,
+        version: int,
+        key: Sequence[str],
+        place: Mapping[str, str] | None = None,
+    ):
         self.folder = folder
         self.schema = schema.with_metadata({_VERSION_KEY: str(version)})
         self.version = version
         self.key = list(key)
+        self.place = dict(place or {})
         self._buffer: list[pa.Table] = []
         self._name = ""
         self._files: int | None = None
@@ -142,15 +156,22 @@ class Parts:
         except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{self.folder}/{name} is damaged: {reason}") from error
-        version = (table.schema.metadata or {}).get(_VERSION_KEY)
-        if version is None:
-            raise UserError(f"{self.folder}/{name} was not written by kdsweep; move it away")
+        version = (table.schema.metadata or {}).get(_VERSION_KEY, b"")
+        if not version.isdigit():
+            raise Foreign(f"{self.folder}/{name} was not written by kdsweep; move it away")
         if int(version) > self.version:
             raise UserError(
                 f"{self.folder}/{name} has schema version {int(version)}; this kdsweep reads up "
-                f"to version {self.version}"
+                f"to version {self.version}: update it"
             )
-        return table if table.schema.equals(self.schema) else self._complete(table)
+        complete = table if table.schema.equals(self.schema) else self._complete(table)
+        return self._placed(complete)
+
+    def _placed(self, table: pa.Table) -> pa.Table:
+        for name, value in self.place.items():
+            column = pa.repeat(pa.scalar(value, pa.string()), len(table))
+            table = table.set_column(self.schema.get_field_index(name), name, column)
+        return table.cast(self.schema)
 
     def _complete(self, table: pa.Table) -> pa.Table:
         """A table of an older schema version in the columns of this one."""

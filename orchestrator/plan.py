@@ -50,6 +50,7 @@ class Plan:
         data_dir: as ``--data``.
         cards: of the teachers that exist, and of theirs, by file.
         cpus, gpus: what one trial asks of Ray.
+        began_as: the name under which the sweep began, where its folder has another one now.
     """
 
     study: Study
@@ -59,6 +60,12 @@ class Plan:
     cards: Mapping[str, Card] = field(default_factory=dict)
     cpus: float = 1.0
     gpus: float = 0.0
+    began_as: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The name under which the sweep began: its trials' names begin with it."""
+        return self.began_as or self.sweep
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -204,10 +211,9 @@ class Plan:
 
         Raises:
             UserError: a network that cannot be built for these images, or a pair of networks
-                that a method cannot join; an objective that no trial will have.
+                that a method cannot join.
         """
         _checkpoint_seconds()
-        self._check_objectives()
         for step in self.recipes:
             self._check_method(step.config, step.model, step.upper, f"teacher {step.name}")
         built: set[tuple[Any, ...]] = set()
@@ -235,7 +241,12 @@ class Plan:
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
-    def _check_objectives(self) -> None:
+    def check_objectives(self) -> None:
+        """What a search needs beside its trials.
+
+        Raises:
+            UserError: an objective that no trial will have.
+        """
         columns = SCHEMAS["trials"]
         numbers = [f.name for f in columns if pa.types.is_floating(f.type) or f.name in _COUNTS]
         numbers = [name for name in numbers if not name.startswith("test_")]

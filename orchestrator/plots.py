@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from orchestrator.front import OBJECTIVES, non_dominated, with_confirmation
+from orchestrator.front import OBJECTIVES, non_dominated, nothing_finished, with_confirmation
 from orchestrator.tables import best_cells
 from trainables.errors import UserError, unknown
 
@@ -63,7 +63,7 @@ def accuracy_versus_compression(
     factor = f"compression_{axis}"
     trials = frame[frame["status"] == "completed"].dropna(subset=[metric, factor])
     if trials.empty:
-        raise UserError(f"no finished trials with {metric} and {factor}: nothing to draw")
+        raise nothing_finished(frame, [metric, factor])
     points = _drawable(with_confirmation(frame, metric), factor, "shown", "shown_sd")
     cells = _drawable(best_cells(frame, metric), factor, "mean", "sd")
     trials = _drawable(trials, factor, metric)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from orchestrator.journal import Journal
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
-from trainables.config import TrialConfig
+from trainables.config import MAX_SEED, TrialConfig
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
@@ -115,8 +116,10 @@ class OptunaSource:
         points = study.first_points()
         for point in points[len(known) :]:
             self.optuna.enqueue_trial(point)
-        self._asks_sampler = study.sampler not in ("grid", "points")
+        self._asks_sampler = study.asks_sampler
         self._budget = study.trials or len(points)
+        if not self._asks_sampler:
+            self._budget = min(self._budget, len(points))
         self._trained = sum(_counts(trial) for trial in known)
         self._useless = _last_in_a_row(trial for trial in known if trial.state.is_finished())
         self._live: dict[int, optuna.Trial] = {}
@@ -211,12 +214,65 @@ def _last_in_a_row(told: Iterable[FrozenTrial]) -> int:
 
 def _sampler(study: Study, known: int) -> BaseSampler:
     # A resumed run goes on with other random numbers than it began with.
-    seed = study.sampler_seed + known
+    seed = (study.sampler_seed + known) % (MAX_SEED + 1)
+    sampler: BaseSampler = RandomSampler(seed=seed)
     if study.sampler == "nsga2":
-        return NSGAIISampler(seed=seed)
-    if study.sampler == "tpe":
-        return TPESampler(seed=seed, constant_liar=True)
-    return RandomSampler(seed=seed)
+        sampler = NSGAIISampler(seed=seed)
+    elif study.sampler == "tpe":
+        sampler = TPESampler(seed=seed, constant_liar=True)
+    stepped = {key: found for key, found in study.space.items() if found.step is not None}
+    return _Rounded(sampler, stepped) if stepped else sampler
+
+
+class _Rounded(BaseSampler):
+    """A sampler whose values of ranges with steps are as one writes them: 0.3, not 3 * 0.1.
+
+    Args:
+        sampler: chooses.
+        stepped: the dimensions with steps, by key.
+    """
+
+    def __init__(self, sampler: BaseSampler, stepped: Mapping[str, Dimension]) -> None:
+        self._sampler, self._stepped = sampler, stepped
+
+    def _round(self, key: str, value: Any) -> Any:
+        return self._stepped[key].rounded(value) if key in self._stepped else value
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        values = self._sampler.sample_relative(study, trial, search_space)
+        return {key: self._round(key, value) for key, value in values.items()}
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        return self._round(param_name, value)
+
+    def reseed_rng(self) -> None:
+        self._sampler.reseed_rng()
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self._sampler.before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self._sampler.after_trial(study, trial, state, values)
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
@@ -225,12 +281,8 @@ def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:
         assert value is not None
         return value
     assert dimension.low is not None
-    assert dimension.high is not None
+    low, last = dimension.low, dimension.last
     if setting_of(key).kind is int:
         step = int(dimension.step or 1)
-        return trial.suggest_int(
-            key, int(dimension.low), int(dimension.high), step=step, log=dimension.log
-        )
-    return trial.suggest_float(
-        key, dimension.low, dimension.high, step=dimension.step, log=dimension.log
-    )
+        return trial.suggest_int(key, int(low), int(last), step=step, log=dimension.log)
+    return trial.suggest_float(key, low, last, step=dimension.step, log=dimension.log)

@@ -66,7 +66,7 @@ _KEYS: dict[TableName, list[str]] = {
     "trials": ["sweep", "trial_id", "attempt"],
     "epochs": ["sweep", "trial_id", "attempt", "epoch"],
 }
-_SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class Store:
@@ -83,7 +83,11 @@ class Store:
 
     def __init__(self, results: str | Path | Folder, sweep: str, flush_seconds: float = 10.0):
         if not _SWEEP_NAME.fullmatch(sweep):
-            raise UserError(f"sweep name '{sweep}': expected letters, digits, '.', '_' and '-'")
+            shown = sweep if len(sweep) <= 60 else f"{sweep[:57]}..."
+            raise UserError(
+                f"sweep name '{shown}': expected letters, digits, '.', '_' and '-', the first a "
+                "letter or a digit"
+            )
         self.results = open_folder(results)
         self.sweep = sweep
         self.folder = self.results / sweep
@@ -94,7 +98,8 @@ class Store:
         self._trials = self._parts("trials")
 
     def _parts(self, table: TableName) -> Parts:
-        return Parts(self.folder / table, SCHEMAS[table], SCHEMA_VERSION, _KEYS[table])
+        place = {"sweep": self.sweep}
+        return Parts(self.folder / table, SCHEMAS[table], SCHEMA_VERSION, _KEYS[table], place)
 
     @property
     def pending(self) -> int:
@@ -193,19 +198,32 @@ class Store:
         """The text of ``study.yaml``.
 
         Raises:
-            UserError: there is no such sweep, or it has no study.
+            UserError: there is no such sweep, or it has no study, or none that can be read.
         """
         self._check_exists()
         try:
             return self.folder.read("study.yaml").decode()
         except FileNotFoundError as error:
             raise UserError(f"{self.folder}/study.yaml is missing") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.folder}/study.yaml is no text: {error}") from error
+        except OSError as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{self.folder}/study.yaml cannot be read: {reason}") from error
 
     @staticmethod
     def sweeps(results: str | Path | Folder) -> list[str]:
         """Sorted names of the sweeps in a results folder."""
         folder = open_folder(results)
-        return [name for name in folder.folders() if _is_sweep(folder / name)]
+        names = [name for name in folder.folders() if _SWEEP_NAME.fullmatch(name)]
+        return [name for name in names if _is_sweep(folder / name)]
+
+    @staticmethod
+    def strangers(results: str | Path | Folder) -> list[str]:
+        """Sorted names of folders that look like sweeps, under a name that no sweep can have."""
+        folder = open_folder(results)
+        names = [name for name in folder.folders() if not _SWEEP_NAME.fullmatch(name)]
+        return [name for name in names if _is_sweep(folder / name)]
 
     @staticmethod
     def newest(results: str | Path | Folder) -> str:
@@ -230,4 +248,4 @@ class Store:
 
 
 def _is_sweep(folder: Folder) -> bool:
-    return any(folder.exists(name) for name in ("study.yaml", "trials", "epochs"))
+    return folder.exists("study.yaml") or not {"trials", "epochs"}.isdisjoint(folder.folders())

@@ -1,6 +1,5 @@
 """A sweep from its study to its last row: run, resume, confirm."""
 
-import itertools
 import logging
 import os
 import signal
@@ -11,35 +10,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from orchestrator import cluster
 from orchestrator.journal import Journal
+from orchestrator.names import check_free, free_name
 from orchestrator.packing import packed_share
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
+from orchestrator.record import TEACHERS, add_note, read_record, write_record
 from orchestrator.source import ListSource, OptunaSource, Source
 from orchestrator.store import Store
 from orchestrator.teacher_stage import with_teachers
-from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import open_folder
 from trainables.teachers.teacher import check_fingerprint
-from trainables.teachers.train import TEACHERS
 from trainables.version import code_version, versions
 
 if TYPE_CHECKING:
     from orchestrator.searcher import StudySearcher
 
 log = logging.getLogger(__name__)
-
-TEACHERS_NOTED = "teacher_fingerprints"
-
-NOTES = "kdsweep"
-"""Key of ``study.yaml`` under which a sweep notes what it found: versions, fingerprints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,17 +89,19 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     Raises:
         UserError: whatever the user can mend, by name.
     """
+    study.check_budget()
     results = absolute(options.results)
-    name = name or _free_name(results, study.name)
-    _check_free(results, name)
+    name = free_name(results, study.name) if name is None else name
+    check_free(results, name)
     # Noted with the study: workers elsewhere and a later resume have other environments.
     data_dir = options.data_dir or os.environ.get("KDSWEEP_DATA")
     data_dir = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else None
     plan = Plan(study, name, results, data_dir).with_teachers()
     plan.check()
+    plan.check_objectives()
     open_folder(results).check_writable()
     with _session(plan, options) as session, _locked(results, name):
-        _check_free(results, name)  # still
+        check_free(results, name)  # still
         _write_study(plan)
         return _train(session, _optuna_source(plan, new=True), "search")
 
@@ -143,29 +138,32 @@ def reopen(sweep: str, options: Options) -> Plan:
     """The plan of a sweep that exists, from its ``study.yaml``.
 
     Raises:
-        UserError: no such sweep, or its data is not what it was.
+        UserError: no such sweep, or its study or its data is not what it was.
     """
     results = absolute(options.results)
-    content = yaml.safe_load(Store(results, sweep).read_study())
-    notes = content.pop(NOTES, None)
-    if notes is None:
-        raise UserError(f"sweep '{sweep}': key '{NOTES}' is missing in its study.yaml")
+    record = read_record(Store(results, sweep))
+    notes = record.notes
     data_dir = os.path.abspath(options.data_dir) if options.data_dir else notes["data_dir"]
-    plan = Plan(parse_study(content), sweep, results, data_dir)
-    if plan.dataset.fingerprint != notes["data_fingerprint"]:
-        raise UserError(
-            f"dataset '{plan.study.dataset}' is not the one that sweep '{sweep}' began with: "
-            f"its fingerprint is {plan.dataset.fingerprint[:12]}, "
-            f"expected {notes['data_fingerprint'][:12]}"
-        )
+    plan = Plan(record.study, sweep, results, data_dir, began_as=record.sweep)
+    # Whatever else a sweep must find as it was is compared with its notes here.
+    _check_data(plan, notes)
     plan = plan.with_teachers()
     _check_teachers(plan, notes)
     return plan
 
 
+def _check_data(plan: Plan, notes: Mapping[str, Any]) -> None:
+    if plan.dataset.fingerprint != notes["data_fingerprint"]:
+        raise UserError(
+            f"dataset '{plan.study.dataset}' is not the one that sweep '{plan.sweep}' began with: "
+            f"its fingerprint is {plan.dataset.fingerprint[:12]}, "
+            f"expected {notes['data_fingerprint'][:12]}"
+        )
+
+
 def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
     journal = Journal(open_folder(plan.results) / plan.sweep, new=new)
-    return OptunaSource(plan.study, journal, plan.sweep)
+    return OptunaSource(plan.study, journal, plan.origin)
 
 
 @contextmanager
@@ -244,18 +242,16 @@ def _tune(searcher: "StudySearcher", sweep: str, at_once: int, reuse_actors: boo
 
 
 def _write_study(plan: Plan) -> None:
-    content: dict[str, Any] = plan.study.model_dump(mode="json", exclude_defaults=True)
-    content[NOTES] = {
-        "sweep": plan.sweep,
+    """``study.yaml``; what `reopen` compares is noted here."""
+    notes = {
         "data_dir": plan.data_dir,
         "data_fingerprint": plan.dataset.fingerprint,
         **_teacher_files(plan),
-        TEACHERS_NOTED: _fingerprints(plan),
+        TEACHERS: _fingerprints(plan),
         "code_version": code_version(),
         "versions": versions(),
     }
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-    Store(plan.results, plan.sweep).save_study(text)
+    write_record(Store(plan.results, plan.sweep), plan.study, notes)
 
 
 def _teacher_files(plan: Plan) -> dict[str, Any]:
@@ -277,18 +273,16 @@ def _note_teachers(plan: Plan) -> None:
         UserError: one is another than is noted already.
     """
     store = Store(plan.results, plan.sweep)
-    content = yaml.safe_load(store.read_study())
-    notes = content[NOTES]
+    notes = read_record(store).notes
     _check_teachers(plan, notes)
-    noted = notes.get(TEACHERS_NOTED, {})
+    noted = notes.get(TEACHERS, {})
     if not _fingerprints(plan).items() <= noted.items():
-        notes[TEACHERS_NOTED] = noted | _fingerprints(plan)
-        store.save_study(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        add_note(store, TEACHERS, noted | _fingerprints(plan))
 
 
 def _check_teachers(plan: Plan, notes: Mapping[str, Any]) -> None:
     """Refuses to go on with other teachers than those that the sweep has had."""
-    for file, expected in notes.get(TEACHERS_NOTED, {}).items():
+    for file, expected in notes.get(TEACHERS, {}).items():
         if file in plan.cards:
             check_fingerprint(plan.results, file, plan.cards[file], expected)
 
@@ -316,23 +310,6 @@ def _terminated_as_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _check_free(results: str, name: str) -> None:
-    if name == TEACHERS:
-        raise UserError(f"--name {name}: the teachers are kept in that folder; choose another name")
-    if Store(results, name).sweep in Store.sweeps(results):
-        raise UserError(
-            f"--name {name}: there is such a sweep in {results}; "
-            f"go on with it by `kdsweep resume {name}`, or choose another name"
-        )
-
-
-def _free_name(results: str, wanted: str) -> str:
-    """``digits``, ``digits-2``, ...: the first that no sweep has."""
-    taken = [*Store.sweeps(results), TEACHERS]
-    numbered = (f"{wanted}-{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([wanted], numbered) if name not in taken)
 
 
 def absolute(results: str) -> str:

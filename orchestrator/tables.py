@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 import pandas as pd
 
 from orchestrator.forms import ABSENT, Grid, form_of
-from orchestrator.front import with_confirmation
+from orchestrator.front import nothing_finished, with_confirmation
 from orchestrator.sharing import for_every_teacher
-from trainables.errors import UserError
 
 _PANEL = ["dataset", "teacher"]
 _COLUMN = [*_PANEL, "column"]
@@ -97,7 +96,7 @@ def compression_table(frame: pd.DataFrame, metric: str = "test_acc") -> Table:
     """
     cells = best_cells(frame, metric)
     if cells.empty:
-        raise UserError("no finished trials: a table needs trials with status 'completed'")
+        raise nothing_finished(frame, [metric])
     shared = for_every_teacher(frame)
     finished = shared[shared["status"] == "completed"]
     panels = []

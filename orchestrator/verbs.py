@@ -2,6 +2,7 @@
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +99,44 @@ def front(options: Namespace) -> int:
     from orchestrator import front as fronts
     from orchestrator import query
 
-    frame = query.trials(options.results, _sweeps(options))
-    objectives = dict(fronts.OBJECTIVES)
-    if options.objective:
-        objectives = {}
-        for text in options.objective:
-            column, _, goal = text.partition("=")
-            if goal not in ("max", "min"):
-                raise UserError(f"--objective {text}: expected COLUMN=max or COLUMN=min")
-            objectives[column] = goal
+    sweeps = _sweeps(options)
+    frame = query.trials(options.results, sweeps)
+    asked = options.objective
+    objectives = _objectives(asked) if asked else fronts.objectives_of(options.results, sweeps)
     found = fronts.front(frame, objectives)
-    columns = ["method", "student", "compression_params", "val_acc", "test_acc", "n", "trial_id"]
-    columns[5:5] = [key for key in objectives if key not in columns]
+    if found.empty:
+        raise fronts.nothing_finished(frame, list(objectives))
+    if not options.csv:
+        print(_aims(objectives, asked, bool(found["val_acc"].isna().all())))
+    found = fronts.collapsed(found, objectives)
+    columns = ["method", "student", "compression_params", "val_acc", "test_acc", "n"]
+    columns += [key for key in objectives if key not in columns] + ["equal", "trial_id"]
     print_frame(found[columns], csv=options.csv)
     return 0
+
+
+def _objectives(texts: list[str]) -> Any:
+    objectives = {}
+    for text in texts:
+        column, _, goal = text.partition("=")
+        if goal not in ("max", "min"):
+            raise UserError(f"--objective {text}: expected COLUMN=max or COLUMN=min")
+        if column in objectives:
+            raise UserError(f"--objective {text}: {column} is named twice")
+        objectives[column] = goal
+    return objectives
+
+
+def _aims(objectives: Mapping[str, str], asked: Any, blind: bool) -> str:
+    aims = ", ".join(f"{column} {goal}" for column, goal in objectives.items())
+    whose = "as asked" if asked else "the study's own"
+    text = f"front over {aims} ({whose}); equal: configs with just these values"
+    if blind and not any(key.startswith("val_") for key in objectives):
+        text += (
+            ".\nNo trial has val_acc (val_fraction: 0) and nothing is chosen by the test set: no "
+            "accuracy decides here. `kdsweep table` shows every config"
+        )
+    return text + "."
 
 
 def plot(options: Namespace) -> int:

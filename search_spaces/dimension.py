@@ -2,17 +2,21 @@
 
 import functools
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.config import TrialConfig
-from trainables.errors import unknown
+from trainables.errors import UserError, unknown
 from trainables.methods.method import method_settings
 from trainables.methods.registry import term_class, term_names
 from trainables.settings import Setting, settings_of
 
 Value = bool | int | float | str
+
+MAX_GRID = 100_000
+"""So many points has a grid at most."""
 
 
 class Strict(BaseModel):
@@ -28,10 +32,14 @@ class Dimension(Strict):
     """
 
     choices: list[Value] | None = Field(None, min_length=1, description="the values to choose from")
-    low: float | None = Field(None, description="least value of a range")
-    high: float | None = Field(None, description="greatest value of a range, included")
+    low: float | None = Field(None, allow_inf_nan=False, description="least value of a range")
+    high: float | None = Field(
+        None, allow_inf_nan=False, description="greatest value of a range, included"
+    )
     log: bool = Field(False, description="search the range on a log scale")
-    step: float | None = Field(None, gt=0, description="distance between the values of a range")
+    step: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="distance between the values of a range"
+    )
     when: dict[str, list[Value]] = Field(
         default_factory=dict,
         description="only in trials in which these keys have one of these values",
@@ -68,8 +76,41 @@ class Dimension(Strict):
         if self.choices is not None:
             return self.choices
         assert self.low is not None
+        return [self.low, self.last]
+
+    @property
+    def steps(self) -> int:
+        """How many steps of a range with ``step`` lead from ``low`` to its last value."""
+        assert self.low is not None
         assert self.high is not None
-        return [self.low, self.high]
+        assert self.step is not None
+        return int((_exact(self.high) - _exact(self.low)) // _exact(self.step))
+
+    @property
+    def last(self) -> float:
+        """The greatest value of a range: ``high``, or the last step that is not above it."""
+        assert self.high is not None
+        return self.high if self.step is None else self.at(self.steps)
+
+    def at(self, index: int) -> float:
+        """A value of a range with ``step``, as one would write it: 0.3, and not 3 * 0.1.
+
+        Args:
+            index: from 0 to `steps`.
+        """
+        assert self.low is not None
+        assert self.step is not None
+        return float(_exact(self.low) + index * _exact(self.step))
+
+    def rounded(self, value: float) -> float:
+        """The value of a range with ``step`` that is next to a number."""
+        assert self.low is not None
+        assert self.step is not None
+        return self.at(min(max(round((value - self.low) / self.step), 0), self.steps))
+
+
+def _exact(number: float) -> Decimal:
+    return Decimal(str(number))
 
 
 def setting_of(key: str) -> Setting:
@@ -94,15 +135,17 @@ def setting_of(key: str) -> Setting:
 
 
 def grid_values(dimension: Dimension, key: str) -> list[Value]:
-    """The values that a grid tries."""
+    """The values that a grid tries.
+
+    Raises:
+        UserError: they are too many.
+    """
     if dimension.choices is not None:
         return dimension.choices
-    assert dimension.low is not None
-    assert dimension.high is not None
-    assert dimension.step is not None
-    count = int((dimension.high - dimension.low) / dimension.step + 1e-9) + 1
+    if dimension.steps >= MAX_GRID:
+        raise UserError(f"dimensions.{key}: has more than {MAX_GRID:,} values")
     whole = setting_of(key).kind is int
-    values = [dimension.low + index * dimension.step for index in range(count)]
+    values = [dimension.at(index) for index in range(dimension.steps + 1)]
     return [int(value) if whole else value for value in values]
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from search_spaces.checks import check_study, check_written
 from search_spaces.dimension import layered, setting_of
 from search_spaces.pairs import PAIR, spelled_out
+from search_spaces.reading import read_yaml
 from search_spaces.spec import Study
 from search_spaces.teacher import TeacherSpec, as_teacher
 from trainables.errors import UserError, unknown
@@ -17,6 +18,9 @@ from trainables.errors import UserError, unknown
 _UNION_MEMBERS = ("bool", "int", "float", "str")
 
 SHIPPED = Path(__file__).parent
+
+NOTES = "kdsweep"
+"""Key under which a sweep's own ``study.yaml`` has what the sweep found; no part of the study."""
 
 
 def study_names() -> list[str]:
@@ -28,7 +32,8 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     """A study, checked.
 
     Args:
-        name: a shipped study (``digits``), or the path of a YAML file.
+        name: a shipped study (``digits``), or the path of a YAML file: also of the ``study.yaml``
+            of a sweep.
         overrides: ``KEY=VALUE`` each, as `override` reads them.
 
     Raises:
@@ -40,15 +45,17 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     elif path.suffix not in (".yaml", ".yml"):
         raise unknown("study", name, study_names())
     try:
-        content = yaml.safe_load(path.read_text())
+        text = path.read_bytes()
     except OSError as error:
         raise UserError(f"study '{name}' cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"study '{name}' is no YAML: {' '.join(str(error).split())}") from error
+    content = read_yaml(text, f"study '{name}'")
     if not isinstance(content, dict):
         raise UserError(f"study '{name}': expected keys and values")
+    content.pop(NOTES, None)
     content.setdefault("name", path.stem)
-    return parse_study(override(content, overrides))
+    study = parse_study(override(content, overrides))
+    check_written(study)
+    return study
 
 
 def parse_study(content: Mapping[str, Any]) -> Study:
@@ -61,7 +68,7 @@ def parse_study(content: Mapping[str, Any]) -> Study:
         study = Study.model_validate(dict(content))
     except ValidationError as error:
         raise _first_mistake(error) from error
-    study.check()
+    check_study(study)
     return study
 
 
@@ -171,9 +178,9 @@ def _assignment(text: str) -> tuple[str, Any]:
     if not equals or not key:
         raise UserError(f"--set {text}: expected KEY=VALUE")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {text}: the value is no YAML") from error
+        return key, read_yaml(value, "the value")
+    except UserError as error:
+        raise UserError(f"--set {text[:80]}: {error}"[:280]) from error
 
 
 def _first_mistake(error: ValidationError) -> UserError:

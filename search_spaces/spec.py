@@ -7,26 +7,25 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from search_spaces.dimension import (
+    MAX_GRID,
     Dimension,
     Strict,
     Value,
-    check_known,
     grid_values,
     layered,
-    setting_of,
     term_keys,
 )
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
-from search_spaces.teacher import UNNAMED, TeacherSpec, check_distinct, check_shared
-from trainables.config import COMPRESSIONS, TrialConfig
+from search_spaces.teacher import UNNAMED, TeacherSpec
+from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN
 from trainables.settings import settings_of
 
 Draw = Callable[[str, Dimension], Value]
 
-MAX_GRID = 100_000
+MAX_REPEATS = 10_000
 
 
 def _as_choices(value: Any) -> Any:
@@ -63,17 +62,28 @@ class Study(Strict):
     objectives: dict[str, Literal["max", "min"]] = Field(
         default={"val_acc": "max", "compression_params": "max"},
         min_length=1,
-        description="columns of the trials table to optimise; none of the test set",
+        description="columns of the trials table to optimise; none of the test set; "
+        "without a teacher val_acc alone by default",
     )
     sampler: Literal["tpe", "nsga2", "random", "grid", "points"] = Field(
         "tpe", description="how Optuna chooses; grid tries all choices, points only the listed"
     )
-    sampler_seed: int = Field(0, ge=0)
+    sampler_seed: int = Field(0, ge=0, le=MAX_SEED)
     trials: int | None = Field(None, ge=1, description="configs to train; grid, points: all")
-    repeats: int = Field(1, ge=1, description="seeds under which every config is trained")
+    repeats: int = Field(
+        1, ge=1, le=MAX_REPEATS, description="seeds under which every config is trained"
+    )
     published: Published | None = Field(
         None, description="published numbers for `kdsweep table --against published`"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, content: Any) -> Any:
+        """Without a teacher there is nothing that a student is small beside."""
+        if isinstance(content, Mapping) and not (content.get("teacher") or content.get("pairs")):
+            return {"objectives": {"val_acc": "max"}, **content}
+        return content
 
     @field_validator("objectives")
     @classmethod
@@ -85,8 +95,6 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        if self.sampler not in ("grid", "points") and self.trials is None:
-            raise ValueError("trials: expected how many configs to train")
         self._check_teachers()
         for key in self.dimensions:
             if key in self.fixed:
@@ -194,18 +202,29 @@ class Study(Strict):
             UserError: an unknown key, or a value out of its range.
         """
         teacher = teacher or self.teacher
-        return teacher.training(self.dataset, self._shared_by_teachers, key) if teacher else None
+        return teacher.training(self.dataset, self.shared_by_teachers, key) if teacher else None
 
     @property
-    def _shared_by_teachers(self) -> dict[str, Any]:
+    def shared_by_teachers(self) -> dict[str, Any]:
+        """The settings that teachers have where they give none of their own."""
         return layered(self.fixed, self.teacher.own if self.pairs and self.teacher else {})
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every combination of choices, each once, in the written order."""
         yield from self._product(list(self.space))
 
+    @property
+    def asks_sampler(self) -> bool:
+        """Whether there is more to try than `first_points`."""
+        return self.sampler not in ("grid", "points") and bool(self.space)
+
     def first_points(self) -> list[dict[str, Value]]:
-        """What is tried before the sampler is asked: the listed points, then the cover."""
+        """What is tried before the sampler is asked: the listed points, then the cover.
+
+        A study without dimensions has one config, and that is its only point.
+        """
+        if not self.space:
+            return [{}]
         points = [dict(point) for point in self.points]
         if self.cover:
             points += self._product(self.cover)
@@ -213,51 +232,17 @@ class Study(Strict):
             points += self.grid()
         return points
 
-    def check(self) -> None:
-        """Builds the config of every corner of the space.
+    def check_budget(self) -> None:
+        """What a sweep needs to know, and a single trial does not.
 
         Raises:
-            UserError: an unknown key or method, or a value out of its range, by name.
+            UserError: nothing says how many configs are to be trained.
         """
-        for block, keys in (("fixed", self.fixed), ("dimensions", self.dimensions)):
-            for key in keys:
-                if key in OF_STUDY:
-                    raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
-                check_known(key)
-        for key, dimension in self.dimensions.items():
-            kind = setting_of(key)
-            for value in dimension.ends():
-                kind.check(f"dimensions.{key}", value)
-            if kind.kind is int and dimension.step and not dimension.step.is_integer():
-                raise UserError(
-                    f"dimensions.{key}.step: expected a whole number, got {dimension.step:g}"
-                )
-        for key, fixed in self.fixed.items():
-            if fixed is not None:
-                setting_of(key).check(f"fixed.{key}", fixed)
-        for name, pair in self.pairs.items():
-            pair.check(f"pairs.{name}", OF_STUDY)
-        if self.pairs and self.teacher:
-            check_shared(self.teacher.own, "teacher")
-        check_distinct(self.teachers(), self.dataset, self._shared_by_teachers)
-        for chosen in self.pairs or [None]:
-            try:
-                self._check_corners({PAIR: chosen} if chosen else {})
-            except UserError as error:
-                raise UserError(f"pairs.{chosen}: {error}" if chosen else str(error)) from error
-
-    def _check_corners(self, corner: dict[str, Value]) -> None:
-        for method in self._values_of("method", PLAIN, corner):
-            for compression in self._values_of("compression", None, corner):
-                chosen = {**corner, "method": method}
-                if compression is not None:
-                    chosen["compression"] = compression
-                self.config(self.draw(_first_value(chosen)))
-
-    def _values_of(self, key: str, default: Value | None, corner: Mapping[str, Value]) -> list[Any]:
-        if key in self.dimensions:
-            return self.dimensions[key].ends()
-        return [self.shared(corner.get(PAIR)).get(key, default)]
+        if self.asks_sampler and self.trials is None:
+            raise UserError(
+                "trials: expected how many configs to train, as in `trials: 100` or --trials 100; "
+                "`sampler: grid` trains all there are"
+            )
 
     def _exists(self, key: str, values: Mapping[str, Value]) -> bool:
         if key == PAIR:
@@ -305,7 +290,3 @@ _TRIAL_KEYS = frozenset(settings_of(TrialConfig))
 def _decides_first(key: str) -> int:
     """Pair, method and compression decide which other dimensions exist."""
     return {PAIR: 0, "method": 1, "compression": 2}.get(key, 3)
-
-
-def _first_value(corner: Mapping[str, Value]) -> Draw:
-    return lambda key, dimension: corner.get(key, dimension.ends()[0])

@@ -16,7 +16,11 @@ COMPRESSIONS = ("explicit", "depth", "width", "factor")
 
 MAX_SEED = 2**32 - 1
 
-_ADDED_LATER: dict[str, Scalar] = {"channels_last": True}
+_ADDED_LATER: dict[str, Scalar] = {
+    "channels_last": True,
+    "dkd.warmup_fraction": None,
+    "reviewkd.warmup_fraction": None,
+}
 """Settings that no row had at first: with these values, keys are what they were without them."""
 
 
@@ -203,7 +207,7 @@ def config_key(
     for words in ("dataset", "teacher", "stage", "images", "compression", *COMPRESSIONS[1:]):
         decisive.pop(words)
     for key, before in _ADDED_LATER.items():
-        if decisive[key] == before:
+        if key in decisive and decisive[key] == before:
             del decisive[key]
     if not needs_teacher(config.method):
         del decisive["teacher_cache"], decisive["teacher_precision"]

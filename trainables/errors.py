@@ -1,7 +1,10 @@
 """The errors a user meets: one line that names the key and what was expected."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_LISTED, _NAMED = 180, 60
+"""Letters of a list of names, and of one name, in an error."""
 
 
 class UserError(ValueError):
@@ -18,5 +21,18 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.55)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
-    return UserError(f"unknown {kind} '{name}'; {hint}")
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_listed(names)}"
+    return UserError(f"unknown {kind} '{_shortened(name)}'; {hint}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The names, or the first that fit on a line."""
+    text = ", ".join(names)
+    if len(text) <= _LISTED:
+        return text
+    first = text[: text.rfind(", ", 0, _LISTED)]
+    return f"{first}, ... ({len(names)} in all)"
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAMED else f"{name[:_NAMED]}..."

@@ -29,6 +29,8 @@ _KINDS = {
     "factor": "the member of the student's family whose parameter count comes nearest to the "
     "teacher's divided by F",
 }
+# What `depth` cuts.
+_CUT = ("mobilenetv2", "mobilenetv2_s2")
 # A family that misses the requested count by more than this has no such student.
 _TOLERANCE = 2.0
 
@@ -82,7 +84,7 @@ def choose_student(
     if kind == "explicit":
         if amount is not None:
             raise UserError(f"compression 'explicit' takes no amount, got {amount}")
-        return StudentChoice(name=canonical_name(student), kind=kind, requested=None)
+        return StudentChoice(name=_member(student, kind), kind=kind, requested=None)
     if amount is None or not math.isfinite(amount):
         raise UserError(f"{kind}: expected a number, got {amount}")
     if kind == "depth":
@@ -94,18 +96,33 @@ def choose_student(
     return StudentChoice(name=name, kind=kind, requested=float(amount))
 
 
+def _member(student: str, kind: str) -> str:
+    """The canonical name of a student that has to be a network by itself."""
+    family = FAMILIES.get(student)
+    if family is not None and student not in family.members:
+        raise UserError(
+            f"student: '{student}' is a family, and compression '{kind}' needs one of its "
+            f"members, such as {family.example} ({family.pattern})"
+        )
+    return canonical_name(student)
+
+
 def _cut(student: str, blocks: float) -> str:
     base, width = split_width(student)
-    if base not in ("mobilenetv2", "mobilenetv2_s2"):
-        canonical_name(student)
-        raise UserError(f"depth: only a whole mobilenetv2 can be cut, not '{student}'")
+    if base not in _CUT:
+        if student not in FAMILIES:
+            canonical_name(student)  # there is such a network at all
+        raise UserError(
+            f"depth: only {' and '.join(_CUT)} can be cut, whole or with a width (as in "
+            f"{_CUT[0]}_x0.5), not student '{student}'"
+        )
     if blocks != int(blocks) or not 0 <= blocks <= REMOVABLE:
         raise UserError(f"depth: expected a whole number from 0 to {REMOVABLE}, got {blocks:g}")
     return canonical_name(with_width(truncated(base, int(blocks)), width))
 
 
 def _narrow(student: str, multiplier: float) -> str:
-    if family_of(student) is None:
+    if family_of(_member(student, "width")) is None:
         raise UserError(f"width: '{student}' is not of this zoo and has no width multiplier")
     if float(number(multiplier)) < 1e-4:
         raise UserError(f"width: expected a multiplier of at least 0.0001, got {multiplier:g}")

@@ -9,8 +9,10 @@ q the softmax over the other C − 1 classes alone,
 means over the batch (section 3). The classical KD of an image is TCKD + (1 − p_y,t) · NCKD:
 there the teacher's confidence suppresses the second part. The T² and the linear warm-up
 w(e) = min(e / 20, 1) over the first epochs are the released code's, whose e is the number of
-the epoch; here it rises within epochs, too. Defaults α = 1, β = 8, T = 4; the code has β = 2, 6
-or 8 by the pair of networks. Of two classes there is one other: NCKD is 0.
+the epoch; here it rises within epochs, too. A training of less than 20 epochs never reaches the
+full weight: ``warmup_fraction`` makes it a share of the training instead (the code's is 20 of 240,
+0.083). Defaults α = 1, β = 8, T = 4; the code has β = 2, 6 or 8 by the pair of networks. Of two
+classes there is one other: NCKD is 0.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.methods.term import Batch, Term
+from trainables.methods.term import Batch, Term, risen
 from trainables.models.outputs import Outputs
 from trainables.settings import setting
 
@@ -85,6 +87,9 @@ class DKDConfig:
     )
     temperature: float = setting(4.0, "softens both softmaxes", above=0, search=(1, 10), log=True)
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
+    warmup_fraction: float | None = setting(
+        None, "the same as a share of the training; none: by warmup", at_least=0, at_most=1
+    )
 
 
 class DKD(Term):
@@ -97,5 +102,5 @@ class DKD(Term):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         config = self.config
         binary, others = dkd_loss(student.logits, teacher.logits, batch.target, config.temperature)
-        rise = min(batch.epoch / config.warmup, 1.0) if config.warmup else 1.0
+        rise = risen(batch, config.warmup, config.warmup_fraction)
         return rise * (config.alpha * binary + config.beta * others)

@@ -9,11 +9,23 @@ by the sum of the weights.
 
     L = CE + w(e) · λ Σ_stages HCL(fused_s, f_t),   w(e) = min(e / 20, 1)
 
-The pooled embedding is the deepest stage, a 1x1 map, as in the released code; ``embedding: false``
-leaves it out. The code, which has the warm-up as well, takes λ = 5 for most pairs of networks (0.6
-and 1 for narrow ResNets, 8 for ShuffleNetV2). It fuses in as many channels as the student's
-deepest stage has, at most 512, and matches the teacher's features before their last ReLU; here
-they are matched as the network hands them on.
+The pooled embedding is the deepest stage, a 1x1 map, as in the released code (CIFAR-100 part of
+dvlab-research/ReviewKD), which has the warm-up and the at most 512 channels as well; ``embedding:
+false`` leaves it out. A training of less than 20 epochs never reaches the full weight:
+``warmup_fraction`` makes it a share of the training instead (the code's is 20 of 240, 0.083). The
+code takes λ = 5 for most pairs of networks (0.6 and 1 for narrow ResNets, 8 for ShuffleNetV2).
+
+Where we differ from the code:
+
+- it matches the teacher's features before their last ReLU; we, as the network hands them on;
+- it names the stages of every pair of networks by hand (of VGG and MobileNetV2 four, the first
+  left out); we take all that pair by resolution;
+- it hands a fused feature on after it was resized for the teacher; we, before. Where a student's
+  maps are as large as its teacher's, that is the same;
+- its w(e) counts whole epochs from 0; ours rises within epochs, too;
+- it draws the weights of both convolutions by Kaiming's rule with a = 1; we, as torch does (√5);
+- ``--use-kl`` adds KD; that is ``kd+reviewkd`` here;
+- it reports the best test accuracy of all epochs; we, that after the last.
 """
 
 from dataclasses import dataclass
@@ -24,7 +36,7 @@ from torch import Tensor, nn
 
 from trainables.methods.adaptors import BatchNorm
 from trainables.methods.stages import pair_stages
-from trainables.methods.term import Batch, Term
+from trainables.methods.term import Batch, Term, risen
 from trainables.models.outputs import Outputs, Shapes
 from trainables.settings import setting
 
@@ -95,6 +107,9 @@ class ReviewKDConfig:
         5.0, "λ, weight of the review", at_least=0, search=(0.3, 10), log=True, weight=True
     )
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
+    warmup_fraction: float | None = setting(
+        None, "the same as a share of the training; none: by warmup", at_least=0, at_most=1
+    )
     channels: int = setting(512, "at most so many channels are fused", at_least=1)
     embedding: bool = setting(True, "whether the pooled embedding is the deepest stage")
 
@@ -137,5 +152,5 @@ class ReviewKD(Term):
         ):
             fused, deeper = fusion(features, deeper, tuple(wanted.shape[-2:]))
             losses.append(hcl_loss(fused, wanted))
-        rise = min(batch.epoch / self.config.warmup, 1.0) if self.config.warmup else 1.0
+        rise = risen(batch, self.config.warmup, self.config.warmup_fraction)
         return rise * self.config.weight * torch.stack(losses).sum()

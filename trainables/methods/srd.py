@@ -9,9 +9,9 @@ teacher's frozen classifier,
 
 α = β = 1 on CIFAR. ``features: full_map`` matches A(F_s) and F_t position by position instead,
 as the comparison by chitraz does (there α = 1, β = 2). The adaptor is a 1x1 convolution with
-BatchNorm and ReLU. Where the teacher's classifier does not read GAP(F_t), a linear layer stands
-between the embeddings instead (they may have any sign), and those are matched, whatever
-``features`` says.
+BatchNorm and ReLU. Where the teacher's classifier does not read GAP(F_t), as in VGG, which takes
+maxima, and in transformers with a class token, a linear layer stands between the embeddings instead
+(they may have any sign), and those are matched, whatever ``features`` says.
 """
 
 from dataclasses import dataclass
@@ -70,9 +70,7 @@ class SRD(Term):
 
     def __init__(self, config: SRDConfig, student: Shapes, teacher: Shapes) -> None:
         super().__init__(config, student, teacher)
-        pooled = bool(student.stages and teacher.stages) and (
-            teacher.embedding == teacher.stages[-1][0]
-        )
+        pooled = bool(student.stages) and teacher.pooled
         self.maps = StageAdaptor(student.stages[-1], teacher.stages[-1]) if pooled else None
         self.embeddings = None if pooled else nn.Linear(student.embedding, teacher.embedding)
         self.full_map = pooled and config.features == "full_map"

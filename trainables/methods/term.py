@@ -65,6 +65,19 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     return other.lerp(own, batch.mix.share)
 
 
+def risen(batch: Batch, epochs: float, fraction: float | None) -> float:
+    """How far a weight has risen that grows linearly from 0, in [0, 1].
+
+    Args:
+        batch: whose moment it is.
+        epochs: after so many it is 1. A training that is shorter never reaches that.
+        fraction: after this share of the training it is 1, however long that is; None: by epochs.
+    """
+    if fraction is not None:
+        return min(batch.progress / fraction, 1.0) if fraction else 1.0
+    return min(batch.epoch / epochs, 1.0) if epochs else 1.0
+
+
 class Term(nn.Module):
     """One weighted loss between a student and its frozen teacher.
 

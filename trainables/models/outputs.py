@@ -31,19 +31,21 @@ class Outputs(NamedTuple):
 
 
 class Shapes(NamedTuple):
-    """The shapes of a network's `Outputs` without the batch axis.
+    """The shapes of a network's `Outputs` without the batch axis, and how they hang together.
 
     Attributes:
         classes: number of logits.
         embedding: width ``D`` of the embedding.
         stages: ``(C, H, W)`` of every stage, early to deep.
         shortcuts: ``(C, H, W)`` of every shortcut, early to deep; empty where there are none.
+        pooled: whether the embedding is the last stage, averaged over its positions.
     """
 
     classes: int
     embedding: int
     stages: tuple[tuple[int, int, int], ...]
     shortcuts: tuple[tuple[int, int, int], ...] = ()
+    pooled: bool = False
 
 
 class Network(nn.Module):

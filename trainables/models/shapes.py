@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network, Shapes
+from trainables.models.pooling import is_average
 
 
 @contextmanager
@@ -28,7 +29,7 @@ def blank_images(model: nn.Module, image_shape: ImageShape) -> Tensor:
     return torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def output_shapes(model: Network, image_shape: ImageShape) -> Shapes:
     """Shapes of the model's outputs; weights, BatchNorm statistics and modes stay as they are.
 
@@ -36,13 +37,16 @@ def output_shapes(model: Network, image_shape: ImageShape) -> Shapes:
         model: on any device, also ``meta``, where this costs no computation.
         image_shape: ``(C, H, W)``.
     """
+    # With the graph of the pass, also through frozen weights, to see where the embedding is from.
+    images = blank_images(model, image_shape).requires_grad_().clone()
     with evaluating(model):
-        outputs = model(blank_images(model, image_shape))
+        outputs = model(images)
     return Shapes(
         outputs.logits.shape[1],
         outputs.embedding.shape[1],
         _map_shapes(outputs.stages),
         _map_shapes(outputs.shortcuts),
+        bool(outputs.stages) and is_average(outputs.embedding, outputs.stages[-1]),
     )
 
 

@@ -1,0 +1,165 @@
+"""What can be wrong in a study although every key of it is well formed."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from search_spaces.dimension import Dimension, Value, check_known, setting_of
+from search_spaces.pairs import PAIR
+from search_spaces.spec import OF_STUDY, Draw, Study
+from search_spaces.teacher import check_distinct, check_shared
+from trainables.config import MAX_SEED
+from trainables.errors import UserError
+from trainables.methods.registry import PLAIN, canonical_method
+from trainables.models.registry import FAMILIES, canonical_name
+
+
+def check_study(study: Study) -> None:
+    """Checks every setting by itself, then builds the config of every corner of the space.
+
+    Raises:
+        UserError: an unknown key or method, or a value out of its range, by name.
+    """
+    for block, keys in (("fixed", study.fixed), ("dimensions", study.dimensions)):
+        for key in keys:
+            if key in OF_STUDY:
+                raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
+            check_known(key)
+    for key, dimension in study.dimensions.items():
+        kind = setting_of(key)
+        for value in dimension.ends():
+            kind.check(f"dimensions.{key}", value)
+        if kind.kind is int and dimension.step and not dimension.step.is_integer():
+            raise UserError(
+                f"dimensions.{key}.step: expected a whole number, got {dimension.step:g}"
+            )
+    for key, fixed in study.fixed.items():
+        if fixed is not None:
+            setting_of(key).check(f"fixed.{key}", fixed)
+    for name, pair in study.pairs.items():
+        pair.check(f"pairs.{name}", OF_STUDY)
+    _check_seeds(study)
+    if study.pairs and study.teacher:
+        check_shared(study.teacher.own, "teacher")
+    check_distinct(study.teachers(), study.dataset, study.shared_by_teachers)
+    for chosen in study.pairs or [None]:
+        try:
+            _check_corners(study, {PAIR: chosen} if chosen else {})
+        except UserError as error:
+            raise UserError(f"pairs.{chosen}: {error}" if chosen else str(error)) from error
+
+
+def _check_seeds(study: Study) -> None:
+    """A config has its own seeds, and those of its repeats follow them."""
+    blocks = [study.fixed, *(pair.settings for pair in study.pairs.values())]
+    for key in ("seed", "view_seed"):
+        given = [block[key] for block in blocks if block.get(key) is not None]
+        given += study.dimensions[key].ends() if key in study.dimensions else []
+        greatest = max((int(value) for value in given), default=0)
+        if greatest + study.repeats - 1 > MAX_SEED:
+            raise UserError(
+                f"{key}: {greatest} with repeats: {study.repeats} reaches beyond the greatest "
+                f"seed, {MAX_SEED}"
+            )
+
+
+def _check_corners(study: Study, corner: dict[str, Value]) -> None:
+    for method in _values_of(study, "method", PLAIN, corner):
+        for compression in _values_of(study, "compression", None, corner):
+            chosen = {**corner, "method": method}
+            if compression is not None:
+                chosen["compression"] = compression
+            drawn = study.draw(_first_value(chosen))
+            study.config(drawn)
+            # That some values are wrong shows only in a config.
+            for key in [key for key in drawn if key not in chosen]:
+                for value in study.space[key].ends()[1:]:
+                    study.config(study.draw(_first_value({**chosen, key: value})))
+
+
+def _values_of(
+    study: Study, key: str, default: Value | None, corner: Mapping[str, Value]
+) -> list[Any]:
+    if key in study.dimensions:
+        return study.dimensions[key].ends()
+    return [study.shared(corner.get(PAIR)).get(key, default)]
+
+
+def _first_value(corner: Mapping[str, Value]) -> Draw:
+    return lambda key, dimension: corner.get(key, dimension.ends()[0])
+
+
+# What somebody who writes a study meant otherwise
+
+
+def check_written(study: Study) -> None:
+    """Checks what a study that somebody writes can say in vain.
+
+    A sweep that an older version began may have such a study, and goes on with it.
+
+    Args:
+        study: one that `check_study` has passed.
+
+    Raises:
+        UserError: a value stands twice in a list, a range has no numbers or never reaches its
+            end, or a condition never holds.
+    """
+    for key, dimension in study.dimensions.items():
+        where = f"dimensions.{key}"
+        if dimension.choices is not None:
+            _check_once(where, key, dimension.choices)
+        else:
+            _check_range(where, key, dimension)
+        for other, allowed in dimension.when.items():
+            _check_once(f"{where}.when.{other}", other, allowed)
+            _check_possible(f"{where}.when.{other}", allowed, study.space.get(other))
+    _check_once("cover", "", study.cover)
+    points = [sorted((k, _meant(k, v)) for k, v in point.items()) for point in study.points]
+    for number, point in enumerate(points):
+        if point in points[:number]:
+            raise UserError(
+                f"points: number {number + 1} is number {points.index(point) + 1} again; leave one"
+            )
+
+
+def _check_once(where: str, key: str, values: Iterable[Value]) -> None:
+    known: dict[Any, Value] = {}
+    for value in values:
+        meant = _meant(key, value)
+        if meant in known:
+            twice = f"{value!r} stands twice"
+            if repr(known[meant]) != repr(value):
+                twice = f"{known[meant]!r} and {value!r} are one value"
+            raise UserError(f"{where}: {twice}; leave one")
+        known[meant] = value
+
+
+def _meant(key: str, value: Value) -> Any:
+    """A setting's value as configs have it; networks and methods by their one name."""
+    if key in ("", PAIR):
+        return value
+    meant = setting_of(key).check(key, value)
+    if key == "method":
+        return canonical_method(str(meant))
+    if key == "student" and meant not in FAMILIES:
+        return canonical_name(str(meant))
+    return meant
+
+
+def _check_range(where: str, key: str, dimension: Dimension) -> None:
+    if setting_of(key).kind not in (int, float):
+        raise UserError(f"{where}: is no number; expected a list of choices")
+    if dimension.high != dimension.last:
+        raise UserError(
+            f"{where}: steps of {dimension.step:g} from {dimension.low:g} end at "
+            f"{dimension.last:.12g} and never reach high, {dimension.high:.12g}; "
+            f"set high: {dimension.last:.12g}"
+        )
+
+
+def _check_possible(where: str, allowed: Iterable[Value], dimension: Dimension | None) -> None:
+    if dimension is None or dimension.choices is None:
+        return  # a setting that is fixed, perhaps from the shell, or a range
+    for value in allowed:
+        if value not in dimension.choices:
+            listed = ", ".join(map(str, dimension.choices))
+            raise UserError(f"{where}: {value!r} is none of its choices: {listed}"[:280])
