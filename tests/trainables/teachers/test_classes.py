@@ -107,7 +107,7 @@ def test_other_classes_are_refused_by_name(
 
 def test_another_number_of_classes_is_refused(tmp_path: Path) -> None:
     card = file(tmp_path, data(NAMES))
-    with pytest.raises(UserError, match="made for 4 classes .* has 5"):
+    with pytest.raises(UserError, match=r"made for 4 classes .* has 5"):
         class_order(card, data((*NAMES, "eel")))
 
 

@@ -76,7 +76,7 @@ def test_a_damaged_one_is_replaced_as_it_is(
     (results / "teachers").mkdir(parents=True)
     (results / "teachers" / "t1.safetensors").write_bytes(b"damaged")
     options = {"results": str(results), "name": "t1", "normalisation": "none", "force": True}
-    with pytest.raises(UserError, match="t1.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"t1\.safetensors is damaged"):
         import_teacher("resnet8_x0.5", weights(1), digits, **options)
     import_teacher("resnet8_x0.5", weights(1), digits, **options, replacing=True)
     assert (results / "teachers" / "t1.1.safetensors").read_bytes() == b"damaged"
@@ -95,7 +95,7 @@ def test_a_worker_refuses_another_teacher_than_was_meant(
         teacher_fingerprint="0" * 64,
         **meant,
     )
-    with pytest.raises(UserError, match="has changed since the sweep began: .* expected 00000"):
+    with pytest.raises(UserError, match=r"has changed since the sweep began: .* expected 00000"):
         Run(job, CPU)
 
 

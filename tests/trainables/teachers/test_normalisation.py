@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,9 +127,9 @@ def trained(pictures: Pictures, tmp_path_factory: pytest.TempPathFactory) -> Cal
 
 
 @pytest.fixture(params=["png", "parquet"])
-def dataset(request: pytest.FixtureRequest, pictures: Pictures) -> Iterator[Dataset]:
+def dataset(request: pytest.FixtureRequest, pictures: Pictures) -> Dataset:
     kind = {"png": "imagefolder", "parquet": "parquet"}[request.param]
-    yield load_dataset(f"{kind}:{pictures.folder / request.param}")
+    return load_dataset(f"{kind}:{pictures.folder / request.param}")
 
 
 @pytest.mark.parametrize("name", TRUE)
