@@ -150,7 +150,9 @@ def datasets(options: Namespace) -> int:
         print_table(("dataset", "what it is", "expected under --data"), rows)
         return 0
     found = load_dataset(options.name, options.data, download=options.download)
-    print_table((found.name, ""), facts_of(found))
+    print(found.name)
+    for key, value in facts_of(found):
+        print(f"{key:<16} {value}")
     for note in found.notes:
         print(f"- {note}")
     return 0

@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 from trainables.data.batches import epoch_order, evaluation_batches, train_batches
-from trainables.data.split import stratified_split, stratified_subset
+from trainables.data.split import (
+    enough_for_each,
+    held_out,
+    stratified_split,
+    stratified_subset,
+)
 
 
 def labels_with(*counts: int) -> Tensor:
@@ -127,3 +132,22 @@ def test_evaluation_batches_keep_everything() -> None:
     batches = evaluation_batches(torch.arange(107), 25)
     assert [len(batch) for batch in batches] == [25, 25, 25, 25, 7]
     assert torch.equal(torch.cat(batches), torch.arange(107))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.17, 0.5, 0.9])
+def test_held_out_counts_are_those_of_the_split(fraction: float) -> None:
+    counts = [1, 3, 5, 50, 0]
+    labels = torch.repeat_interleave(torch.arange(5), torch.tensor(counts))
+    _, out = stratified_split(labels, fraction, seed=3)
+    assert held_out(counts, fraction) == torch.bincount(labels[out], minlength=5).tolist()
+
+
+def test_the_least_fraction_that_holds_out_one_of_every_class() -> None:
+    assert enough_for_each([3, 9]) == 0.17
+    assert enough_for_each([5, 1, 0]) == 0.1
+    assert enough_for_each([1, 1]) is None
+    for least in range(2, 3000):
+        fraction = enough_for_each([least, 5000])
+        assert fraction is not None
+        assert held_out([least], fraction) == [1]
+        assert held_out([least], fraction - 10 ** (np.floor(np.log10(fraction)) - 1)) == [0]
