@@ -13,8 +13,9 @@ demo: $(VENV)/installed
 	$(BIN)/kdsweep front
 	$(BIN)/kdsweep plot
 
+# A worker per core, with one thread each; who is done takes tests from the others.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
