@@ -18,7 +18,7 @@ from torch import Tensor
 from trainables.errors import UserError
 from trainables.teachers.facts import Statistics, find_class_names, find_statistics, metadata
 from trainables.teachers.file_kinds import foreign, is_safetensors, safetensors_header
-from trainables.teachers.inert_pickle import NotAPickle, fields
+from trainables.teachers.inert_pickle import NotAPickle, Trap, fields
 from trainables.teachers.shards import whole_file
 from trainables.teachers.torch_file import Stored, as_stored, read_torch
 
@@ -29,9 +29,12 @@ _DEPTH = 6
 _INNER = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"}
 # What tools leave among the weights: thop's counters, AveragedModel's, calibration's.
 _BYPRODUCTS = ("total_ops", "total_params", "n_averaged", "num_updates", "_extra_state")
-_PASSED_OVER = re.compile(r"optim|sched|scaler|rng|callback|loops|lr_|amp$|grad", re.I)
+_PASSED_OVER = re.compile(
+    r"optimi[sz]er|optim(_|$)|sched|scaler|rng|callback|loops|lr_|amp$|grad", re.I
+)
+_WEIGHT = re.compile(r"weight|flat_param")
 # A part of a network, and not what wraps one.
-_PART = re.compile(r"(^|\.)(layer|stage|block|group|conv|feature|down|short|trunk_?\d)\w*\.", re.I)
+_PART = re.compile(r"(^|\.)(layer|stage|block|group|conv|feature|down|short)\w*\.", re.I)
 # Whose weights they are, by a word in the path: the lower, the earlier it is tried. timm, too,
 # takes the moving average where there is one.
 _ROLES = (
@@ -130,6 +133,7 @@ def read_checkpoint(file: str) -> Checkpoint:
     if not candidates:
         raise refusal(_without_weights(content), file)
     first = candidates[0]
+    told = {"file": content, "folder": parts.facts}
     return Checkpoint(
         file=file,
         weights={
@@ -137,8 +141,8 @@ def read_checkpoint(file: str) -> Checkpoint:
         },
         place=first.place,
         left_out=(*first.byproducts, *grouped(first.beside)),
-        statistics=find_statistics([content, parts.facts]) or find_statistics(parts.facts),
-        class_names=find_class_names(content) or find_class_names(parts.facts),
+        statistics=find_statistics(told),
+        class_names=find_class_names(told),
         candidates=tuple(candidates),
     )
 
@@ -163,6 +167,8 @@ def _content(path: Path) -> tuple[Any, bool]:
                 tensors = {name: as_stored(opened.get_tensor(name)) for name in opened.keys()}  # noqa: SIM118
             return tensors | {" metadata": metadata(header)}, False
         return read_torch(path), True
+    except Trap:
+        raise
     except (NotAPickle, safetensors.SafetensorError, ValueError) as error:
         raise NotAPickle(f"damaged, or no file of weights: {error}") from error
 
@@ -187,10 +193,7 @@ def _sets(content: Any) -> Iterator[tuple[str, dict[str, Stored]]]:
                 for name, inner in held.items()
                 if isinstance(name, str) and (stored := as_stored(inner)) is not None
             }
-            if any(
-                len(stored.size) > 1 or name.endswith("weight") or stored.unusual
-                for name, stored in tensors.items()
-            ):
+            if any(_WEIGHT.search(name) or stored.unusual for name, stored in tensors.items()):
                 yield place, tensors
             below += [
                 (f"{place}.{name}".removeprefix("."), inner)

@@ -44,10 +44,11 @@ class Trial:
         return not (self.missing or self.wrong or self.extra)
 
     @property
-    def distance(self) -> tuple[int, int, int]:
-        """How far from that."""
+    def distance(self) -> tuple[bool, int, int, int]:
+        """How far from that; parts of a network are farther than whole ones of another kind."""
         missing = len(self.missing)
-        return missing + len(self.wrong), missing, 0 if missing else len(self.extra)
+        part = 2 * len(self.candidate.tensors) < missing + len(self.named)
+        return part, missing + len(self.wrong), missing, 0 if missing else len(self.extra)
 
     @property
     def used(self) -> frozenset[int]:
@@ -96,12 +97,12 @@ def why_not(trial: Trial, asked: str, classes: int, image_shape: ImageShape) -> 
             return f"a {stored.unusual} tensor: {name}"
         if name.endswith(("flat_param", "_flat_param_0")):
             return "flat parameters of FSDP: save a full state_dict"
-        if name.endswith(("weight_g", "weight_v", "weight_u")) or ".parametrizations." in name:
+        if name.endswith(("weight_g", "weight_v", "weight_u")) or "parametrizations." in name:
             return f"weights in parts ({name}): remove the parametrisation before saving"
     other_data = _other_data(trial, wanted, sizes)
     if other_data:
         return other_data
-    known = identify(found, image_shape)
+    known = identify(found, image_shape, trial.model)
     if known and known not in (asked, trial.model):
         return f"a {known}, asked for {asked}"
     linear, ours = linear_modules(found), linear_modules(modules_of(wanted))
@@ -122,8 +123,14 @@ def why_not(trial: Trial, asked: str, classes: int, image_shape: ImageShape) -> 
     return f"{_count(trial.extra, 'tensor')} without a place in {asked}, first: {trial.extra[0]}"
 
 
-def identify(found: Modules, image_shape: ImageShape) -> str | None:
-    """The network of the zoo whose modules have just these shapes, whatever they are called."""
+def identify(found: Modules, image_shape: ImageShape, asked: str) -> str | None:
+    """The network of the zoo whose modules have just these shapes, whatever they are called.
+
+    Args:
+        found: of the file.
+        image_shape: of the data; the file may have other channels.
+        asked: is tried first: some networks differ by the places of their modules alone.
+    """
     kept = {name: held for name, held in found.items() if not BESIDE.fullmatch(name.split(".")[0])}
     linear = linear_modules(kept)
     convs = [held["weight"] for held in kept.values() if len(held.get("weight", ())) == 4]
@@ -133,7 +140,7 @@ def identify(found: Modules, image_shape: ImageShape) -> str | None:
     stem = next((shape for shape in convs if shape[1] <= 4 < shape[0]), convs[0])
     attention = any(len(held.get("weight", ())) == 3 for held in kept.values())
     profile = _profile(kept.values())
-    for name in _members(len(convs), attention, stem[0], embedding):
+    for name in (asked, *_members(len(convs), attention, stem[0], embedding)):
         try:
             with torch.device("meta"):
                 member = modules_of(_shapes(name, classes, (stem[1], *image_shape[1:])))

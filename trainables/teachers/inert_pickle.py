@@ -21,6 +21,10 @@ class NotAPickle(ValueError):
     """The bytes are no pickle, or a damaged one."""
 
 
+class Trap(NotAPickle):
+    """It would run commands when it is loaded in the usual way."""
+
+
 @dataclass(frozen=True)
 class Global:
     """A class or function that the file names."""

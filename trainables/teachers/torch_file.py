@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from trainables.teachers.inert_pickle import PLAIN, Global, NotAPickle, Object, array, load
+from trainables.teachers.inert_pickle import PLAIN, Global, NotAPickle, Object, Trap, array, load
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the layout before the zip archive
 
@@ -167,6 +167,8 @@ def _read_zip(path: Path, mapped: mmap.mmap) -> Any:
             else:
                 storage.place = bytearray(archive.read(entry)), 0
         return content
+    except NotAPickle:
+        raise
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError, struct.error) as error:
         raise NotAPickle(f"{type(error).__name__}: {error}") from error
 
@@ -215,12 +217,13 @@ class _Reader:
         """The next pickle of the file.
 
         Raises:
-            NotAPickle: damaged, or its reading would run commands: a trap and no checkpoint.
+            NotAPickle: damaged.
+            Trap: its reading would run commands: it is no checkpoint of an honest training.
         """
         content = load(file, self.persistent, _CALLS, self.named)
         for path in sorted(self.named):
             if path.partition(".")[0] in _COMMANDS or path in _COMMANDS:
-                raise NotAPickle(f"it would run {path} when it is loaded")
+                raise Trap(f"it would run {path} when it is loaded")
         return content
 
     def persistent(self, name: Any) -> Any:
