@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from orchestrator import query
+from orchestrator.checks import check_names
 from orchestrator.plan import Plan
 from orchestrator.sweep import Options, absolute, reopen
 from search_spaces.dimension import Dimension, Value, setting_of
@@ -40,7 +41,9 @@ def run_trial(
     Returns:
         Its row of the ``trials`` table, which is not stored.
     """
-    plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teachers()
+    plan = Plan(study, study.name, absolute(options.results), options.data_dir)
+    check_names(plan)
+    plan = plan.with_teachers()
     plan.check()
     config = study.config(study.draw(default_value))
     return _run(plan, config, say, profile)

@@ -1,6 +1,7 @@
 """A teacher from a file of weights that somebody else trained."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -98,7 +99,9 @@ def read_weights(file: str) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: object = safetensors.torch.load_file(path)
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of how it was pickled: it is read, or refused
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # on damaged bytes the unpickler raises errors of any kind
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"weights file '{file}' cannot be read: {reason}") from error
