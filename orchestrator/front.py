@@ -138,11 +138,14 @@ def collapsed(points: pd.DataFrame, objectives: Collection[str]) -> pd.DataFrame
         objectives: the columns that have to be equal.
 
     Returns:
-        The first row of each, in the order of the front, with ``equal``: how many there were.
+        One row of each in the order of the front, with ``equal``: how many there were. The plain
+        student stands for all where it is among them: it is as good without a method.
     """
     place = ["dataset", "teacher", *objectives]
     equal = points.groupby(place, dropna=False)["trial_id"].transform("size").astype(int)
-    return points.assign(equal=equal).drop_duplicates(place, ignore_index=True)
+    plain_first = points.assign(equal=equal, taught=points["method"] != "student")
+    plain_first = plain_first.sort_values("taught", kind="stable").drop(columns="taught")
+    return plain_first.drop_duplicates(place).sort_index(ignore_index=True)
 
 
 def objectives_of(results: str, sweeps: Sequence[str]) -> dict[str, Direction]:

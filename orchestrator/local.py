@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from orchestrator import query
+from orchestrator.checks import check_names
 from orchestrator.plan import Plan
 from orchestrator.sweep import Options, absolute, reopen
+from orchestrator.validation import check_validation
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
@@ -40,7 +42,10 @@ def run_trial(
     Returns:
         Its row of the ``trials`` table, which is not stored.
     """
-    plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teachers()
+    plan = Plan(study, study.name, absolute(options.results), options.data_dir)
+    check_names(plan)
+    check_validation(study, lambda: plan.dataset, None)
+    plan = plan.with_teachers()
     plan.check()
     config = study.config(study.draw(default_value))
     return _run(plan, config, say, profile)

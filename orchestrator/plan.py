@@ -5,16 +5,14 @@ import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import pyarrow as pa
 import torch
 
-from orchestrator.store import SCHEMAS
 from orchestrator.teachers import teachers_of
-from orchestrator.validation import check_validation
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
@@ -35,7 +33,6 @@ from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Filed, Recipe, lineage
 
 MAX_CORNERS = 2000
-_COUNTS = ("params", "macs", "size_bytes", "peak_memory_bytes")
 CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
 
 
@@ -218,7 +215,7 @@ class Plan:
             self._check_method(step.config, step.model, step.upper, f"teacher {step.name}")
         built: set[tuple[Any, ...]] = set()
         for pair, config in self.corners():
-            try:
+            with naming(pair):
                 student = self.student(config).name
                 networks = (pair, student, config.method, config.terms.get("dml.peer"))
                 if networks in built:
@@ -226,8 +223,6 @@ class Plan:
                 built.add(networks)
                 where = f"student {student}, method {config.method}"
                 self._check_method(config, student, self.teacher(config), where)
-            except UserError as error:
-                raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
 
     def _check_method(
         self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
@@ -240,23 +235,6 @@ class Plan:
                 method.recruit(lambda name: self._network(name or student))
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-
-    def check_objectives(self) -> None:
-        """What a search needs beside its trials.
-
-        Raises:
-            UserError: an objective that no trial will have.
-        """
-        columns = SCHEMAS["trials"]
-        numbers = [f.name for f in columns if pa.types.is_floating(f.type) or f.name in _COUNTS]
-        numbers = [name for name in numbers if not name.startswith("test_")]
-        for key in self.study.objectives:
-            if key not in numbers:
-                raise unknown("objective", key, numbers)
-            if key.startswith(("compression_", "teacher_")) and not self.study.teachers():
-                raise UserError(f"objectives.{key}: needs a teacher")
-        deciding = [f"objectives.{key}" for key in self.study.objectives if key.startswith("val_")]
-        check_validation(self.study, lambda: self.dataset, next(iter(deciding), None))
 
     def _network(self, model: str) -> Network:
         return create_model(model, self.dataset.num_classes, self.dataset.image_shape)
@@ -281,6 +259,15 @@ class Plan:
         if teacher.file in self.cards:
             return self.cards[teacher.file].params
         return _params_of(teacher.model, self.dataset.num_classes, self.dataset.image_shape)
+
+
+@contextmanager
+def naming(pair: Value | None) -> Iterator[None]:
+    """Errors name the pair, if there is one."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,7 +1,7 @@
 """``study.yaml`` of a sweep: its study as it began, and what it found around it.
 
 People read this file, and some edit it. Beside the study therefore stands its record, one line of
-canonical JSON with a digest, by which an edit is seen and the changed key is named.
+JSON with a digest, by which an edit is seen and the changed key is named.
 """
 
 import hashlib
@@ -55,7 +55,8 @@ def write_record(store: Store, study: Study, notes: Mapping[str, Any]) -> None:
         OSError: it could not be written.
     """
     content = study.model_dump(mode="json", exclude_defaults=True)
-    record = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    # In the written order, in which dimensions are drawn.
+    record = json.dumps(content, separators=(",", ":"))
     content[NOTES] = {
         "sweep": store.sweep,
         **notes,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from orchestrator import cluster
+from orchestrator.checks import check_names, check_search
 from orchestrator.journal import Journal
 from orchestrator.names import check_free, free_name
 from orchestrator.packing import packed_share
@@ -89,16 +90,17 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     Raises:
         UserError: whatever the user can mend, by name.
     """
-    study.check_budget()
     results = absolute(options.results)
     name = free_name(results, study.name) if name is None else name
     check_free(results, name)
     # Noted with the study: workers elsewhere and a later resume have other environments.
     data_dir = options.data_dir or os.environ.get("KDSWEEP_DATA")
     data_dir = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else None
-    plan = Plan(study, name, results, data_dir).with_teachers()
+    plan = Plan(study, name, results, data_dir)
+    check_names(plan)
+    check_search(study, lambda: plan.dataset)
+    plan = plan.with_teachers()
     plan.check()
-    plan.check_objectives()
     open_folder(results).check_writable()
     with _session(plan, options) as session, _locked(results, name):
         check_free(results, name)  # still

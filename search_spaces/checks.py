@@ -113,7 +113,9 @@ def check_written(study: Study) -> None:
             _check_once(f"{where}.when.{other}", other, allowed)
             _check_possible(f"{where}.when.{other}", allowed, study.space.get(other))
     _check_once("cover", "", study.cover)
-    points = [sorted((k, _meant(k, v)) for k, v in point.items()) for point in study.points]
+    points = [
+        sorted((k, _meant("points", k, v)) for k, v in point.items()) for point in study.points
+    ]
     for number, point in enumerate(points):
         if point in points[:number]:
             raise UserError(
@@ -124,7 +126,7 @@ def check_written(study: Study) -> None:
 def _check_once(where: str, key: str, values: Iterable[Value]) -> None:
     known: dict[Any, Value] = {}
     for value in values:
-        meant = _meant(key, value)
+        meant = _meant(where, key, value)
         if meant in known:
             twice = f"{value!r} stands twice"
             if repr(known[meant]) != repr(value):
@@ -133,11 +135,11 @@ def _check_once(where: str, key: str, values: Iterable[Value]) -> None:
         known[meant] = value
 
 
-def _meant(key: str, value: Value) -> Any:
+def _meant(where: str, key: str, value: Value) -> Any:
     """A setting's value as configs have it; networks and methods by their one name."""
     if key in ("", PAIR):
         return value
-    meant = setting_of(key).check(key, value)
+    meant = setting_of(key).check(where, value)
     if key == "method":
         return canonical_method(str(meant))
     if key == "student" and meant not in FAMILIES:

@@ -5,8 +5,9 @@ import io
 
 import pytest
 
-from orchestrator.against import against_published, compare, read_study, render
+from orchestrator.against import against_published, compare, render
 from orchestrator.cli import main
+from orchestrator.record import read_study
 from orchestrator.store import Store
 from search_spaces.load import load_study, parse_study
 from search_spaces.published import Published
@@ -260,7 +261,7 @@ def test_the_study_is_read_with_the_notes_of_its_sweep(booked, tmp_path):
     results = booked(study(), accuracy)
     store = Store(results, "s")
     store.save_study(store.read_study() + "kdsweep: {sweep: s, versions: {torch: '2'}}\n")
-    assert read_study(results, "s") == study()
+    assert read_study(store) == study()
 
 
 @pytest.mark.parametrize(
@@ -286,5 +287,5 @@ def test_unknown_forms_and_unfinished_sweeps(booked):
     with pytest.raises(UserError, match="unknown table format 'html'"):
         render(against_published(results, ["s"]), "html")
     results = booked(study(), accuracy, sweep="broken", status="failed")
-    with pytest.raises(UserError, match="no finished trials"):
+    with pytest.raises(UserError, match="no finished trial: 12 failed"):
         against_published(results, ["broken"])

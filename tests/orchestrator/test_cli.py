@@ -15,6 +15,7 @@ import yaml
 
 from orchestrator.cli import EXAMPLES, VERBS, build_parser, main, parse
 from orchestrator.plan import Plan
+from orchestrator.record import write_record
 from orchestrator.store import Store
 from search_spaces.load import load_study
 from trainables.job import Run
@@ -140,9 +141,8 @@ def finished(tmp_path) -> str:
     plan = Plan(study, "s", str(tmp_path / "finished"))
     config = study.config({"method": "student", "factor": 2})
     store = Store(plan.results, "s")
-    content = study.model_dump(mode="json", exclude_defaults=True)
     notes = {"data_dir": None, "data_fingerprint": plan.dataset.fingerprint}
-    store.save_study(yaml.safe_dump(content | {"kdsweep": notes}))
+    write_record(store, study, notes)
     row = {"trial_id": "s-00000", "attempt": 1, "status": "failed", "error": "Diverged: nan"}
     row |= {"method": "student", "dataset": "digits", "config": config.to_json()}
     store.add_trial(row | {"stage": "search"})
@@ -191,7 +191,7 @@ def finished(tmp_path) -> str:
         ("trial digits method", "method: expected KEY=VALUE"),
         ("trial digits --profile p.json epochs=1", "--profile: needs at least 2 epochs"),
         ("trial --replay digits digits-00000", "unknown sweep 'digits'"),
-        ("query SELECT", "no sweeps"),
+        ("query VALUES(1)", "no sweeps"),
         ("studies nope", "unknown study 'nope'"),
         ("methods nope", "unknown method 'nope'"),
         ("methods kd+at+kd", "a term is named twice"),
@@ -258,7 +258,7 @@ def test_results_that_cannot_be_written(refused, tmp_path, verb):
         ("table s", "no finished trial"),
         ("plot s -o x.png", "finished"),
         ("confirm s", "no finished trial"),
-        ("confirm s --seeds 0", "--seeds: expected at least 1, got 0"),
+        ("confirm s --seeds 0", "--seeds: expected at least 1, at most 10000, got 0"),
         ("confirm s --top -1", "--top: expected at least 1, got -1"),
         ("front s --objective val_acc", "expected COLUMN=max or COLUMN=min"),
         ("front s --objective nope=max", "nope"),

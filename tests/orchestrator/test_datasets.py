@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator.checks import check_search
 from orchestrator.cli import main
 from orchestrator.plan import Plan
 from search_spaces.load import parse_study
@@ -102,7 +103,8 @@ def few(tmp_path: Path) -> str:
 
 
 def check(dataset: str, **changes: object) -> None:
-    Plan(parse_study({**STUDY, "dataset": dataset, **changes}), "s", "unused").check()
+    plan = Plan(parse_study({**STUDY, "dataset": dataset, **changes}), "s", "unused")
+    check_search(plan.study, lambda: plan.dataset)
 
 
 def fixed(fraction: float) -> dict[str, object]:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from orchestrator.checks import check_names, check_search
 from orchestrator.plan import CHECKPOINT_SECONDS, Plan
 from search_spaces.load import load_study, parse_study
 from trainables.config import config_key
@@ -62,6 +63,38 @@ def test_a_mistaken_checkpoint_interval(monkeypatch, value):
         plan().check()
 
 
+def begin(made: Plan) -> None:
+    """What is checked before a sweep begins, in its order."""
+    check_names(made)
+    check_search(made.study, lambda: made.dataset)
+    made.check()
+
+
+def test_names_are_checked_before_the_data_are_read(monkeypatch, tmp_path):
+    monkeypatch.delenv("KDSWEEP_DATA", raising=False)
+    for assignments, expected in (
+        (["student=nope"], "unknown model 'nope'"),
+        (["compression=depth", "depth=3"], "depth: only mobilenetv2 and mobilenetv2_s2 can be cut"),
+        (["compression=width", "width=0.5"], "'wrn' is a family, and compression 'width' needs"),
+        (["compression=explicit"], "'wrn' is a family, and compression 'explicit' needs"),
+        (["student=timm:resnet18"], "factor: 'timm:resnet18' is not of this zoo"),
+    ):
+        with pytest.raises(UserError) as caught:
+            check_names(plan("dataset=cifar10", *assignments))  # which is not there
+        assert expected in str(caught.value)
+        assert len(str(caught.value)) < 300
+
+
+def test_a_warmup_longer_than_the_training_is_said(caplog):
+    check_names(plan("method=dkd", "epochs=240"))
+    check_names(plan("method=dkd", "epochs=9", "dkd.warmup_fraction=0.1"))
+    check_names(plan("method=dkd", "epochs=9", "dkd.warmup=3"))
+    assert caplog.text == ""
+    check_names(plan("method=dkd+reviewkd", "epochs=9"))
+    assert [record.args[0] for record in caplog.records] == ["dkd.warmup", "reviewkd.warmup"]
+    assert "reviewkd.warmup_fraction: 0.08" in caplog.text
+
+
 def test_the_shipped_demonstration_passes():
     plan().check()
 
@@ -86,7 +119,7 @@ def test_what_cannot_work_is_refused(assignments, expected, monkeypatch, tmp_pat
     monkeypatch.delenv("KDSWEEP_DATA", raising=False)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as caught:
-        plan(*assignments).check()
+        begin(plan(*assignments))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -258,7 +291,7 @@ def test_an_imported_teacher_counts_by_its_weights(tmp_path):
 )
 def test_every_pair_and_every_chain_is_checked(changes, expected, tmp_path):
     with pytest.raises(UserError) as caught:
-        paired(tmp_path, **changes).check()
+        begin(paired(tmp_path, **changes))
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
 

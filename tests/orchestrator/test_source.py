@@ -1,11 +1,13 @@
 """OptunaSource: what a study proposes, in which order, and after how long it stops."""
 
 import pytest
+from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from orchestrator.journal import Journal
 from orchestrator.source import OptunaSource
 from search_spaces.load import parse_study
+from trainables.config import MAX_SEED
 from trainables.files import open_folder
 
 
@@ -19,6 +21,9 @@ def study(**changes):
         "sampler": "grid",
     }
     return parse_study(content | changes)
+
+
+NAMED = {"student": "wrn_10_1"}
 
 
 def source(folder, spec):
@@ -48,6 +53,53 @@ def test_a_grid_proposes_every_combination_once_in_the_written_order(tmp_path):
     found = proposals(source(tmp_path, study()))
     assert pairs(found) == ALL
     assert [p.number for p in found] == list(range(6))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
+def test_steps_are_round_in_configs_and_in_the_journal(tmp_path, sampler):
+    steps = {"lr": {"low": 0.1, "high": 0.7, "step": 0.1}}
+    steps |= {"batch_size": {"low": 16, "high": 64, "step": 16}}
+    searched = source(tmp_path, study(fixed=NAMED, dimensions=steps, sampler=sampler, trials=25))
+    for number in range(25):
+        proposal = searched.ask()
+        lr = proposal.configs[0].lr
+        searched.tell(proposal.number, [completed(number, val_acc=lr)], answered=False)
+    told = {trial.params["lr"] for trial in searched.optuna.trials if trial.state.is_finished()}
+    assert len(told) > 3
+    assert told <= {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}  # to the last digit
+
+
+def test_an_older_range_that_never_reached_its_end_goes_on(tmp_path):
+    """What Optuna had noted of it is what it is given now."""
+    steps = {"lr": {"low": 0.1, "high": 0.75, "step": 0.1}}
+    first = source(tmp_path, study(fixed=NAMED, dimensions=steps, sampler="random", trials=9))
+    proposal = first.ask()
+    with pytest.warns(UserWarning, match="is not divisible"):
+        first.optuna.ask({"momentum": FloatDistribution(0.1, 0.75, step=0.1)})
+    noted = first.optuna.trials[0].distributions["lr"]
+    assert noted == first.optuna.trials[1].distributions["momentum"]
+    assert proposal.configs[0].lr <= 0.7
+
+
+def test_the_sampler_takes_every_seed(tmp_path):
+    last = source(tmp_path, study(sampler="tpe", trials=3, sampler_seed=MAX_SEED))
+    proposals(last)
+    again = source(tmp_path, study(sampler="tpe", trials=6, sampler_seed=MAX_SEED))
+    assert len(proposals(again)) == 3
+
+
+@pytest.mark.parametrize("trials", [None, 5])
+def test_a_study_without_dimensions_proposes_its_one_config(tmp_path, trials):
+    alone = source(
+        tmp_path, study(fixed=NAMED, dimensions={}, sampler="tpe", trials=trials, repeats=2)
+    )
+    assert alone.total == 2
+    (only,) = proposals(alone)
+    assert [config.seed for config in only.configs] == [0, 1]
+    alone.tell(only.number, [completed(0), completed(1)], answered=False)
+    assert source(
+        tmp_path, study(fixed=NAMED, dimensions={}, sampler="tpe", trials=trials)
+    ).exhausted
 
 
 def test_a_setting_of_a_term_exists_only_where_the_method_has_it(tmp_path):

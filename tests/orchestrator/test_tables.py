@@ -220,5 +220,5 @@ def test_mistakes_are_named(recorded, trial_row, frame):
         compression_table(frame, "acc")
     with pytest.raises(UserError, match="unknown table format 'html'"):
         render(compression_table(frame), "html")
-    with pytest.raises(UserError, match="no finished trials"):
+    with pytest.raises(UserError, match="no finished trial: none has ended yet"):
         compression_table(frame[frame["status"] == "failed"])

@@ -50,6 +50,80 @@ def test_a_broken_file_is_named_in_one_line(tmp_path, text, expected):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "dataset: digits\nfixed: {lr: 1}\nfixed: {lr: 2}",
+            "key 'fixed' stands twice, in line 2",
+        ),
+        ("dataset: digits\ndimensions:\n  lr: [1]\n  lr: [2]", "key 'lr' stands twice, in line 3"),
+        ("dataset: digits\npairs:\n  a->b: {lr: 1}\n  a->b: {lr: 2}", "key 'a->b' stands twice"),
+        ("dataset: digits\nfixed: {lr: &a [*a]}", "fixed.lr: expected a single value"),
+        ("dataset: 2001-13-45", "is no YAML: month must be in 1..12"),
+        ("dataset: digits\ntrials: " + "9" * 5000, "is no YAML"),
+        ("[" * 100_000, "is no YAML: it nests too deeply"),
+        ("dataset: digits\n---\ndataset: cifar10", "is no YAML: expected a single document"),
+    ],
+)
+def test_what_yaml_would_take_otherwise_than_meant(tmp_path, text, expected):
+    with pytest.raises(UserError) as caught:
+        load_study(own(tmp_path, text))
+    assert expected in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400  # with a long path
+
+
+def test_a_merged_key_may_be_overridden(tmp_path):
+    text = "dataset: digits\nfixed: {<<: {lr: 1, epochs: 2}, lr: 3}"
+    assert load_study(own(tmp_path, text)).fixed == {"lr": 3, "epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("dimensions", "expected"),
+    [
+        ("lr: [0.1, 0.1]", "dimensions.lr: 0.1 stands twice"),
+        ("lr: [1, 0.5, 1.0]", "dimensions.lr: 1 and 1.0 are one value"),
+        ("lr: [0.1, '0.1']", "dimensions.lr: 0.1 and '0.1' are one value"),
+        ("milestones: ['1', 1]", "dimensions.milestones: '1' and 1 are one value"),
+        ("method: [mixup+dml, dml+mixup]", "'mixup+dml' and 'dml+mixup' are one value"),
+        ("student: [wrn_10_1, wrn_10_1_x1.0]", "'wrn_10_1' and 'wrn_10_1_x1.0' are one value"),
+        ("milestones: {low: 0.1, high: 0.9}", "dimensions.milestones: is no number"),
+        ("lr: {low: 0.1, high: 0.75, step: 0.1}", "end at 0.7 and never reach high, 0.75"),
+        ("epochs: {low: 1, high: 8, step: 2}", "steps of 2 from 1 end at 7 and never reach high"),
+        (
+            "optimizer: [sgd, adam], momentum: {choices: [0.8], when: {optimizer: [adamw]}}",
+            "dimensions.momentum.when.optimizer: 'adamw' is none of its choices: sgd, adam",
+        ),
+        (
+            "optimizer: [sgd, adam], momentum: {choices: [0.8], when: {optimizer: [sgd, sgd]}}",
+            "dimensions.momentum.when.optimizer: 'sgd' stands twice",
+        ),
+    ],
+)
+def test_what_is_said_in_vain_is_refused_where_it_is_written(tmp_path, dimensions, expected):
+    text = f"{{dataset: digits, sampler: random, trials: 2, dimensions: {{{dimensions}}}}}"
+    with pytest.raises(UserError) as caught:
+        load_study(own(tmp_path, text))
+    assert expected in str(caught.value)
+    # A sweep that began with such a study is read all the same.
+    parse_study(yaml.safe_load(text) | {"name": "s"})
+
+
+def test_points_and_cover_twice(tmp_path):
+    text = "dataset: digits\nsampler: points\ndimensions: {lr: [1, 2], batch_size: [8]}\n"
+    points = "points: [{lr: 1, batch_size: 8}, {lr: 2}, {batch_size: 8, lr: 1.0}]"
+    with pytest.raises(UserError, match="points: number 3 is number 1 again"):
+        load_study(own(tmp_path, text + points))
+    with pytest.raises(UserError, match="cover: 'lr' stands twice"):
+        load_study(own(tmp_path, text + "points: [{lr: 1}]\ncover: [lr, lr]"))
+
+
+def test_the_study_of_a_sweep_begins_another(tmp_path):
+    text = "dataset: digits\nsampler: grid\ndimensions: {lr: [1]}\nkdsweep: {sweep: s}\nname: s"
+    assert load_study(own(tmp_path, text, "study.yaml")).name == "s"
+
+
 def test_a_file_that_is_no_text(tmp_path):
     (tmp_path / "own.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UserError, match="is no YAML"):

@@ -1,9 +1,12 @@
 """Studies: which settings exist in a trial, what a grid is, which mistakes are refused."""
 
+import math
+
 import pytest
 
-from search_spaces.dimension import grid_values
+from search_spaces.dimension import Dimension, grid_values
 from search_spaces.load import parse_study
+from trainables.config import MAX_SEED
 from trainables.errors import UserError
 
 BASE = {
@@ -170,7 +173,6 @@ def test_a_point_may_leave_out_dimensions():
         ({"objectives": {"test_acc": "max"}}, "nothing is ever selected on the test set"),
         ({"objectives": {"val_acc": "up"}}, "objectives.val_acc"),
         ({"objectives": {}}, "objectives"),
-        ({"sampler": "tpe"}, "trials: expected how many"),
         ({"sampler": "tpee"}, "sampler"),
         ({"trials": 0}, "trials"),
         ({"repeats": 0}, "repeats"),
@@ -179,6 +181,81 @@ def test_a_point_may_leave_out_dimensions():
 )
 def test_a_mistake_is_named_in_one_line(changes, expected):
     assert expected in mistake(**changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {"fixed": {"student": "wrn", "seed": MAX_SEED}, "repeats": 2},
+            f"seed: {MAX_SEED} with repeats: 2 reaches beyond the greatest seed, {MAX_SEED}",
+        ),
+        (
+            {"dimensions": {"view_seed": [1, MAX_SEED]}, "repeats": 3},
+            f"view_seed: {MAX_SEED} with repeats: 3",
+        ),
+        ({"sampler_seed": 99999999999}, "sampler_seed"),
+        ({"repeats": 10**9}, "repeats"),
+        ({"dimensions": {"lr": {"low": 0.1, "high": math.inf}}}, "dimensions.lr.high"),
+        ({"dimensions": {"lr": {"low": 0.1, "high": 1, "step": math.inf}}}, "dimensions.lr.step"),
+        ({"dimensions": {"milestones": ["0.5", "0.5,x"]}}, "milestones: expected fractions"),
+    ],
+)
+def test_what_only_some_trials_would_meet_is_refused_at_once(changes, expected):
+    assert expected in mistake(**changes)
+
+
+def test_the_last_seeds_are_fine():
+    spec = study(fixed={"student": "wrn", "seed": MAX_SEED - 2}, repeats=3)
+    assert spec.config({"factor": 2}, repeat=2).seed == MAX_SEED
+    assert study(sampler_seed=MAX_SEED).sampler_seed == MAX_SEED
+
+
+# A study of data and fixed settings alone
+
+
+def test_without_dimensions_there_is_one_config():
+    spec = parse_study({"name": "s", "dataset": "digits", "fixed": {"student": "wrn_10_1"}})
+    assert spec.objectives == {"val_acc": "max"}
+    assert spec.first_points() == [{}]
+    assert not spec.asks_sampler
+    spec.check_budget()
+    assert spec.config({}).student == "wrn_10_1"
+
+
+def test_only_a_search_needs_a_budget():
+    spec = study(sampler="tpe")
+    assert spec.config({"factor": 2}).factor == 2
+    with pytest.raises(UserError, match="trials: expected how many configs to train"):
+        spec.check_budget()
+    study(sampler="tpe", trials=3).check_budget()
+    study().check_budget()
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "step", "expected"),
+    [
+        (0.1, 0.7, 0.1, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]),
+        (0.0, 0.9, 0.3, [0.0, 0.3, 0.6, 0.9]),
+        (0.05, 0.3, 0.1, [0.05, 0.15, 0.25]),
+        (1e-4, 3e-4, 1e-4, [0.0001, 0.0002, 0.0003]),
+        (0.5, 0.5, 0.1, [0.5]),
+    ],
+)
+def test_steps_are_round_and_stay_below_the_end(low, high, step, expected):
+    dimension = Dimension(low=low, high=high, step=step)
+    assert grid_values(dimension, "momentum") == expected  # to the last digit
+    assert dimension.last == expected[-1]
+    assert [dimension.rounded(value + step / 3) for value in expected] == expected
+    assert all(value in dimension for value in expected)
+
+
+def test_a_range_of_too_many_steps_is_refused():
+    with pytest.raises(UserError, match=r"dimensions\.lr: has more than 100,000 values"):
+        study(dimensions={"lr": {"low": 0.1, "high": 1, "step": 1e-9}}).first_points()
 
 
 def test_a_dimension_that_decides_another_must_stand_before_it():

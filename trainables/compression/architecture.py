@@ -79,21 +79,41 @@ def choose_student(
     Raises:
         UserError: an unknown name, or a request that this student cannot meet.
     """
+    name = named_student(student, kind, amount)
+    if name is None:
+        assert amount is not None
+        name = _nearest(student, amount, teacher_params, classes, image_shape)
+    return StudentChoice(name=name, kind=kind, requested=None if amount is None else float(amount))
+
+
+def named_student(student: str, kind: str, amount: float | None) -> str | None:
+    """What can be told of a request without the images and the teacher.
+
+    Args:
+        student, kind, amount: as for `choose_student`.
+
+    Returns:
+        The canonical name of the student; None for a factor, which the teacher decides.
+
+    Raises:
+        UserError: an unknown name, or a request that this student cannot meet.
+    """
     if kind not in _KINDS:
         raise unknown("compression", kind, _KINDS)
     if kind == "explicit":
         if amount is not None:
             raise UserError(f"compression 'explicit' takes no amount, got {amount}")
-        return StudentChoice(name=_member(student, kind), kind=kind, requested=None)
+        return _member(student, kind)
     if amount is None or not math.isfinite(amount):
         raise UserError(f"{kind}: expected a number, got {amount}")
     if kind == "depth":
-        name = _cut(student, amount)
-    elif kind == "width":
-        name = _narrow(student, amount)
-    else:
-        name = _nearest(student, amount, teacher_params, classes, image_shape)
-    return StudentChoice(name=name, kind=kind, requested=float(amount))
+        return _cut(student, amount)
+    if kind == "width":
+        return _narrow(student, amount)
+    if amount <= 0:
+        raise UserError(f"factor: expected a number above 0, got {amount:g}")
+    _family(student)
+    return None
 
 
 def _member(student: str, kind: str) -> str:
@@ -137,8 +157,6 @@ def _nearest(
     image_shape: ImageShape,
 ) -> str:
     """The family member nearest to ``teacher_params / factor`` on a logarithmic scale."""
-    if factor <= 0:
-        raise UserError(f"factor: expected a number above 0, got {factor:g}")
     if teacher_params is None:
         raise UserError("factor: a compression factor needs a teacher to compare with")
     target = teacher_params / factor
