@@ -1,6 +1,7 @@
 """The command line: parsing only. What the verbs do stands in `orchestrator.verbs`."""
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -77,11 +78,20 @@ EXAMPLES = {
 }
 
 
+DEBUG = "KDSWEEP_DEBUG"
+
+FULL_OR_FORBIDDEN = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.EMFILE, errno.ENFILE),
+)
+"""What a machine refuses and its user can change."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns the exit code: 0, 1 after an interruption or where every
-    trial failed, 2 for a mistake."""
+    """Runs a verb. Returns the exit code: 0, 1 after an interruption or a failure, 2 for a
+    mistake. What the user can mend is one line; with ``--debug``, or `DEBUG` in the
+    environment, all of it."""
     options = parse(arguments)
-    from trainables.errors import UserError
 
     try:
         from orchestrator import verbs
@@ -89,15 +99,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = getattr(verbs, options.verb)(options)
         sys.stdout.flush()
         return code
-    except UserError as error:
-        print(f"kdsweep: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("kdsweep: interrupted", file=sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:
+        return _told(error, getattr(options, "debug", False) or bool(os.environ.get(DEBUG)))
+
+
+def _told(error: Exception, debug: bool) -> int:
+    """Says what went wrong, in a line where that is enough. Returns the exit code."""
+    import traceback
+
+    from trainables.errors import TrainingFailed, UserError
+
+    text = str(error)
+    known = isinstance(error, UserError | TrainingFailed)
+    if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN:
+        text, known = f"{error.filename or 'a file'}: {error.strerror}", True
+    if debug or not known:
+        traceback.print_exc()
+    if not known:
+        text = f"a fault of kdsweep itself ({type(error).__name__}); please report the lines above"
+    print(f"kdsweep: {text}", file=sys.stderr)
+    return 2 if isinstance(error, UserError) else 1
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -149,6 +176,9 @@ def build_parser() -> argparse.ArgumentParser:
     trial.add_argument("set", nargs="*", metavar="KEY=VALUE", help="what to try")
     trial.add_argument("--replay", nargs=2, metavar=("SWEEP", "TRIAL_ID"), help="a trial again")
     trial.add_argument("--pdb", action="store_true", help="a debugger where an exception is raised")
+    trial.add_argument(
+        "--debug", action="store_true", help="the traceback of a failure, too (or KDSWEEP_DEBUG=1)"
+    )
     trial.add_argument("--profile", metavar="FILE", help="write a torch profile of one epoch")
     _where(trial)
 

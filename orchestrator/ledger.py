@@ -1,5 +1,6 @@
 """Ledger: what earlier runs of a sweep have booked, and what follows from it."""
 
+import hashlib
 import itertools
 import json
 from collections import defaultdict
@@ -9,15 +10,18 @@ from typing import Any
 from orchestrator.plan import Plan
 from orchestrator.store import Store
 from trainables.config import TrialConfig
-from trainables.errors import UserError
+from trainables.errors import DeviceError, OutOfMemoryError, UserError
 
 MAX_DEATHS = 3
 """A trial whose worker died this often has failed: it may be what kills them."""
-OUT_OF_MEMORY = "OutOfMemoryError"
+OUT_OF_MEMORY = OutOfMemoryError.__name__
+DEVICE = DeviceError.__name__
 DEATH = "the worker process died; see Ray's logs of its node"
 
-TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{number:05d}"}
-"""How trials are called, by stage; the sweep is the name under which it began."""
+TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{digest}"}
+"""How trials are called, by stage; the sweep is the name under which it began. In a search, a
+number is a config's for good. Confirmations begin anew with other seeds and other configs: there,
+the config gives the name."""
 
 Row = Mapping[str, Any]
 
@@ -73,7 +77,8 @@ class Ledger:
 
     def share(self, errors: Sequence[str]) -> float | None:
         """The GPU share of the attempt after those that failed so; None where there is none."""
-        deaths = sum(error == DEATH for error in errors)
+        # A lost device is a death, too: the worker's process ended with it.
+        deaths = sum(error == DEATH or error.startswith(DEVICE) for error in errors)
         full = sum(error.startswith(OUT_OF_MEMORY) for error in errors)
         if deaths + full < len(errors) or deaths >= MAX_DEATHS or full > 1:
             return None
@@ -84,10 +89,12 @@ class Ledger:
     def name(self, number: int, config: TrialConfig) -> str:
         """The id of trial ``number``: one that no other config has.
 
-        A number can come again with another config: in a second, different confirmation, or
-        where the end of a journal was lost with the machine that wrote it.
+        A number can come again with another config where the end of a journal was lost with the
+        machine that wrote it.
         """
-        plain = TRIAL_IDS[self._stage].format(sweep=self._plan.origin, number=number)
+        digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
+        form = TRIAL_IDS[self._stage]
+        plain = form.format(sweep=self._plan.origin, number=number, digest=digest)
         names = itertools.chain([plain], (f"{plain}-{again}" for again in itertools.count(2)))
         return next(
             name for name in names if name not in self.rows or _is_of(self.rows[name], config)

@@ -1,7 +1,10 @@
 """One trial in this process, without Ray: to debug, to profile, to repeat."""
 
+import errno
 import json
+import os
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,6 +21,7 @@ from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
+from trainables.failures import explained
 from trainables.files import open_folder
 from trainables.job import Run
 from trainables.models.weights import Card
@@ -76,6 +80,7 @@ def replay(
     return row, _run(plan, again, say, profile, key=plan.key(config))
 
 
+@explained
 def run_teachers(
     study: Study, options: Options, *, say: Say, replacing: bool = False
 ) -> list[Card]:
@@ -106,7 +111,9 @@ def _train_teacher(plan: Plan, recipe: Recipe, say: Say, *, replacing: bool = Fa
     def on_epoch(row: dict[str, Any]) -> None:
         say(_line(row))
 
-    train_teacher(recipe, plan.results, plan.data_dir, _device(), on_epoch, replacing=replacing)
+    train_teacher(
+        recipe, plan.results, plan.data_dir, _device(), on_epoch, say, replacing=replacing
+    )
 
 
 def _device() -> torch.device:
@@ -126,13 +133,12 @@ def default_value(key: str, dimension: Dimension) -> Value:
     return dimension.low
 
 
+@explained
 def _run(
     plan: Plan, config: TrialConfig, say: Say, profile: Path | None, key: str | None = None
 ) -> dict[str, Any]:
-    if profile is not None and config.epochs < PROFILED_EPOCH:
-        raise UserError(
-            f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
-        )
+    if profile is not None:
+        _check_profile(profile, config)
     missing = plan.missing(config)
     if missing:
         open_folder(plan.results).check_writable()
@@ -149,11 +155,37 @@ def _run(
     key = key or plan.key(config)
     say(f"{config.method} on {config.dataset}: {run.choice.name}, config_key {key}")
     while not run.finished:
-        watched = profile is not None and run.training.epoch + 1 == PROFILED_EPOCH
-        with _profiler(profile, say) if watched else nullcontext():
-            row = run.run_epoch()
+        epoch = run.training.epoch + 1
+        watched = profile is not None and epoch == PROFILED_EPOCH
+        try:
+            with _profiler(profile, say) if watched else nullcontext():
+                row = run.run_epoch()
+        except Exception:
+            if profile is not None and epoch < PROFILED_EPOCH:
+                say(f"no profile: the trial ended before epoch {PROFILED_EPOCH}")
+            raise
         say(_line(row))
     return run.row("completed") | {"config_key": key}
+
+
+def _check_profile(path: Path, config: TrialConfig) -> None:
+    """Refuses a profile that could not be taken, before anything is trained for it.
+
+    Raises:
+        UserError: too few epochs, or a file that cannot be written.
+    """
+    if config.epochs < PROFILED_EPOCH:
+        raise UserError(
+            f"--profile: needs at least {PROFILED_EPOCH} epochs; the first one warms up"
+        )
+    try:
+        # As the profiler does: beside the file, and then under its name.
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"--profile {path}: cannot be written: {error.strerror}") from error
 
 
 def _profiler(path: Path | None, say: Say) -> AbstractContextManager[Any]:

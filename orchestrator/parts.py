@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 MAX_PARTS = 256
 """A flush that leaves more files than this merges them."""
 
+_MAGIC = b"PAR1"
+"""How a Parquet file begins and ends. What is in it is only told at its end."""
+
 _VERSION_KEY = b"kdsweep_schema_version"
 _counter = itertools.count()
 
@@ -139,17 +142,26 @@ class Parts:
             names = sorted(self.folder.names(".parquet"), key=lambda name: (_age(name), name))
             try:
                 with ThreadPoolExecutor(16) as pool:
-                    tables = list(pool.map(self._decode, names))
+                    decoded = dict(zip(names, pool.map(self._decode, names), strict=True))
             except FileNotFoundError:
                 continue
             now = self.folder.names(".parquet")
             if {name for name in now if name.startswith("merged-")} <= set(names):
                 break
+        whole = {name: table for name, table in decoded.items() if table is not None}
+        names, tables = list(whole), list(whole.values())
         table = pa.concat_tables([self.schema.empty_table(), *tables])
         return (last_per_key(table, self.key) if len(names) > 1 else table), names
 
-    def _decode(self, name: str) -> pa.Table:
+    def _decode(self, name: str) -> pa.Table | None:
+        """A file's rows; None where it is the beginning of one, whose upload broke off."""
         data = self.folder.read(name)
+        begun, ended = _MAGIC.startswith(data[:4]), data.endswith(_MAGIC)
+        if not self.folder.is_local and begun and not ended:
+            # Its writer was never told that it was done, so that no row of it counts. On a disk a
+            # file gets its name when it is whole: there this would be damage.
+            log.warning("%s/%s is passed over: its upload broke off", self.folder, name)
+            return None
         try:
             source = pa.BufferReader(data)
             table = pq.ParquetFile(source, page_checksum_verification=True).read()

@@ -117,6 +117,10 @@ class Progress:
         if self._live is None:
             self._print(f"{_clock()} {row['trial_id']}: {row['error']}; trying again")
 
+    def noted(self, trial_id: str, text: str) -> None:
+        """Something about a trial that its user should know; it goes on."""
+        self._print(f"{_clock()} {trial_id}: {text}")
+
     def answered(self, trial_id: str, by: str) -> None:
         self.answers += 1
         if self.total is not None and not self._replaces:

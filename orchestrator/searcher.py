@@ -24,6 +24,7 @@ from orchestrator.source import Proposal, Source
 from orchestrator.store import SCHEMAS, Store
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.failures import meaning
 from trainables.job import PROGRESS, trial_folder
 
 
@@ -34,6 +35,7 @@ class Watcher(Protocol):
     def epoch(self, row: Row, epochs: int) -> None: ...
     def ended(self, row: Row) -> None: ...
     def retried(self, row: Row) -> None: ...
+    def noted(self, trial_id: str, text: str) -> None: ...
     def answered(self, trial_id: str, by: str) -> None: ...
 
 
@@ -79,8 +81,8 @@ class StudySearcher(Searcher):
     last one could not.
 
     Trials whose `config_key` equals that of a finished or running one are answered from its
-    row. A trial whose worker died is tried again, until `ledger.MAX_DEATHS`; one that ran out of
-    GPU memory once, with twice the share.
+    row. A trial whose worker died, or lost its device, is tried again, until
+    `ledger.MAX_DEATHS`; one that ran out of memory once, with twice the share of a GPU.
 
     Args:
         source: of the configs.
@@ -164,7 +166,7 @@ class StudySearcher(Searcher):
             row = dict(ask.last)
         else:
             raised = ask.error()
-            reason = DEATH if raised is None else f"{type(raised).__name__}: {raised}"
+            reason = DEATH if raised is None else _told(raised)
             row = {**self._blank(ask), **ask.last, "status": "failed"}
             row["error"] = reason.partition("\n")[0]
         again = self._again(ask, row)
@@ -231,6 +233,8 @@ class StudySearcher(Searcher):
         rows = [{key: row[key] for key in columns if key in row} | keys for row in result["epochs"]]
         self.store.add_epochs(rows)
         ask.last = result["trial"][0]
+        for note in result.get("notes", ()):
+            self.watcher.noted(ask.trial_id, note)
         for row in rows:
             self.watcher.epoch(row, ask.config.epochs)
 
@@ -308,6 +312,12 @@ class Starts(Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._searcher.on_trial_start(trial.trial_id, functools.partial(_raised, trial))
+
+
+def _told(raised: Exception) -> str:
+    """What a row says of an exception that ended a worker: as of one that ended a trial."""
+    meant = meaning(raised)
+    return f"{type(meant).__name__}: {meant}"
 
 
 def _raised(trial: Any) -> Exception | None:

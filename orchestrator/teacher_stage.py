@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -10,9 +9,10 @@ from filelock import FileLock, Timeout
 from orchestrator import cluster
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
-from trainables.errors import UserError
-from trainables.teachers.teacher import find_teacher, teacher_folder
-from trainables.teachers.train import Recipe
+from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
+from trainables.failures import meaning
+from trainables.teachers.teacher import find_teacher
+from trainables.teachers.train import Recipe, teacher_lock, waiting_for
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.5
@@ -22,7 +22,7 @@ def with_teachers(plan: Plan, progress: Progress) -> Plan:
     """The plan with its teachers, trained on Ray now where there are none yet.
 
     Raises:
-        UserError: one cannot be trained.
+        UserError, TrainingFailed: one cannot be trained.
     """
     plan = plan.with_teachers()
     missing = plan.missing()
@@ -45,7 +45,9 @@ class _Lesson:
     """A teacher under training.
 
     Attributes:
-        worker: the actor that trains it, and ``lock`` what keeps other sweeps from doing so.
+        lock: what keeps other processes from training it.
+        gpus: what its actor asks of Ray.
+        worker: the actor that trains it.
         asked: the call that the actor answers next.
         last: whether that one files the teacher.
         attempts: actors so far.
@@ -53,6 +55,7 @@ class _Lesson:
 
     recipe: Recipe
     lock: FileLock | None
+    gpus: float
     worker: Any = None
     asked: Any = None
     last: bool = False
@@ -62,7 +65,7 @@ class _Lesson:
 class _Stage:
     """Trains teachers, those first whose own teacher is there; as many at once as have room.
 
-    One alone has a node's CPUs; several have one each. A teacher that another sweep of the
+    One alone has a node's CPUs; several have one each. A teacher that another process of the
     results folder trains is waited for.
     """
 
@@ -70,12 +73,13 @@ class _Stage:
         self._plan, self._progress = plan, progress
         self._waiting = list(missing)
         self._lessons: list[_Lesson] = []
+        self._elsewhere: set[str] = set()
 
     def run(self) -> None:
         """Returns when all are there.
 
         Raises:
-            UserError: one cannot be trained.
+            UserError, TrainingFailed: one cannot be trained.
         """
         import ray
 
@@ -100,14 +104,17 @@ class _Stage:
         for recipe in ready:
             if len(self._lessons) >= cluster.slots(1, self._plan.gpus):
                 return
-            lock = self._lock(recipe)
+            lock = teacher_lock(self._plan.results, recipe)
             try:
                 if lock is not None:
                     lock.acquire(timeout=0)
             except Timeout:
+                if recipe.key not in self._elsewhere:
+                    self._elsewhere.add(recipe.key)
+                    self._progress.stage(waiting_for(recipe))
                 continue
             self._waiting.remove(recipe)
-            lesson = _Lesson(recipe, lock)
+            lesson = _Lesson(recipe, lock, self._plan.gpus)
             self._lessons.append(lesson)
             if find_teacher(self._plan.results, recipe.key) is None:
                 self._start(lesson, alone)
@@ -130,7 +137,7 @@ class _Stage:
         self._progress.stage(f"training the teacher {lesson.recipe.name}")
         device = torch.device("cuda" if plan.gpus else "cpu")
         cpus = max(1, int(cluster.largest_node("CPU"))) if alone and not plan.gpus else 1
-        lesson.worker = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
+        lesson.worker = ray.remote(num_cpus=cpus, num_gpus=lesson.gpus)(TeacherTraining).remote(
             lesson.recipe, plan.results, plan.data_dir, device
         )
         lesson.asked, lesson.last = lesson.worker.run_epoch.remote(), False
@@ -139,26 +146,30 @@ class _Stage:
         """Takes an answer of a teacher's actor, and asks for the next."""
         import ray
 
-        from trainables.training import Diverged
-
         name = lesson.recipe.name
         try:
             row = ray.get(lesson.asked)
         except ray.exceptions.ActorDiedError as error:
-            if lesson.attempts == MAX_ATTEMPTS:
-                raise UserError(
-                    f"teacher {name}: its worker died {MAX_ATTEMPTS} times; "
-                    "see Ray's logs of its node"
-                ) from error
-            self._start(lesson, alone=len(self._lessons) == 1)
+            self._again(lesson, f"teacher {name}: its worker died", error)
             return
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, Diverged | UserError):
-                raise UserError(f"teacher {name}: {error.cause}") from error
+            meant = meaning(error.cause)
+            if isinstance(meant, DeviceError):
+                self._again(lesson, str(meant), error)
+                return
+            if isinstance(meant, OutOfMemoryError) and lesson.gpus < min(1.0, 2 * self._plan.gpus):
+                lesson.gpus = min(1.0, 2 * self._plan.gpus)
+                self._again(lesson, str(meant), error)
+                return
+            if isinstance(meant, TrainingFailed | UserError):
+                raise meant from error
             raise
         if lesson.last:
             self._end(lesson)
-        elif row is None:
+            return
+        if row is not None and row["note"]:
+            self._progress.stage(row["note"])
+        if row is None:
             lesson.asked, lesson.last = lesson.worker.finish.remote(), True
         else:
             val = row["val_acc"]
@@ -169,6 +180,18 @@ class _Stage:
             )
             lesson.asked = lesson.worker.run_epoch.remote()
 
+    def _again(self, lesson: _Lesson, why: str, error: Exception) -> None:
+        """Another actor, unless too many have ended already."""
+        import ray
+
+        if lesson.attempts == MAX_ATTEMPTS:
+            raise TrainingFailed(
+                f"{why}, as it was {MAX_ATTEMPTS} times; see Ray's logs of its node"
+            ) from error
+        self._progress.stage(f"{why}; trying again")
+        ray.kill(lesson.worker)
+        self._start(lesson, alone=len(self._lessons) == 1)
+
     def _end(self, lesson: _Lesson) -> None:
         import ray
 
@@ -177,11 +200,3 @@ class _Stage:
             ray.kill(lesson.worker)
         if lesson.lock is not None:
             lesson.lock.release()
-
-    def _lock(self, recipe: Recipe) -> FileLock | None:
-        """One training per teacher, however many sweeps of a results folder wait for it."""
-        folder = teacher_folder(self._plan.results)
-        if not folder.is_local:
-            return None
-        Path(folder.path).mkdir(parents=True, exist_ok=True)
-        return FileLock(Path(folder.path) / f".{recipe.key}.lock")

@@ -308,9 +308,12 @@ def _debugged(work: Any) -> int:
         return code
     except UserError:
         raise
-    except Exception:
+    except Exception as error:
         traceback.print_exc()
-        pdb.post_mortem()
+        first: BaseException = error  # where it broke, not where it was put into words
+        while first.__cause__ is not None:
+            first = first.__cause__
+        pdb.post_mortem(first.__traceback__)
         return 1
 
 

@@ -1,4 +1,4 @@
-"""The errors a user meets: one line that names the key and what was expected."""
+"""The errors a user meets: one line that says what is wrong, and what to do about it."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -9,6 +9,29 @@ _LISTED, _NAMED = 180, 60
 
 class UserError(ValueError):
     """Something the user can mend: a key, a value, a file. Shown as one line, exit code 2."""
+
+
+class TrainingFailed(RuntimeError):
+    """A training that ended early for a reason to act on. Shown as one line, exit code 1.
+
+    In a sweep its row says ``failed``, the class's name and the line.
+    """
+
+
+class Diverged(TrainingFailed):
+    """A loss became NaN or infinite."""
+
+
+class TeacherBroken(TrainingFailed):
+    """The teacher says NaN or infinite values to real images."""
+
+
+class OutOfMemoryError(TrainingFailed):
+    """The GPU's memory, or the host's, is full. In a sweep: once more with a larger share."""
+
+
+class DeviceError(TrainingFailed):
+    """The device is lost to its process. In a sweep: once more in another process."""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:

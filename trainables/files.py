@@ -1,7 +1,8 @@
 """Folders of results: on a local disk or in any bucket that pyarrow's filesystems open.
 
 A file appears whole or not at all. On a disk it is written under a hidden name, synced and
-renamed; an object store publishes one put at once. Readers never list hidden names.
+renamed; an object store publishes one put at once. Readers never list hidden names, nor objects
+without a byte: those are what some stores show of an upload under way, or of one that broke off.
 """
 
 import contextlib
@@ -73,7 +74,7 @@ class Folder:
     def exists(self, name: str) -> bool:
         """Whether a file or a folder of this name is there."""
         info = self.filesystem.get_file_info(f"{self.path}/{name}")
-        return bool(info.type != fs.FileType.NotFound)
+        return bool(info.type != fs.FileType.NotFound) and not self._is_unfinished(info)
 
     def modified(self, name: str) -> float:
         """When a file was last written, in seconds since 1970; 0 where the store does not say."""
@@ -90,8 +91,12 @@ class Folder:
 
     def _list(self, kind: fs.FileType) -> list[str]:
         infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        names = (info.base_name for info in infos if info.type == kind)
+        names = (i.base_name for i in infos if i.type == kind and not self._is_unfinished(i))
         return sorted(name for name in names if not name.startswith("."))
+
+    def _is_unfinished(self, info: fs.FileInfo) -> bool:
+        """Whether a store shows an upload that has not ended. Nothing empty is ever written."""
+        return not self.is_local and info.type == fs.FileType.File and info.size == 0
 
     def delete(self, name: str) -> None:
         """Delete a file; it is no error if it is gone already."""

@@ -1,7 +1,6 @@
 """One attempt at one trial: a Training with its progress on disk."""
 
 import functools
-import io
 import json
 import logging
 import platform
@@ -18,11 +17,13 @@ from trainables.compression.architecture import choose_student
 from trainables.compression.measure import count_macs, count_params, latency_ms, size_bytes
 from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
-from trainables.errors import UserError
+from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.evaluation import Score
+from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.models.registry import create_model
 from trainables.models.weights import Card, save_network
+from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
 from trainables.teachers.classes import remark
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
@@ -82,7 +83,8 @@ class Run:
     """A job under way on one device.
 
     Continues from the trial's last checkpoint where there is one. Rows of epochs before it
-    are part of the checkpoint, so that none is lost with the process that reported them.
+    are part of the checkpoint, so that none is lost with the process that reported them. What
+    cannot be gone on from (another config's, another version's, damaged) is left, and said.
 
     Args:
         job: what to run.
@@ -91,8 +93,10 @@ class Run:
 
     Attributes:
         rows: the ``epochs`` rows so far, without keys.
+        note: what the user should know of how it began; None where there is nothing.
     """
 
+    @explained
     def __init__(self, job: Job, device: torch.device, *, keep: bool = True) -> None:
         self.job, self.device, self.keep = job, device, keep
         self.config = TrialConfig.from_mapping(job.config)
@@ -114,20 +118,40 @@ class Run:
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
-        self.training = Training(self.config, self.dataset, self.choice.name, self.teacher, device)
+        self.training = self._untrained()
+        self.training.check_teacher()  # before it teaches for hours
         self.rows: list[dict[str, Any]] = []
+        self.note: str | None = None
         self.started_at = datetime.now(UTC)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self._checkpointed = time.monotonic()
-        if keep and job.folder.exists(PROGRESS):
-            self.restore(job.folder.read(PROGRESS), f"{job.folder}/{PROGRESS}")
+        if keep:
+            self._go_on()
+
+    def _untrained(self) -> Training:
+        return Training(self.config, self.dataset, self.choice.name, self.teacher, self.device)
+
+    def _go_on(self) -> None:
+        """Continues from the trial's progress, if it has one that can be continued from."""
+        folder = self.job.folder
+        try:
+            if folder.exists(PROGRESS):
+                self.restore(folder.read(PROGRESS), self._facts["config_key"])
+        except Exception as error:  # damaged bytes raise errors of any kind
+            if isinstance(meaning(error), OutOfMemoryError | DeviceError):
+                raise
+            reason = str(error) if isinstance(error, UnusableProgress) else "cannot be restored"
+            self.note = f"{folder}/{PROGRESS} {reason}: the training starts afresh"
+            log.warning(self.note, exc_info=not isinstance(error, UnusableProgress))
+            self.training, self.rows = self._untrained(), []  # nothing stays half restored
 
     @property
     def finished(self) -> bool:
         """Whether the last epoch is done."""
         return self.training.epoch >= self.config.epochs
 
+    @explained
     def run_epoch(self) -> dict[str, Any]:
         """Trains one epoch; writes a checkpoint when it is time for one."""
         row = self.training.run_epoch()
@@ -142,26 +166,25 @@ class Run:
         return row
 
     def checkpoint(self) -> bytes:
-        """The whole state, readable with ``torch.load(weights_only=True)``."""
-        buffer = io.BytesIO()
-        torch.save({"training": self.training.state_dict(), "rows": self.rows}, buffer)
-        return buffer.getvalue()
+        """The whole state, as `restore` reads it."""
+        state = {"training": self.training.state_dict(), "rows": self.rows}
+        return pack_progress(state, self._facts["config_key"])
 
-    def restore(self, data: bytes, file: str) -> None:
+    def restore(self, data: bytes, key: str | None = None) -> None:
         """Continues from what `checkpoint` returned.
 
+        Args:
+            data: the bytes.
+            key: refuses those of another config; None takes any.
+
         Raises:
-            UserError: the bytes, which came from ``file``, are damaged.
+            UnusableProgress: of another format or config, or damaged.
         """
-        try:
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-        except Exception as error:  # on damaged bytes the unpickler raises errors of any kind
-            raise UserError(
-                f"{file} is damaged; delete it to train the trial from the start"
-            ) from error
+        state = unpack_progress(data, key)
         self.training.load_state_dict(state["training"])
         self.rows = state["rows"]
 
+    @explained
     def row(self, status: str, error: str | None = None) -> dict[str, Any]:
         """The trial's row of the ``trials`` table, as far as it is known.
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from ray import tune
 
+from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed
+from trainables.failures import explained
 from trainables.job import Job, Run
-from trainables.training import Diverged
 
 CHECKPOINT = "training.pt"
 
@@ -22,10 +23,13 @@ class DistillTrainable(tune.Trainable):
     measurements stay in the process from one trial to the next.
 
     Every result holds ``epochs``, the rows of epochs not reported before, ``trial``, a list
-    with the row of the ``trials`` table as it would be if the trial ended now, and ``epoch``,
-    ``val_acc`` and ``train_loss`` for schedulers. A trial that a scheduler ends has the status
-    ``stopped`` there. An exception in a trial ends the trial, not the actor: its row says
-    ``failed`` and why.
+    with the row of the ``trials`` table as it would be if the trial ended now, ``notes``, a list
+    of what the user should know, and ``epoch``, ``val_acc`` and ``train_loss`` for schedulers. A
+    trial that a scheduler ends has the status ``stopped`` there.
+
+    An exception in a trial ends the trial, not the actor: its row says ``failed`` and why. Only
+    where the device is lost or the memory full the actor raises, so that Tune ends its process:
+    in it every later trial would fail as well, and the memory goes back to the neighbours.
 
     Durability does not rest on Tune's checkpoints: `Run` keeps the trial's progress beside
     the results, and whoever starts the trial again, this driver or the next, goes on from it.
@@ -39,6 +43,7 @@ class DistillTrainable(tune.Trainable):
         self._start(new_config)
         return True
 
+    @explained
     def _start(self, config: dict[str, Any]) -> None:
         self.job = Job(**config)
         _limit_memory(self.device, self.job.gpus)
@@ -46,13 +51,19 @@ class DistillTrainable(tune.Trainable):
         self.run: Run | None = None
 
     def step(self) -> dict[str, Any]:
+        notes = []
         try:
             # Built here, not in setup: an exception in setup would cost the actor.
             if self.run is None:
                 self.run = Run(self.job, self.device)
+                notes = [self.run.note] if self.run.note else []
             if not self.run.finished:
                 self.run.run_epoch()
             row = self.run.row("completed" if self.run.finished else "stopped")
+        except (DeviceError, OutOfMemoryError) as error:
+            traceback.print_exception(error)
+            self.run = None
+            raise
         except Exception as error:
             row = self._failure(error)
         epochs = self.run.rows[self.reported :] if self.run else []
@@ -65,12 +76,13 @@ class DistillTrainable(tune.Trainable):
             "train_loss": row.get("train_loss"),
             "epochs": epochs,
             "trial": [row],  # in a list: Tune flattens dicts
+            "notes": notes,
             "done": row["status"] != "stopped",
         }
 
     def _failure(self, error: Exception) -> dict[str, Any]:
         """The row of a trial that raised."""
-        if not isinstance(error, Diverged):
+        if not isinstance(error, TrainingFailed):
             traceback.print_exception(error)
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         if self.run is not None:
@@ -100,8 +112,7 @@ class DistillTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         self.run = Run(self.job, self.device)
-        file = Path(checkpoint_dir, CHECKPOINT)
-        self.run.restore(file.read_bytes(), str(file))
+        self.run.restore(Path(checkpoint_dir, CHECKPOINT).read_bytes())
 
     def cleanup(self) -> None:
         self.run = None

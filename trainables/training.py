@@ -1,6 +1,7 @@
 """Training: one trial, epoch by epoch. Knows no Ray and no files."""
 
 import time
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +14,12 @@ from trainables.data.dataset import Dataset, Images
 from trainables.data.resident import place_images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
+from trainables.engine.answers import check_answers
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.feeding import Feed, Feeder
 from trainables.engine.precision import choose_precision, computing
 from trainables.engine.remembering import remembering
+from trainables.errors import Diverged, UserError
 from trainables.evaluation import Score, score
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
@@ -28,9 +31,11 @@ from trainables.randomness import random_state, restore_random_state, seed_every
 from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
 
+ASKED_FIRST = 8
+"""Images that the teacher is shown before a training, to see whether it says numbers at all."""
 
-class Diverged(ArithmeticError):
-    """The training loss became NaN or infinite."""
+ASKED_AGAIN = 16
+"""Batches that it is shown again after a loss broke, to see whose fault that was."""
 
 
 class Training:
@@ -80,6 +85,11 @@ class Training:
         self.train_indices = stratified_subset(
             dataset.train.labels, self.train_indices, config.train_fraction, config.split_seed
         )
+        if not len(self.train_indices):
+            raise UserError(
+                f"val_fraction: {config.val_fraction:g} of {len(dataset.train)} training images "
+                "leaves none to train on; expected less, or more images"
+            )
         if self.teacher:
             self.method.attach(self.teacher.network, dataset.train.labels, self.train_indices)
         self.method.recruit(
@@ -125,6 +135,7 @@ class Training:
 
         Raises:
             Diverged: naming the epoch and the summand.
+            TeacherBroken: where it was the teacher that said no numbers.
         """
         started = time.perf_counter()
         self.student.train()
@@ -144,11 +155,14 @@ class Training:
         terms = dict(zip(self.method.parts, means, strict=True))
         broken = [name for name, value in terms.items() if not np.isfinite(value)]
         if broken:
+            again = self.feeder(self.epoch - 1, plan[:ASKED_AGAIN])
+            self.check_teacher(feed.views for feed in again)
             raise Diverged(
                 f"the loss became {terms[broken[0]]} in epoch {self.epoch}, "
                 f"term {', '.join(broken)}; lower lr or the term's weight"
             )
         val = self.val_score()
+        self._check(val, "validation")
         return {
             "epoch": self.epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -237,7 +251,30 @@ class Training:
             raise RuntimeError("the test set is read after the last epoch only")
         images = self.dataset.read_test()
         networks = {"student": self.student, **self.method.peers}
-        return {name: self.score(images, network) for name, network in networks.items()}
+        scores = {name: self.score(images, network) for name, network in networks.items()}
+        self._check(scores["student"], "test")
+        return scores
+
+    def check_teacher(self, views: Iterable[Tensor] | None = None) -> None:
+        """Asks the teacher whether it says numbers to some views, or to the first images.
+
+        Raises:
+            TeacherBroken: it does not.
+        """
+        if self.teacher is None:
+            return
+        if views is None:
+            first = self.dataset.train.images[self.train_indices[:ASKED_FIRST]]
+            views = [first.to(self.device)]
+        check_answers(self.teacher, self.method, self.teacher_precision, views)
+
+    def _check(self, score: Score | None, split: str) -> None:
+        """Refuses a student that the last update broke, which no later loss would show."""
+        if score is not None and not np.isfinite(score.loss):
+            raise Diverged(
+                f"the {split} loss is {score.loss} after epoch {self.epoch}; "
+                "lower lr or the weights of the terms"
+            )
 
     def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         config = self.config

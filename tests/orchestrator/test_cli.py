@@ -31,7 +31,7 @@ FROZEN = {
     "run": ["STUDY", *RAY, *WHERE, "--name", "--set", "--trials"],
     "resume": ["SWEEP", *RAY, *WHERE],
     "confirm": ["SWEEP", *RAY, *WHERE, "--seeds", "--top"],
-    "trial": ["STUDY", "KEY=VALUE", *WHERE, "--pdb", "--profile", "--replay"],
+    "trial": ["STUDY", "KEY=VALUE", *WHERE, "--debug", "--pdb", "--profile", "--replay"],
     "table": ["SWEEP", *RESULTS, "--against", "--format", "--metric"],
     "front": ["SWEEP", *RESULTS, "--csv", "--objective"],
     "plot": ["SWEEP", *RESULTS, "--metric", "--output", "--x", "-o"],

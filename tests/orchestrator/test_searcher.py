@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
@@ -18,6 +19,7 @@ from orchestrator.source import ListSource, OptunaSource
 from orchestrator.store import Store
 from search_spaces.load import parse_study
 from trainables.config import TrialConfig
+from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.files import Folder
 from trainables.job import PROGRESS, trial_folder
 
@@ -54,6 +56,9 @@ class Log:
 
     def retried(self, row):
         self.events.append(("retried", row["trial_id"]))
+
+    def noted(self, trial_id, text):
+        self.events.append(("noted", f"{trial_id}: {text}"))
 
     def answered(self, trial_id, by):
         self.events.append(("answered", trial_id))
@@ -405,6 +410,66 @@ def test_killed_drivers_do_not_use_up_the_attempts(tmp_path):
     assert driver.states == [TrialState.COMPLETE]
 
 
+@pytest.mark.parametrize(
+    "raised",
+    [
+        DeviceError("CUDA error: device-side assert triggered"),
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\n..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm(...)`"),
+    ],
+)
+def test_a_lost_device_is_a_death(tmp_path, raised):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    for attempt in (1, 2, 3):
+        trial = driver.start()
+        assert driver.jobs[trial]["attempt"] == attempt
+        driver.searcher.on_trial_start(trial, lambda: raised)
+        driver.die(trial)
+    assert driver.start() == Searcher.FINISHED
+    errors = [row["error"] for row in driver.rows()]
+    assert len(errors) == 3
+    assert all(error.startswith("DeviceError: CUDA error: ") for error in errors)
+    resumed = Driver(tmp_path, study({"lr": [0.1]}))
+    assert resumed.start() == Searcher.FINISHED
+
+
+def test_deaths_of_all_kinds_count_together(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    for raised in (None, DeviceError("CUDA error: x"), None):
+        trial = driver.start()
+        driver.searcher.on_trial_start(trial, lambda raised=raised: raised)
+        driver.die(trial)
+    assert driver.start() == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        OutOfMemoryError("the memory of the GPU is full"),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
+def test_a_full_memory_that_ended_the_worker_is_tried_once_with_a_larger_share(tmp_path, raised):
+    driver = Driver(tmp_path, study({"lr": [0.1]}), gpus=0.25)
+    for share in (0.25, 0.5):
+        trial = driver.start()
+        assert driver.jobs[trial]["gpus"] == share
+        driver.searcher.on_trial_start(trial, lambda: raised)
+        driver.die(trial)
+    assert driver.start() == Searcher.FINISHED
+    assert all(row["error"].startswith("OutOfMemoryError: ") for row in driver.rows())
+
+
+def test_what_a_worker_notes_is_passed_on(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}))
+    trial = driver.start()
+    result = driver.result(trial, [1], "stopped") | {"notes": ["progress.pt is damaged"]}
+    driver.searcher.on_trial_result(trial, result)
+    assert driver.log.of("noted") == ["s-00000: progress.pt is damaged"]
+
+
 FULL = "OutOfMemoryError: CUDA out of memory"
 
 
@@ -561,6 +626,38 @@ def test_a_second_confirmation_keeps_the_first_and_trains_what_is_new(tmp_path):
     assert len(set(ids(rows))) == 6
     assert len({row["config"] for row in rows}) == 6
     assert driver.searcher.booked == 6
+
+
+def test_a_confirmation_that_was_killed_gives_no_id_to_another_config(tmp_path):
+    """Five seeds, killed before a row; then three: the numbers of the trials shift."""
+    spec = study()
+
+    def confirming(seeds):
+        source = ListSource(
+            [
+                [
+                    spec.config({"lr": lr, "batch_size": 32}).replace(
+                        stage="confirm", seed=1000 + k, view_seed=1000 + k
+                    )
+                    for k in range(seeds)
+                ]
+                for lr in (0.1, 0.05)
+            ]
+        )
+        return Driver(tmp_path, spec, source=source, stage="confirm")
+
+    killed = confirming(5)
+    begun = [killed.start() for _ in range(10)]
+    for trial in begun:
+        killed.epoch(trial)
+    killed.store.flush()
+    before = {job["trial_id"]: job["config"] for job in killed.jobs.values()}
+    resumed = confirming(3)
+    resumed.run()
+    after = {job["trial_id"]: job["config"] for job in resumed.jobs.values()}
+    assert len(before) == 10
+    assert len(after) == 6
+    assert after.items() <= before.items(), "its own id, and thereby its own progress"
 
 
 def test_rows_keep_their_config_when_the_end_of_a_journal_is_lost(tmp_path):

@@ -340,6 +340,47 @@ def test_reader_beside_a_compacting_writer_sees_each_row_once(tmp_path):
         writer.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.parametrize("left", ["empty", "cut", "beginning", "hidden"])
+def test_what_an_interrupted_upload_left_in_a_bucket_is_no_damage(left, caplog):
+    memory = MemoryFileSystem()
+    bucket = Folder(fs.PyFileSystem(fs.FSSpecHandler(memory)), f"bucket-{uuid.uuid4().hex}", False)
+    store = Store(bucket, "sweep")
+    for number in range(2):
+        store.add_trial(trial(number))
+    rows = store.read("trials")
+    folder = bucket / "sweep" / "trials"
+    data = folder.read(folder.names()[0])
+    name = ".part-9-1-1.parquet.8a1f" if left == "hidden" else "part-9-1-1.parquet"
+    cases = {"empty": b"", "cut": data[:-20], "beginning": data[:3], "hidden": data[:-20]}
+    memory.pipe_file(f"/{folder.path}/{name}", cases[left])
+    assert store.read("trials") == rows
+    store.compact()
+    assert store.read("trials") == rows
+    assert memory.exists(f"/{folder.path}/{name}"), "it may be on its way still"
+    assert (name in caplog.text) == (left in ("cut", "beginning"))
+    # Whoever was interrupted tries again under the same name.
+    memory.pipe_file(f"/{folder.path}/{name.partition('.8a1f')[0].lstrip('.')}", data)
+    assert store.read("trials").num_rows == rows.num_rows
+
+
+@pytest.mark.parametrize("damage", ["text", "flipped", "foreign"])
+def test_damage_in_a_bucket_is_refused_by_name(damage):
+    memory = MemoryFileSystem()
+    bucket = Folder(fs.PyFileSystem(fs.FSSpecHandler(memory)), f"bucket-{uuid.uuid4().hex}", False)
+    store = Store(bucket, "sweep")
+    store.add_trial(trial(0, config="abc" * 100))
+    folder = bucket / "sweep" / "trials"
+    (name,) = folder.names()
+    data = folder.read(name)
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"x": [1]}), sink)
+    flipped = data[:60] + bytes([data[60] ^ 0xFF]) + data[61:]
+    cases = {"text": b"hello", "flipped": flipped, "foreign": sink.getvalue().to_pybytes()}
+    folder.write(name, cases[damage])
+    with pytest.raises(UserError, match=name):
+        store.read("trials")
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "flipped", "foreign", "newer"])
 def test_damaged_part_is_refused_by_name(tmp_path, damage):
     store = Store(tmp_path, "sweep")

@@ -30,7 +30,7 @@ def test_files_come_back_as_written(folder):
     folder.write("b.parquet", b"one")
     folder.write("a.parquet", bytes(range(256)) * 1000)
     folder.write("b.parquet", b"two")
-    folder.write("study.yaml", b"")
+    folder.write("study.yaml", b"fixed: {}")
     assert folder.read("a.parquet") == bytes(range(256)) * 1000
     assert folder.read("b.parquet") == b"two"
     assert folder.names(".parquet") == ["a.parquet", "b.parquet"]
@@ -39,6 +39,20 @@ def test_files_come_back_as_written(folder):
     folder.delete("a.parquet")
     assert not folder.exists("a.parquet")
     assert folder.exists("b.parquet")
+
+
+def test_uploads_that_broke_off_are_not_there():
+    """A name that waits for its content (Azure), and the hidden name before a rename."""
+    memory = MemoryFileSystem()
+    remote = Folder(fs.PyFileSystem(fs.FSSpecHandler(memory)), f"b-{uuid.uuid4().hex}", False)
+    remote.write("whole.parquet", b"rows")
+    memory.pipe_file(f"/{remote.path}/waits.parquet", b"")
+    memory.pipe_file(f"/{remote.path}/.part.parquet.8a1f", b"PAR1 half")
+    assert remote.names() == ["whole.parquet"]
+    assert not remote.exists("waits.parquet")
+    assert remote.exists("whole.parquet")
+    remote.write("waits.parquet", b"rows")  # tried again
+    assert remote.names() == ["waits.parquet", "whole.parquet"]
 
 
 def test_subfolders_and_missing_files(folder):

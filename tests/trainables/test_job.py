@@ -1,6 +1,8 @@
 """An attempt at a trial: its rows, its files, and going on in another process."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,10 +15,13 @@ from orchestrator.store import Store
 from trainables.compression.measure import count_params
 from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
-from trainables.errors import UserError
+from trainables.errors import DeviceError, OutOfMemoryError, UserError
+from trainables.files import Folder
 from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.models.weights import read_network
+from trainables.progress_file import pack_progress
 from trainables.teachers.teacher import Teacher
+from trainables.training import Training
 
 CPU = torch.device("cpu")
 CLOCK = {
@@ -186,12 +191,116 @@ def test_a_teacher_that_is_not_there_is_named(quick: Quick, make_job: MakeJob) -
         Run(make_job(config, "lost", teacher="nobody"), CPU)
 
 
-def test_a_damaged_checkpoint_is_named(quick: Quick, make_job: MakeJob) -> None:
-    job = make_job(quick(), "torn")
+def old(progress: bytes) -> bytes:
+    """As it was before progress said whose it is."""
+    return progress.partition(b"\n")[2]
+
+
+def foreign(progress: bytes) -> bytes:
+    """Whole, of this config and format, and not what a training is."""
+    key = json.loads(progress.partition(b"\n")[0])["config_key"]
+    return pack_progress({"training": {"epoch": 1}, "rows": []}, key)
+
+
+def half_foreign(progress: bytes) -> bytes:
+    """Whole, and its student fits: what fails comes after that."""
+    head, _, body = progress.partition(b"\n")
+    state = torch.load(io.BytesIO(body), weights_only=True)
+    del state["training"]["optimizer"]
+    return pack_progress(state, json.loads(head)["config_key"])
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "cut": (lambda progress: progress[:1000], "is damaged"),
+    "empty": (lambda progress: b"", "is damaged, or of another version"),
+    "flipped": (lambda p: p[:5000] + bytes([p[5000] ^ 1]) + p[5001:], "is damaged"),
+    "text": (lambda progress: b"hello", "is damaged, or of another version"),
+    "old": (old, "is damaged, or of another version"),
+    "later": (
+        lambda p: p.replace(b'"format": 2', b'"format": 3', 1),
+        r"is of another version \(format 3, not 2\)",
+    ),
+    "foreign": (foreign, "cannot be restored"),
+    "half foreign": (half_foreign, "cannot be restored"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_progress_that_cannot_be_used_costs_its_epochs_and_nothing_else(
+    quick: Quick, make_job: MakeJob, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = quick(epochs=2)
+    spoil, reason = DAMAGES[damage]
+    calm, job = make_job(config, f"calm-{damage}"), make_job(config, f"spoilt-{damage}")
+    row = finish(Run(calm, CPU))
     Run(job, CPU).run_epoch()
-    job.folder.write(PROGRESS, job.folder.read(PROGRESS)[:1000])
-    with pytest.raises(UserError, match=rf"torn/{PROGRESS} is damaged"):
-        Run(job, CPU)
+    job.folder.write(PROGRESS, spoil(job.folder.read(PROGRESS)))
+    run = Run(job, CPU)
+    assert (run.training.epoch, run.rows) == (0, [])
+    assert run.note is not None
+    assert re.search(
+        rf"spoilt-{damage}/{PROGRESS} {reason}.*: the training starts afresh", run.note
+    )
+    assert run.note in caplog.text
+    assert steady(finish(run)) == steady(row)
+    assert_equal_weights(calm, job)
+
+
+def test_progress_of_another_config_is_left(quick: Quick, make_job: MakeJob) -> None:
+    """As where a second confirmation has fewer seeds than the one that was killed."""
+    config = quick()
+    Run(make_job(config, "number-5"), CPU).run_epoch()
+    other = Run(make_job(config.replace(lr=0.05), "number-5"), CPU)
+    assert other.training.epoch == 0
+    assert other.note is not None
+    assert "is of another config" in other.note
+    fresh = Run(make_job(config.replace(lr=0.05), "number-6"), CPU)
+    assert steady(finish(other)) == steady(finish(fresh))
+    assert fresh.note is None
+
+
+def test_a_store_that_does_not_answer_costs_no_trial(
+    quick: Quick, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(quick(epochs=2), "unanswered")
+    Run(job, CPU).run_epoch()
+
+    def unanswered(folder: Folder, name: str) -> bytes:
+        raise OSError("the bucket does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "read", unanswered)
+        run = Run(job, CPU)
+    assert run.training.epoch == 0
+    assert run.note is not None
+    assert Run(job, CPU).training.epoch == 1, "what is there is left there"
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered"), DeviceError),
+    ],
+)
+def test_a_full_or_lost_device_says_nothing_about_the_progress(
+    quick: Quick,
+    make_job: MakeJob,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: Exception,
+    told: type[Exception],
+) -> None:
+    job = make_job(quick(epochs=2), f"lost-{told.__name__}")
+    Run(job, CPU).run_epoch()
+
+    def lost(training: Training, state: object) -> None:
+        raise raised
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "load_state_dict", lost)
+        with pytest.raises(told):
+            Run(job, CPU)
+    assert Run(job, CPU).training.epoch == 1
 
 
 def test_peers_stand_in_the_row(digits: Dataset, quick: Quick, make_job: MakeJob, tmp_path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from orchestrator.store import Store
 from trainables.config import TrialConfig
+from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.job import PROGRESS, STUDENT, Job
 from trainables.models.weights import read_card, read_network
 from trainables.trainable import DistillTrainable
@@ -100,6 +101,51 @@ def test_divergence_fails_the_trial_not_the_actor(
     assert "epoch 1, term ce" in error
     assert trainable.reset(make_job(quick(epochs=1), "lives").to_dict())
     assert trainable.train()["trial"][0]["status"] == "completed"
+
+
+class Breaks(torch.nn.Module):
+    """A layer in which a library raises."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, *_: object) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), OutOfMemoryError),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), OutOfMemoryError),
+        (MemoryError(), OutOfMemoryError),
+        (torch.AcceleratorError("CUDA error: device-side assert triggered\n..."), DeviceError),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), DeviceError),
+    ],
+)
+def test_a_full_memory_or_a_lost_device_ends_the_actor(
+    quick: Quick, make_job: MakeJob, start: Start, raised: Exception, told: type[Exception]
+) -> None:
+    """Tune ends the process of an actor that raises: nothing else may run in it."""
+    trainable = start(make_job(quick(), f"lost-{type(raised).__name__}"))
+    trainable.train()
+    trainable.run.training.student.classifier = Breaks(raised)
+    with pytest.raises(told) as caught:
+        trainable.train()
+    assert "\n" not in str(caught.value)
+    assert trainable.run is None
+
+
+def test_a_fresh_start_is_said_once(quick: Quick, make_job: MakeJob, start: Start) -> None:
+    job = make_job(quick(), "spoilt")
+    first = start(job)
+    assert first.train()["notes"] == []
+    job.folder.write(PROGRESS, b"spoilt")
+    results = results_of(start(job))
+    assert [len(result["notes"]) for result in results] == [1, 0, 0]
+    assert f"spoilt/{PROGRESS} is damaged" in results[0]["notes"][0]
+    assert [result["epoch"] for result in results] == [1, 2, 3]
 
 
 def test_a_job_that_cannot_start_fails_the_trial_not_the_actor(

@@ -16,13 +16,14 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.views import to_float
 from trainables.engine.feeding import Feed
+from trainables.errors import Diverged, TeacherBroken, UserError
 from trainables.methods.kd import kd_loss
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
 from trainables.models.outputs import Outputs
 from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
-from trainables.training import Diverged, Training
+from trainables.training import Training
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]
@@ -403,6 +404,61 @@ def test_one_broken_term_is_told_from_the_others(
     training.method.terms["at"].register_forward_hook(lambda *given: given[-1] * float("inf"))
     with pytest.raises(Diverged, match=r"became inf in epoch 1, term at;"):
         training.run_epoch()
+
+
+def test_a_student_that_the_last_update_broke_is_no_result(digits: Dataset, quick: Quick) -> None:
+    """One step: its loss is that of the fresh weights."""
+    config = quick(lr=1e30, epochs=1, batch_size=4096)
+    with pytest.raises(Diverged, match=r"the validation loss is (nan|inf) after epoch 1; lower lr"):
+        train(config, digits).run_epoch()
+    whole = train(config.replace(val_fraction=0.0), digits)
+    whole.run_epoch()
+    with pytest.raises(Diverged, match=r"the test loss is (nan|inf) after epoch 1"):
+        whole.test()
+
+
+def broken(teacher: Teacher, value: float = float("nan")) -> Teacher:
+    """A teacher of its own whose classifier says nothing any more."""
+    network = copy.deepcopy(teacher.network)
+    with torch.no_grad():
+        network.classifier.weight[0, 0] = value
+    return Teacher(network, teacher.card, CPU)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_that_says_no_numbers_is_named_before_it_teaches(
+    digits: Dataset, quick: Quick, digits_teacher, value: float
+) -> None:
+    config = quick(method="kd+at", teacher="resnet8")
+    with pytest.raises(TeacherBroken, match=r"teacher resnet8 says (nan|-?inf) .*\(logits\)") as it:
+        train(config, digits, broken(digits_teacher.load(), value)).check_teacher()
+    assert "lr" not in str(it.value)
+
+
+def test_of_a_teacher_only_what_is_read_must_be_numbers(
+    digits: Dataset, quick: Quick, digits_teacher
+) -> None:
+    config = quick(method="at", teacher="resnet8", epochs=1)
+    training = train(config, digits, broken(digits_teacher.load()))
+    training.check_teacher()
+    training.run_epoch()
+
+
+def test_a_teacher_that_breaks_on_later_images_gets_the_blame(
+    digits: Dataset, quick: Quick, digits_teacher
+) -> None:
+    config = quick(method="kd", teacher="resnet8", epochs=1)
+    training = train(config, digits, digits_teacher.load())
+    training.teacher = broken(training.teacher)
+    with pytest.raises(TeacherBroken, match="teacher resnet8 says nan to images of the data"):
+        training.run_epoch()
+
+
+def test_a_split_that_leaves_nothing_to_train_on_is_refused(digits: Dataset, quick: Quick) -> None:
+    few = Images(digits.train.images[:10], torch.arange(10))
+    content = dataclasses.replace(digits, train=few)
+    with pytest.raises(UserError, match=r"val_fraction: 0\.9 of 10 training images leaves none"):
+        train(quick(val_fraction=0.9), content)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])

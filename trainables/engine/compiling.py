@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 
 from trainables.engine.places import brought, settle
+from trainables.errors import DeviceError, OutOfMemoryError
+from trainables.failures import meaning
 from trainables.models.outputs import Network, Outputs
 from trainables.randomness import random_state, restore_random_state
 
@@ -78,6 +80,7 @@ class CompiledNetwork:
 
         Raises:
             torch.OutOfMemoryError: as without compiling, since that needs no less memory.
+            torch.AcceleratorError: the device is lost, whoever asks it.
         """
         if images.is_cuda:
             # Both lie in memory of the graphs that are about to run again.
@@ -97,9 +100,9 @@ class CompiledNetwork:
         forward = _compiled(architecture)
         try:
             _rehearse(forward, self.network, images)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # compilers fail in many ways, and none may cost the trial
+            if isinstance(meaning(error), OutOfMemoryError | DeviceError):
+                raise
             _FAILED.add(architecture)
             cause = getattr(error, "inner_exception", error)  # of TorchDynamo's own exceptions
             reason = (str(cause).splitlines() or [""])[0]

@@ -275,11 +275,21 @@ def test_networks_of_other_libraries(train: Train, caplog: pytest.LogCaptureFixt
     assert caplog.text.count("shufflenet_v2_x0_5 cannot be compiled") == 1
 
 
-def test_running_out_of_memory_is_no_reason_to_train_uncompiled(train: Train) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: out of memory"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+    ],
+)
+def test_a_full_or_lost_gpu_is_no_reason_to_train_uncompiled(
+    train: Train, error: Exception
+) -> None:
     def full(*_: Any) -> Any:
-        raise torch.OutOfMemoryError("CUDA out of memory")
+        raise error
 
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(error)):
         train(lambda graph, _: full)
     assert not engine._FAILED
 

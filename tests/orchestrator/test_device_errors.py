@@ -1,0 +1,154 @@
+"""A sweep on Ray in which torch reports a lost device and a full memory, on a CPU.
+
+A term of a package that is installed for the test raises what torch raises. As with CUDA, what
+broke a process stays broken there: every later step of that process raises as well.
+"""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+TERM = '''
+"""Breaks the process that it computes in, the first time (nowhere published, 2026)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainables.methods.term import Term
+from trainables.settings import setting
+
+LOST = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BreakerConfig:
+    """What it raises."""
+
+    kind: str = setting("none", "of error", choices=("none", "once", "full"))
+
+
+class Breaker(Term):
+    """Nothing to learn from."""
+
+    needs = frozenset()
+    Config = BreakerConfig
+
+    def forward(self, student, teacher, batch):
+        global LOST
+        if LOST:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
+        marks = Path(os.environ["BREAKER_MARKS"])
+        with open(marks / "pids", "a") as file:
+            file.write(f"{self.config.kind} {os.getpid()}\\n")
+        first = marks / self.config.kind
+        if self.config.kind == "always" or (self.config.kind == "once" and not first.exists()):
+            if batch.progress >= 0.5:  # there is something to go on from
+                first.touch()
+                LOST = True
+                raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
+        if self.config.kind == "full":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. ...")
+        return student.logits.sum() * 0
+'''
+STUDY = {
+    "dataset": "digits",
+    "fixed": {
+        "student": "wrn_10_0.5",
+        "epochs": 2,
+        "val_fraction": 0.2,
+        "train_fraction": 0.2,
+        "method": "breaker",
+        "precision": "fp32",
+    },
+    "dimensions": {"breaker.kind": ["once", "none", "full"], "lr": [0.1, 0.05]},
+    "points": [
+        {"breaker.kind": "once", "lr": 0.1},
+        {"breaker.kind": "none", "lr": 0.1},
+        {"breaker.kind": "full", "lr": 0.1},
+        {"breaker.kind": "none", "lr": 0.05},
+    ],
+    "objectives": {"val_acc": "max"},
+    "sampler": "points",
+}
+ATTEMPTS = "SELECT trial_id, attempt, status, error FROM trials_all ORDER BY trial_id, attempt"
+EPOCHS = "SELECT attempt, epoch, seconds FROM epochs_all WHERE trial_id = 's-00000' ORDER BY ALL"
+
+
+def kdsweep(environment: dict[str, str], *arguments: str, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env=environment,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """With the package that offers the term, for this process's children alone."""
+    package = tmp_path / "package"
+    facts = package / "kdsweep_breaker-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (package / "kdsweep_breaker.py").write_text(TERM)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: kdsweep-breaker\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[kdsweep.terms]\nbreaker = kdsweep_breaker:Breaker\n")
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    paths = [str(package), os.getcwd(), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "BREAKER_MARKS": str(marks),
+        "KDSWEEP_CHECKPOINT_SECONDS": "0",
+    }
+
+
+@pytest.mark.slow
+def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    study = tmp_path / "s.yaml"
+    study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    results = ["--results", str(tmp_path / "results")]
+    said = kdsweep(environment, "run", str(study), "--max-concurrent", "1", *results)
+    assert "s-00000: DeviceError: CUDA error: device-side assert triggered" in said
+    assert "3 trials completed, 1 failed" in said
+
+    def rows(sql: str) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(kdsweep(environment, "query", sql, "--csv", *results)))
+
+    found = rows(ATTEMPTS)
+    statuses = found.groupby("trial_id")["status"].agg(list).to_dict()
+    assert statuses == {
+        "s-00000": ["failed", "completed"],
+        "s-00001": ["completed"],
+        "s-00002": ["failed"],  # on a CPU there is no larger share of a GPU to ask for
+        "s-00003": ["completed"],
+    }
+    errors = found.groupby("trial_id")["error"].agg(list)
+    assert errors["s-00000"][0].startswith("DeviceError: CUDA error: device-side assert")
+    assert errors["s-00002"][0].startswith("OutOfMemoryError: the memory of the GPU is full")
+    epochs = rows(EPOCHS)
+    assert epochs["attempt"].tolist() == [1, 2, 2]
+    assert epochs["seconds"][0] == epochs["seconds"][1], "it went on from its checkpoint"
+
+    # A process that broke takes no further trial, and neither does one whose memory was full.
+    lines = [line.split() for line in (tmp_path / "marks" / "pids").read_text().splitlines()]
+    pids = list(dict.fromkeys((kind, pid) for kind, pid in lines))
+    assert [kind for kind, _ in pids] == ["once", "once", "none", "full", "none"]
+    first, second, between, full, last = (pid for _, pid in pids)
+    assert first != second
+    assert full != last
+    assert between in (second, full), "where nothing broke, workers are reused"
