@@ -79,6 +79,10 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or where every
     trial failed, 2 for a mistake."""
+    from orchestrator.surroundings import say, settle, silence
+
+    if arguments is None:  # the program itself, and not a test or a notebook
+        settle()
     options = parse(arguments)
     from trainables.errors import UserError
 
@@ -86,17 +90,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from orchestrator import verbs
 
         code: int = getattr(verbs, options.verb)(options)
-        sys.stdout.flush()
+        code = code if _flushed() else 1
+        if code == 1 and arguments is None:
+            os._exit(
+                code
+            )  # what there is to tidy up takes seconds that a batch system may not give
         return code
     except UserError as error:
-        print(f"kdsweep: {error}", file=sys.stderr)
+        say(f"kdsweep: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("kdsweep: interrupted", file=sys.stderr)
+        say("kdsweep: interrupted", sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
+
+
+def _flushed() -> bool:
+    """Whether all that was printed has arrived."""
+    from orchestrator.surroundings import say, silence
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        say(f"kdsweep: the output cannot be written: {error.strerror}", sys.stderr)
+        return False
+    return True
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -3,33 +3,55 @@
 import logging
 import os
 import secrets
+import signal
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.address import address_of, answers
+from orchestrator.ending import SIGNALS, descendants, kill
+from orchestrator.surroundings import cores, paths_of_workers, thread_counts
 from trainables.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LONGEST_SOCKET = 107
+SOCKET_LENGTH = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.10")
+
+POLL_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+HEAD_SECONDS = 30.0
 
 WORKER_ENVIRONMENT = {
     # glibc keeps freed pages instead of giving them back to the kernel after every step.
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # A trial that asks for no GPU sees none.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+"""Where the user has not set them."""
 
-DRIVER_ENVIRONMENT = {
+RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # The store and Optuna's journal are the state of a sweep; Tune's snapshots are not read.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_MAX_LEN_IDENTIFIER": "130",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Signals are answered by `orchestrator.ending`.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # A trial that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Under `uv run` Ray would send the working folder to the workers.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+
+FOREIGN = ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE")
+"""Variables of a site's cluster that a cluster of our own would take for its own."""
 
 
 @contextmanager
@@ -41,37 +63,260 @@ def connected(address: str | None) -> Iterator[None]:
             and ends it with the block.
 
     Raises:
-        UserError: no cluster answers at ``address``.
+        UserError: no cluster answers at ``address``, or Ray does not start here.
     """
-    os.environ.update(_own(DRIVER_ENVIRONMENT))
-    local = address is None
-    if local and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+    os.environ.update(RAY_ENVIRONMENT)
+    worker = thread_counts(1) | _own(WORKER_ENVIRONMENT) | _ours("RAY_CHDIR_TO_TRIAL_DIR")
+    worker |= _ours("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO") | {"PYTHONSAFEPATH": "1"}
+    if address is None:
+        _start(worker)
+    else:
+        _join(address, worker)
+    import ray
+
+    try:
+        yield
+    finally:
+        _end_at_once()
+        ray.shutdown()
+
+
+def _start(worker: dict[str, str]) -> None:
+    """A cluster of one's own."""
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A token of this run alone, in this process's environment: nothing is left on disk.
         # Once imported, Ray has read its mode and looks after the token itself.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    # The head of this run alone never comes back; nobody has to wait a minute for it.
+    os.environ |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+    folder = _session_folder()
     import ray
 
-    options: dict[str, Any] = {
-        "address": "local" if local else address,
-        "logging_level": logging.ERROR,
-        "log_to_driver": False,
-        "runtime_env": {"env_vars": _own(WORKER_ENVIRONMENT)},
-    }
-    if local:
-        options |= {"include_dashboard": False, "num_cpus": os.cpu_count()}
+    with _deaf_children():
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=cores(),
+                _temp_dir=folder,
+                **_options(worker),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Ray does not start on this machine: {_line(error)}; its logs: "
+                f"{folder}/session_latest/logs"
+            ) from error
+
+
+def _join(address: str, worker: dict[str, str]) -> None:
+    """A cluster that runs already."""
+    # Read when Ray is imported. Somebody who answers as a head was there a moment ago.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
+    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "15")
+    where = address_of(address)
+    import ray
+
     try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if local:
-            raise
-        raise UserError(
-            f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]})"
-        ) from error
+        with _hushed():
+            ray.init(address=where, **_options(worker))
+    except Exception as error:  # Ray raises errors of many kinds, some of them its own
+        raise UserError(f"--address {address}: {_refusal(error)}") from error
+
+
+def _refusal(error: Exception) -> str:
+    text = " ".join(str(error.__cause__ or error).split())
+    if "AuthToken" in text or "Unauthenticated" in text or "authentication token" in text:
+        return (
+            "this Ray cluster wants a token, and ours is missing or wrong; "
+            "set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+    if "matched Raylet" in text or "find any Raylet" in text or "No node info" in text:
+        return "this machine is no node of that cluster; run kdsweep on one of its nodes"
+    if "Unimplemented" in text or "UNIMPLEMENTED" in text:
+        return "something listens there, but it is no Ray head"
+    return f"no Ray cluster answers ({text[:150]})"
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps from stderr what Ray's libraries write there by themselves."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+@contextmanager
+def watched(lost: Callable[[str], None]) -> Iterator[None]:
+    """Tells from a thread when Ray is gone, for the length of a block.
+
+    Ray's own client waits for a head for a minute, and then ends the process without a word; for
+    the processes of this machine it waits for ever.
+
+    Args:
+        lost: is told once, in words.
+    """
+    node, over = _node(), threading.Event()
+    gone = _own_gone if node is not None and node.is_head() else _joined_gone()
+
+    def watch() -> None:
+        while not over.wait(POLL_SECONDS):
+            if what := gone():
+                lost(f"Ray's {what} is gone")
+                return
+
+    threading.Thread(target=watch, name="head", daemon=True).start()
     try:
         yield
     finally:
-        ray.shutdown()
+        over.set()
+
+
+def _own_gone() -> str:
+    """Which of the processes that make our own cluster has ended; empty while both run."""
+    for kind, name in (("gcs_server", "head"), ("raylet", "node")):
+        for info in list(getattr(_node(), "all_processes", {}).get(kind, [])):
+            if info.process.poll() is not None:
+                return f"{name} (process {info.process.pid})"
+    return ""
+
+
+def _joined_gone() -> Callable[[], str]:
+    """The same for somebody else's cluster, whose head may be started again meanwhile."""
+    import ray
+
+    head = ray.get_runtime_context().gcs_address
+    seen = looked = time.monotonic()
+
+    def gone() -> str:
+        nonlocal seen, looked
+        now = time.monotonic()
+        if now - looked > LOOK_SECONDS:
+            looked = now
+            seen = now if answers(head) else seen
+        return f"head at {head}" if looked - seen > HEAD_SECONDS else ""
+
+    return gone
+
+
+def _options(worker: dict[str, str]) -> dict[str, Any]:
+    from ray.job_config import JobConfig
+
+    class Apart(JobConfig):
+        """A job whose workers import from their installation, and from ours where that is
+        another one. Ray would put the working folder and the script's before everything else,
+        but for jobs that bring a folder of their own."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "runtime_env": {"env_vars": worker},
+        "job_config": Apart(_py_driver_sys_path=paths_of_workers()),
+    }
+
+
+def _session_folder() -> str:
+    """Where Ray keeps its session: the first usable folder whose name is short enough.
+
+    Raises:
+        UserError: there is none.
+    """
+    wanted = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
+    folders = [os.path.abspath(os.path.expanduser(folder)) for folder in wanted if folder]
+    fallbacks = ["/tmp", f"/tmp/kdsweep-{os.getuid()}", "/var/tmp", "/dev/shm"]
+    for folder in (*folders, *fallbacks):
+        session = os.path.join(folder, "ray")
+        if len(os.fsencode(session)) + SOCKET_LENGTH <= LONGEST_SOCKET and _is_usable(session):
+            if folders and folder != folders[0]:
+                log.warning("%s is no place for Ray's sockets; they are in %s", folders[0], session)
+            return session
+    raise UserError(
+        "TMPDIR: Ray needs a folder that can be written, with a name of at most "
+        f"{LONGEST_SOCKET - SOCKET_LENGTH - len('/ray')} letters; set RAY_TMPDIR to one"
+    )
+
+
+def _is_usable(folder: str) -> bool:
+    probe = os.path.join(folder, f".kdsweep-{os.getpid()}")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        os.mkdir(probe)
+        os.rmdir(probe)
+    except OSError:
+        return False
+    return True
+
+
+_deaf = False
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that are started in this block do not hear `SIGNALS`.
+
+    Batch systems send SIGTERM to every process of a job, terminals SIGINT and SIGHUP to a group.
+    Were Ray's processes to hear it, they would be gone before this one has ended in order. They
+    end with it: the kernel kills them when their parent dies, and it kills them itself.
+    """
+    global _deaf
+    _deaf = True
+    try:
+        yield
+    finally:
+        _deaf = False
+
+
+def _go_deaf() -> None:
+    if _deaf:
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+os.register_at_fork(after_in_child=_go_deaf)
+
+
+def _end_at_once() -> None:
+    """Spares the second that Ray gives each of its processes to hear a SIGTERM: they are deaf.
+
+    What they have started ends with them; some of it would wait for a minute for the dead head.
+    """
+    node = _node()
+    if node is None or not node.is_head():
+        return
+    kill_all = node.kill_all_processes
+
+    def at_once(**_: Any) -> None:
+        known = [info.process.pid for found in node.all_processes.values() for info in found]
+        left = [pid for one in known for pid in descendants(one)]
+        kill_all(check_alive=False, wait=True)
+        kill(left)
+
+    node.kill_all_processes = at_once
+
+
+def _node() -> Any:
+    """Ray's own view of this machine; None where Ray keeps it elsewhere."""
+    from ray._private import worker
+
+    return getattr(worker, "_global_node", None)
+
+
+def _ours(name: str) -> dict[str, str]:
+    return {name: RAY_ENVIRONMENT[name]}
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _own(variables: Mapping[str, str]) -> dict[str, str]:

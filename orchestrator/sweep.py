@@ -3,10 +3,9 @@
 import itertools
 import logging
 import os
-import signal
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from orchestrator import cluster
+from orchestrator.ending import Ending
 from orchestrator.journal import Journal
 from orchestrator.packing import packed_share
 from orchestrator.plan import Plan
@@ -83,6 +83,8 @@ class Session:
     plan: Plan
     options: Options
     progress: Progress
+    store: Store
+    ending: Ending
 
 
 def run(study: Study, options: Options, name: str | None = None) -> Outcome:
@@ -102,10 +104,15 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     plan = Plan(study, name, results, data_dir).with_teachers()
     plan.check()
     open_folder(results).check_writable()
-    with _session(plan, options) as session, _locked(results, name):
-        _check_free(results, name)  # still
-        _write_study(plan)
-        return _train(session, _optuna_source(plan, new=True), "search")
+    with ExitStack() as held:
+
+        def begin() -> Source:
+            held.enter_context(_locked(results, name))
+            _check_free(results, name)  # still
+            _write_study(plan)
+            return _optuna_source(plan, new=True)
+
+        return _conduct(plan, options, begin, "search")
 
 
 def resume(sweep: str, options: Options) -> Outcome:
@@ -119,8 +126,7 @@ def resume(sweep: str, options: Options) -> Outcome:
         source = _optuna_source(plan)
         if source.exhausted:
             return Outcome(sweep, True, 0, 0)
-        with _session(plan, options) as session:
-            return _train(session, source, "search")
+        return _conduct(plan, options, lambda: source, "search")
 
 
 def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Outcome:
@@ -132,8 +138,8 @@ def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Ou
         options: as for `run`.
     """
     plan = reopen(sweep, options)
-    with _locked(plan.results, sweep), _session(plan, options) as session:
-        return _train(session, ListSource(groups), "confirm")
+    with _locked(plan.results, sweep):
+        return _conduct(plan, options, lambda: ListSource(groups), "confirm")
 
 
 def reopen(sweep: str, options: Options) -> Plan:
@@ -163,21 +169,48 @@ def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
     return OptunaSource(plan.study, journal, plan.sweep)
 
 
-@contextmanager
-def _session(plan: Plan, options: Options) -> Iterator[Session]:
-    """Ray and the progress display, for the length of a block."""
-    with Progress(plan.sweep) as progress:
-        progress.stage("starting Ray")
-        with cluster.connected(options.address), _terminated_as_interrupted():
-            share = cluster.gpu_share(options.gpus_per_trial)
-            yield Session(replace(plan, gpus=share), options, progress)
+def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: str) -> Outcome:
+    """Ray, the teachers that are missing, then all trials of a source.
+
+    Args:
+        plan: of the sweep.
+        options: as for `run`.
+        begin: what makes it a sweep that can be resumed; called once Ray is there.
+        stage: of the trials.
+    """
+    store = Store(plan.results, plan.sweep)
+    begun: list[Source] = []
+    with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
+
+        def start() -> Source:
+            with ending.shielded():
+                begun.append(begin())
+                ending.keeps(store.flush, begun[0].keep)
+            return begun[0]
+
+        try:
+            progress.stage("starting Ray")
+            with cluster.connected(options.address):
+                ending.listen()  # Ray has set a handler of its own
+                with cluster.watched(ending.end):
+                    shared = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
+                    session = Session(shared, options, progress, store, ending)
+                    return _train(session, start(), stage)
+        except (KeyboardInterrupt, SystemExit):
+            log.debug("interrupted", exc_info=True)
+            with ending.shielded():
+                if not begun:
+                    start()
+                ending.leave()
+            return Outcome(plan.sweep, False, progress.done, progress.failed)
 
 
 def _train(session: Session, source: Source, stage: str) -> Outcome:
-    """The teachers that are missing, then all trials of a source; whatever Ctrl-C leaves of it."""
-    progress, options, sweep = session.progress, session.options, session.plan.sweep
-    store = Store(session.plan.results, sweep)
-    finished = False
+    """The teachers that are missing, then all trials of a source.
+
+    Whatever ends them early, rows are on disk and `kdsweep resume` is named before Ray ends.
+    """
+    progress, options, ending = session.progress, session.options, session.ending
     try:
         plan = with_teachers(session.plan, progress)
         if plan.gpus and options.gpus_per_trial is None:
@@ -186,28 +219,53 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         # Imports Ray, which reads its environment at that moment.
         from orchestrator.searcher import StudySearcher
 
-        searcher = StudySearcher(source, plan, store, progress, stage)
+        searcher = StudySearcher(source, plan, session.store, progress, stage)
         progress.began(searcher.booked, source.total, replaces=source.replaces)
         # One more than there is room for: the next trial waits for an actor to reuse.
         room = cluster.slots(plan.cpus, plan.gpus) + 1
-        _tune(searcher, sweep, options.max_concurrent or room, not options.fresh_workers)
-        finished = searcher.finished
+        _tune(searcher, session, options.max_concurrent or room)
+        session.store.flush()
+        source.keep()
+        if not searcher.finished:  # Tune has answered a signal by itself
+            ending.leave()
+        else:
+            _compact(session.store)
     except KeyboardInterrupt:
-        log.debug("interrupted", exc_info=True)
-    store.flush()
-    source.keep()
+        ending.leave()
+        raise
+    except UserError:
+        session.store.flush()
+        raise
+    except Exception as error:
+        ending.leave(f"{session.plan.sweep} ended by an error, {type(error).__name__}")
+        raise
+    return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
+
+
+def _compact(store: Store) -> None:
     try:
         store.compact()
     except OSError as error:
         log.warning("%s could not be compacted: %s; its rows are safe", store.folder, error)
-    return Outcome(sweep, finished, progress.done, progress.failed)
 
 
-def _tune(searcher: "StudySearcher", sweep: str, at_once: int, reuse_actors: bool) -> None:
+def _tune(searcher: "StudySearcher", session: Session, at_once: int) -> None:
     from ray import tune
 
     from orchestrator.searcher import Starts
     from trainables.trainable import DistillTrainable
+
+    class Checks(tune.Callback):
+        """Ends what a signal should have ended, if its exception got lost in Tune."""
+
+        def __init__(self, check: Callable[[], None]) -> None:
+            self.check = check
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune pickles its callbacks, for a restore that we do otherwise
+
+        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+            self.check()
 
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -219,17 +277,17 @@ def _tune(searcher: "StudySearcher", sweep: str, at_once: int, reuse_actors: boo
                 search_alg=searcher,
                 num_samples=-1,
                 max_concurrent_trials=at_once,
-                reuse_actors=reuse_actors,
+                reuse_actors=not session.options.fresh_workers,
                 trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
-                name=sweep,
+                name=session.plan.sweep,
                 storage_path=scratch,
                 # Trials keep their progress themselves, beside the results.
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),
-                callbacks=[Starts(searcher)],
+                callbacks=[Starts(searcher), Checks(session.ending.check)],
                 verbose=0,
             ),
         ).fit()
@@ -269,16 +327,6 @@ def _locked(results: str, sweep: str) -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError(f"sweep '{sweep}' is being run by another process") from error
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM as SIGINT, which Tune answers by ending in order."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _check_free(results: str, name: str) -> None:
