@@ -3,17 +3,14 @@
 import logging
 import os
 import secrets
-import signal
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from orchestrator.address import address_of, answers
-from orchestrator.ending import SIGNALS, descendants, kill
+from orchestrator.address import address_of
+from orchestrator.processes import deaf_children, end_at_once
 from orchestrator.surroundings import cores, paths_of_workers, thread_counts
 from trainables.errors import UserError
 
@@ -21,10 +18,6 @@ log = logging.getLogger(__name__)
 
 LONGEST_SOCKET = 107
 SOCKET_LENGTH = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.10")
-
-POLL_SECONDS = 0.5
-LOOK_SECONDS = 5.0
-HEAD_SECONDS = 30.0
 
 WORKER_ENVIRONMENT = {
     # glibc keeps freed pages instead of giving them back to the kernel after every step.
@@ -77,7 +70,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         yield
     finally:
-        _end_at_once()
+        end_at_once()
         ray.shutdown()
 
 
@@ -95,7 +88,7 @@ def _start(worker: dict[str, str]) -> None:
     folder = _session_folder()
     import ray
 
-    with _deaf_children():
+    with deaf_children():
         try:
             ray.init(
                 address="local",
@@ -114,7 +107,7 @@ def _start(worker: dict[str, str]) -> None:
 def _join(address: str, worker: dict[str, str]) -> None:
     """A cluster that runs already."""
     # Read when Ray is imported. Somebody who answers as a head was there a moment ago.
-    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "5")
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
     os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "15")
     where = address_of(address)
     import ray
@@ -152,59 +145,6 @@ def _hushed() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-
-
-@contextmanager
-def watched(lost: Callable[[str], None]) -> Iterator[None]:
-    """Tells from a thread when Ray is gone, for the length of a block.
-
-    Ray's own client waits for a head for a minute, and then ends the process without a word; for
-    the processes of this machine it waits for ever.
-
-    Args:
-        lost: is told once, in words.
-    """
-    node, over = _node(), threading.Event()
-    gone = _own_gone if node is not None and node.is_head() else _joined_gone()
-
-    def watch() -> None:
-        while not over.wait(POLL_SECONDS):
-            if what := gone():
-                lost(f"Ray's {what} is gone")
-                return
-
-    threading.Thread(target=watch, name="head", daemon=True).start()
-    try:
-        yield
-    finally:
-        over.set()
-
-
-def _own_gone() -> str:
-    """Which of the processes that make our own cluster has ended; empty while both run."""
-    for kind, name in (("gcs_server", "head"), ("raylet", "node")):
-        for info in list(getattr(_node(), "all_processes", {}).get(kind, [])):
-            if info.process.poll() is not None:
-                return f"{name} (process {info.process.pid})"
-    return ""
-
-
-def _joined_gone() -> Callable[[], str]:
-    """The same for somebody else's cluster, whose head may be started again meanwhile."""
-    import ray
-
-    head = ray.get_runtime_context().gcs_address
-    seen = looked = time.monotonic()
-
-    def gone() -> str:
-        nonlocal seen, looked
-        now = time.monotonic()
-        if now - looked > LOOK_SECONDS:
-            looked = now
-            seen = now if answers(head) else seen
-        return f"head at {head}" if looked - seen > HEAD_SECONDS else ""
-
-    return gone
 
 
 def _options(worker: dict[str, str]) -> dict[str, Any]:
@@ -256,59 +196,6 @@ def _is_usable(folder: str) -> bool:
     except OSError:
         return False
     return True
-
-
-_deaf = False
-
-
-@contextmanager
-def _deaf_children() -> Iterator[None]:
-    """Processes that are started in this block do not hear `SIGNALS`.
-
-    Batch systems send SIGTERM to every process of a job, terminals SIGINT and SIGHUP to a group.
-    Were Ray's processes to hear it, they would be gone before this one has ended in order. They
-    end with it: the kernel kills them when their parent dies, and it kills them itself.
-    """
-    global _deaf
-    _deaf = True
-    try:
-        yield
-    finally:
-        _deaf = False
-
-
-def _go_deaf() -> None:
-    if _deaf:
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-
-os.register_at_fork(after_in_child=_go_deaf)
-
-
-def _end_at_once() -> None:
-    """Spares the second that Ray gives each of its processes to hear a SIGTERM: they are deaf.
-
-    What they have started ends with them; some of it would wait for a minute for the dead head.
-    """
-    node = _node()
-    if node is None or not node.is_head():
-        return
-    kill_all = node.kill_all_processes
-
-    def at_once(**_: Any) -> None:
-        known = [info.process.pid for found in node.all_processes.values() for info in found]
-        left = [pid for one in known for pid in descendants(one)]
-        kill_all(check_alive=False, wait=True)
-        kill(left)
-
-    node.kill_all_processes = at_once
-
-
-def _node() -> Any:
-    """Ray's own view of this machine; None where Ray keeps it elsewhere."""
-    from ray._private import worker
-
-    return getattr(worker, "_global_node", None)
 
 
 def _ours(name: str) -> dict[str, str]:

@@ -21,6 +21,7 @@ GRACE_SECONDS = 7.0
 people after 10."""
 
 LOCK_SECONDS = 1.0
+LAST_SECONDS = 2.0
 
 SIGNALS = tuple(
     getattr(signal, name)
@@ -160,6 +161,10 @@ class Ending:
                     deadline = time.monotonic() + GRACE_SECONDS
             if heard > 1 or time.monotonic() >= deadline:
                 break
+        # Whatever hangs there: a store that does not answer, a terminal that takes nothing.
+        last = threading.Timer(LAST_SECONDS, os._exit, [1])
+        last.daemon = True
+        last.start()
         self.leave()
         kill(descendants(os.getpid()))
         for stream in (sys.stdout, sys.stderr):

@@ -11,6 +11,7 @@ import torch
 
 from orchestrator import query
 from orchestrator.plan import Plan
+from orchestrator.surroundings import cores
 from orchestrator.sweep import Options, absolute, reopen
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
@@ -92,7 +93,12 @@ def run_teachers(study: Study, options: Options, *, say: Say) -> list[Card]:
 
 
 def _train_teacher(plan: Plan, recipe: Recipe, say: Say) -> None:
-    train_teacher(recipe, plan.results, plan.data_dir, _device(), lambda row: say(_line(row)))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores())  # as the first stage of a sweep does it
+    try:
+        train_teacher(recipe, plan.results, plan.data_dir, _device(), lambda row: say(_line(row)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _device() -> torch.device:

@@ -51,7 +51,7 @@ class Progress:
         self.done = self.failed = self.stopped = self.answers = self.ended_before = 0
         self.retries = 0
         self._stage = ""
-        self._passing = False
+        self._passing = self._closed = False
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
@@ -60,8 +60,15 @@ class Progress:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Shows the last counts, and nothing any more; once."""
+        if self._closed:
+            return
+        self._closed = True
         if self._live is not None:
-            self._live.__exit__(*exception)
+            self._live.stop()
             self._live = None
         elif not self._stage:
             self._print(self._counts())

@@ -3,12 +3,11 @@
 import itertools
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -18,6 +17,7 @@ from orchestrator.ending import Ending
 from orchestrator.journal import Journal
 from orchestrator.packing import packed_share
 from orchestrator.plan import Plan
+from orchestrator.processes import watched
 from orchestrator.progress import Progress
 from orchestrator.source import ListSource, OptunaSource, Source
 from orchestrator.store import Store
@@ -29,9 +29,6 @@ from trainables.errors import UserError
 from trainables.files import open_folder
 from trainables.teachers.train import TEACHERS
 from trainables.version import code_version, versions
-
-if TYPE_CHECKING:
-    from orchestrator.searcher import StudySearcher
 
 log = logging.getLogger(__name__)
 
@@ -183,25 +180,24 @@ def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: s
     with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
 
         def start() -> Source:
-            with ending.shielded():
-                begun.append(begin())
-                ending.keeps(store.flush, begun[0].keep)
+            if not begun:
+                with ending.shielded():
+                    begun.append(begin())
             return begun[0]
 
+        # A sweep that is interrupted while Ray starts can be resumed, too.
+        ending.keeps(store.flush, lambda: start().keep(), progress.close)
         try:
             progress.stage("starting Ray")
             with cluster.connected(options.address):
                 ending.listen()  # Ray has set a handler of its own
-                with cluster.watched(ending.end):
+                with watched(ending.end):
                     shared = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
                     session = Session(shared, options, progress, store, ending)
                     return _train(session, start(), stage)
         except (KeyboardInterrupt, SystemExit):
             log.debug("interrupted", exc_info=True)
-            with ending.shielded():
-                if not begun:
-                    start()
-                ending.leave()
+            ending.leave()
             return Outcome(plan.sweep, False, progress.done, progress.failed)
 
 
@@ -218,12 +214,19 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
             plan = replace(plan, gpus=packed_share(plan))
         # Imports Ray, which reads its environment at that moment.
         from orchestrator.searcher import StudySearcher
+        from orchestrator.tuning import tune_trials
 
         searcher = StudySearcher(source, plan, session.store, progress, stage)
         progress.began(searcher.booked, source.total, replaces=source.replaces)
         # One more than there is room for: the next trial waits for an actor to reuse.
         room = cluster.slots(plan.cpus, plan.gpus) + 1
-        _tune(searcher, session, options.max_concurrent or room)
+        tune_trials(
+            searcher,
+            session.plan.sweep,
+            at_once=options.max_concurrent or room,
+            reuse_actors=not options.fresh_workers,
+            check=ending.check,
+        )
         session.store.flush()
         source.keep()
         if not searcher.finished:  # Tune has answered a signal by itself
@@ -247,50 +250,6 @@ def _compact(store: Store) -> None:
         store.compact()
     except OSError as error:
         log.warning("%s could not be compacted: %s; its rows are safe", store.folder, error)
-
-
-def _tune(searcher: "StudySearcher", session: Session, at_once: int) -> None:
-    from ray import tune
-
-    from orchestrator.searcher import Starts
-    from trainables.trainable import DistillTrainable
-
-    class Checks(tune.Callback):
-        """Ends what a signal should have ended, if its exception got lost in Tune."""
-
-        def __init__(self, check: Callable[[], None]) -> None:
-            self.check = check
-
-        def __getstate__(self) -> dict[str, Any]:
-            return {}  # Tune pickles its callbacks, for a restore that we do otherwise
-
-        def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-            self.check()
-
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Of what Tune itself writes nothing is read again.
-    with tempfile.TemporaryDirectory(prefix="kdsweep-") as scratch:
-        tune.Tuner(
-            DistillTrainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                max_concurrent_trials=at_once,
-                reuse_actors=not session.options.fresh_workers,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=session.plan.sweep,
-                storage_path=scratch,
-                # Trials keep their progress themselves, beside the results.
-                checkpoint_config=tune.CheckpointConfig(
-                    checkpoint_frequency=0, checkpoint_at_end=False
-                ),
-                callbacks=[Starts(searcher), Checks(session.ending.check)],
-                verbose=0,
-            ),
-        ).fit()
 
 
 def _write_study(plan: Plan) -> None:

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from orchestrator import cluster
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
+from orchestrator.surroundings import thread_counts
 from trainables.errors import UserError
 from trainables.teachers.teacher import find_teacher, teacher_folder
 from trainables.teachers.train import Recipe
@@ -130,7 +131,10 @@ class _Stage:
         self._progress.stage(f"training the teacher {lesson.recipe.name}")
         device = torch.device("cuda" if plan.gpus else "cpu")
         cpus = max(1, int(cluster.largest_node("CPU"))) if alone and not plan.gpus else 1
-        lesson.worker = ray.remote(num_cpus=cpus, num_gpus=plan.gpus)(TeacherTraining).remote(
+        room = ray.remote(
+            num_cpus=cpus, num_gpus=plan.gpus, runtime_env={"env_vars": thread_counts(cpus)}
+        )
+        lesson.worker = room(TeacherTraining).remote(
             lesson.recipe, plan.results, plan.data_dir, device
         )
         lesson.asked, lesson.last = lesson.worker.run_epoch.remote(), False
