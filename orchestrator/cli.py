@@ -91,19 +91,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or a failure, 2 for a
     mistake. What the user can mend is one line; with ``--debug``, or `DEBUG` in the
     environment, all of it."""
+    from orchestrator.surroundings import say, settle, silence
+
+    if arguments is None:  # the program itself, and not a test or a notebook
+        settle()
     options = parse(arguments)
 
     try:
         from orchestrator import verbs
 
         code: int = getattr(verbs, options.verb)(options)
-        sys.stdout.flush()
+        code = code if _flushed() else 1
+        if code == 1 and arguments is None:
+            # What there is to tidy up takes seconds that a batch system may not give.
+            os._exit(code)
         return code
     except KeyboardInterrupt:
-        print("kdsweep: interrupted", file=sys.stderr)
+        say("kdsweep: interrupted", sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
         return 0
     except Exception as error:
         return _told(error, getattr(options, "debug", False) or bool(os.environ.get(DEBUG)))
@@ -113,6 +120,7 @@ def _told(error: Exception, debug: bool) -> int:
     """Says what went wrong, in a line where that is enough. Returns the exit code."""
     import traceback
 
+    from orchestrator.surroundings import say
     from trainables.errors import TrainingFailed, UserError
 
     text = str(error)
@@ -123,8 +131,23 @@ def _told(error: Exception, debug: bool) -> int:
         traceback.print_exc()
     if not known:
         text = f"a fault of kdsweep itself ({type(error).__name__}); please report the lines above"
-    print(f"kdsweep: {text}", file=sys.stderr)
+    say(f"kdsweep: {text}", sys.stderr)
     return 2 if isinstance(error, UserError) else 1
+
+
+def _flushed() -> bool:
+    """Whether all that was printed has arrived."""
+    from orchestrator.surroundings import say, silence
+
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)
+        say(f"kdsweep: the output cannot be written: {error.strerror}", sys.stderr)
+        return False
+    return True
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -4,32 +4,47 @@ import logging
 import os
 import secrets
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from orchestrator.address import address_of
+from orchestrator.processes import deaf_children, end_at_once
+from orchestrator.surroundings import cores, paths_of_workers, thread_counts
 from trainables.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LONGEST_SOCKET = 107
+SOCKET_LENGTH = len("/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store.10")
 
 WORKER_ENVIRONMENT = {
     # glibc keeps freed pages instead of giving them back to the kernel after every step.
     "MALLOC_TRIM_THRESHOLD_": str(4 << 30),
     "MALLOC_MMAP_THRESHOLD_": str(4 << 30),
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    # A trial that asks for no GPU sees none.
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
+"""Where the user has not set them."""
 
-DRIVER_ENVIRONMENT = {
+RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     # The store and Optuna's journal are the state of a sweep; Tune's snapshots are not read.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_MAX_LEN_IDENTIFIER": "130",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    # Signals are answered by `orchestrator.ending`.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
+    # A trial that asks for no GPU sees none.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # Under `uv run` Ray would send the working folder to the workers.
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
+
+FOREIGN = ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE")
+"""Variables of a site's cluster that a cluster of our own would take for its own."""
 
 
 @contextmanager
@@ -41,37 +56,154 @@ def connected(address: str | None) -> Iterator[None]:
             and ends it with the block.
 
     Raises:
-        UserError: no cluster answers at ``address``.
+        UserError: no cluster answers at ``address``, or Ray does not start here.
     """
-    os.environ.update(_own(DRIVER_ENVIRONMENT))
-    local = address is None
-    if local and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
+    os.environ.update(RAY_ENVIRONMENT)
+    worker = thread_counts(1) | _own(WORKER_ENVIRONMENT) | _ours("RAY_CHDIR_TO_TRIAL_DIR")
+    worker |= _ours("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO") | {"PYTHONSAFEPATH": "1"}
+    if address is None:
+        _start(worker)
+    else:
+        _join(address, worker)
+    import ray
+
+    try:
+        yield
+    finally:
+        end_at_once()
+        ray.shutdown()
+
+
+def _start(worker: dict[str, str]) -> None:
+    """A cluster of one's own."""
+    if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A token of this run alone, in this process's environment: nothing is left on disk.
         # Once imported, Ray has read its mode and looks after the token itself.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    for name in FOREIGN:
+        os.environ.pop(name, None)
+    # The head of this run alone never comes back; nobody has to wait a minute for it.
+    os.environ |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
+    folder = _session_folder()
     import ray
 
-    options: dict[str, Any] = {
-        "address": "local" if local else address,
+    with deaf_children():
+        try:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=cores(),
+                _temp_dir=folder,
+                **_options(worker),
+            )
+        except (OSError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"Ray does not start on this machine: {_line(error)}; its logs: "
+                f"{folder}/session_latest/logs"
+            ) from error
+
+
+def _join(address: str, worker: dict[str, str]) -> None:
+    """A cluster that runs already."""
+    # Read when Ray is imported. Somebody who answers as a head was there a moment ago.
+    os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "3")
+    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "15")
+    where = address_of(address)
+    import ray
+
+    try:
+        with _hushed():
+            ray.init(address=where, **_options(worker))
+    except Exception as error:  # Ray raises errors of many kinds, some of them its own
+        raise UserError(f"--address {address}: {_refusal(error)}") from error
+
+
+def _refusal(error: Exception) -> str:
+    text = " ".join(str(error.__cause__ or error).split())
+    if "AuthToken" in text or "Unauthenticated" in text or "authentication token" in text:
+        return (
+            "this Ray cluster wants a token, and ours is missing or wrong; "
+            "set RAY_AUTH_MODE=token, and the token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        )
+    if "matched Raylet" in text or "find any Raylet" in text or "No node info" in text:
+        return "this machine is no node of that cluster; run kdsweep on one of its nodes"
+    if "Unimplemented" in text or "UNIMPLEMENTED" in text:
+        return "something listens there, but it is no Ray head"
+    return f"no Ray cluster answers ({text[:150]})"
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Keeps from stderr what Ray's libraries write there by themselves."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _options(worker: dict[str, str]) -> dict[str, Any]:
+    from ray.job_config import JobConfig
+
+    class Apart(JobConfig):
+        """A job whose workers import from their installation, and from ours where that is
+        another one. Ray would put the working folder and the script's before everything else,
+        but for jobs that bring a folder of their own."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return {
         "logging_level": logging.ERROR,
         "log_to_driver": False,
-        "runtime_env": {"env_vars": _own(WORKER_ENVIRONMENT)},
+        "runtime_env": {"env_vars": worker},
+        "job_config": Apart(_py_driver_sys_path=paths_of_workers()),
     }
-    if local:
-        options |= {"include_dashboard": False, "num_cpus": os.cpu_count()}
+
+
+def _session_folder() -> str:
+    """Where Ray keeps its session: the first usable folder whose name is short enough.
+
+    Raises:
+        UserError: there is none.
+    """
+    wanted = [os.environ.get(name) for name in ("RAY_TMPDIR", "TMPDIR")]
+    folders = [os.path.abspath(os.path.expanduser(folder)) for folder in wanted if folder]
+    fallbacks = ["/tmp", f"/tmp/kdsweep-{os.getuid()}", "/var/tmp", "/dev/shm"]
+    for folder in (*folders, *fallbacks):
+        session = os.path.join(folder, "ray")
+        if len(os.fsencode(session)) + SOCKET_LENGTH <= LONGEST_SOCKET and _is_usable(session):
+            if folders and folder != folders[0]:
+                log.warning("%s is no place for Ray's sockets; they are in %s", folders[0], session)
+            return session
+    raise UserError(
+        "TMPDIR: Ray needs a folder that can be written, with a name of at most "
+        f"{LONGEST_SOCKET - SOCKET_LENGTH - len('/ray')} letters; set RAY_TMPDIR to one"
+    )
+
+
+def _is_usable(folder: str) -> bool:
+    probe = os.path.join(folder, f".kdsweep-{os.getpid()}")
     try:
-        ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if local:
-            raise
-        raise UserError(
-            f"--address {address}: no Ray cluster answers ({str(error).splitlines()[0]})"
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+        os.makedirs(folder, exist_ok=True)
+        os.mkdir(probe)
+        os.rmdir(probe)
+    except OSError:
+        return False
+    return True
+
+
+def _ours(name: str) -> dict[str, str]:
+    return {name: RAY_ENVIRONMENT[name]}
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _own(variables: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ import torch
 from orchestrator import query
 from orchestrator.checks import check_names
 from orchestrator.plan import Plan
+from orchestrator.surroundings import cores
 from orchestrator.sweep import Options, absolute, reopen
 from orchestrator.validation import check_validation
 from search_spaces.dimension import Dimension, Value, setting_of
@@ -111,9 +112,14 @@ def _train_teacher(plan: Plan, recipe: Recipe, say: Say, *, replacing: bool = Fa
     def on_epoch(row: dict[str, Any]) -> None:
         say(_line(row))
 
-    train_teacher(
-        recipe, plan.results, plan.data_dir, _device(), on_epoch, say, replacing=replacing
-    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(cores())  # as the first stage of a sweep does it
+    try:
+        train_teacher(
+            recipe, plan.results, plan.data_dir, _device(), on_epoch, say, replacing=replacing
+        )
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _device() -> torch.device:

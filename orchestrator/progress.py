@@ -1,15 +1,17 @@
 """What a sweep shows while it runs: a live panel on a terminal, plain lines elsewhere."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.surroundings import Steadfast
 from trainables.config import TrialConfig
 
 Row = Mapping[str, Any]
@@ -39,7 +41,9 @@ class Progress:
     ) -> None:
         self.title, self.total, self.verbose = title, total, verbose
         self._replaces = True
-        self.console = Console(file=file, highlight=False)
+        # Not even a closed pipe ends a sweep of hours.
+        steadfast = cast(TextIO, Steadfast(file or sys.stdout))
+        self.console = Console(file=steadfast, highlight=False)
         self._live: Live | None = None
         self._started = self._last_line = time.monotonic()
         self._running: dict[str, tuple[TrialConfig, int]] = {}
@@ -47,7 +51,7 @@ class Progress:
         self.done = self.failed = self.stopped = self.answers = self.ended_before = 0
         self.retries = 0
         self._stage = ""
-        self._passing = False
+        self._passing = self._closed = False
 
     def __enter__(self) -> "Progress":
         if self.console.is_terminal:
@@ -56,8 +60,15 @@ class Progress:
         return self
 
     def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Shows the last counts, and nothing any more; once."""
+        if self._closed:
+            return
+        self._closed = True
         if self._live is not None:
-            self._live.__exit__(*exception)
+            self._live.stop()
             self._live = None
         elif not self._stage:
             self._print(self._counts())

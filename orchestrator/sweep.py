@@ -2,22 +2,22 @@
 
 import logging
 import os
-import signal
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from orchestrator import cluster
 from orchestrator.checks import check_names, check_search
+from orchestrator.ending import Ending
 from orchestrator.journal import Journal
 from orchestrator.names import check_free, free_name
 from orchestrator.packing import packed_share
 from orchestrator.plan import Plan
+from orchestrator.processes import watched
 from orchestrator.progress import Progress
 from orchestrator.record import TEACHERS, add_note, read_record, write_record
 from orchestrator.source import ListSource, OptunaSource, Source
@@ -29,9 +29,6 @@ from trainables.errors import UserError
 from trainables.files import open_folder
 from trainables.teachers.teacher import check_fingerprint
 from trainables.version import code_version, versions
-
-if TYPE_CHECKING:
-    from orchestrator.searcher import StudySearcher
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +77,8 @@ class Session:
     plan: Plan
     options: Options
     progress: Progress
+    store: Store
+    ending: Ending
 
 
 def run(study: Study, options: Options, name: str | None = None) -> Outcome:
@@ -102,10 +101,15 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     plan = plan.with_teachers()
     plan.check()
     open_folder(results).check_writable()
-    with _session(plan, options) as session, _locked(results, name):
-        check_free(results, name)  # still
-        _write_study(plan)
-        return _train(session, _optuna_source(plan, new=True), "search")
+    with ExitStack() as held:
+
+        def begin() -> Source:
+            held.enter_context(_locked(results, name))
+            check_free(results, name)  # still
+            _write_study(plan)
+            return _optuna_source(plan, new=True)
+
+        return _conduct(plan, options, begin, "search")
 
 
 def resume(sweep: str, options: Options) -> Outcome:
@@ -119,8 +123,7 @@ def resume(sweep: str, options: Options) -> Outcome:
         source = _optuna_source(plan)
         if source.exhausted:
             return Outcome(sweep, True, 0, 0)
-        with _session(plan, options) as session:
-            return _train(session, source, "search")
+        return _conduct(plan, options, lambda: source, "search")
 
 
 def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Outcome:
@@ -132,8 +135,8 @@ def confirm(sweep: str, groups: list[list[TrialConfig]], options: Options) -> Ou
         options: as for `run`.
     """
     plan = reopen(sweep, options)
-    with _locked(plan.results, sweep), _session(plan, options) as session:
-        return _train(session, ListSource(groups), "confirm")
+    with _locked(plan.results, sweep):
+        return _conduct(plan, options, lambda: ListSource(groups), "confirm")
 
 
 def reopen(sweep: str, options: Options) -> Plan:
@@ -168,21 +171,47 @@ def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
     return OptunaSource(plan.study, journal, plan.origin)
 
 
-@contextmanager
-def _session(plan: Plan, options: Options) -> Iterator[Session]:
-    """Ray and the progress display, for the length of a block."""
-    with Progress(plan.sweep) as progress:
-        progress.stage("starting Ray")
-        with cluster.connected(options.address), _terminated_as_interrupted():
-            share = cluster.gpu_share(options.gpus_per_trial)
-            yield Session(replace(plan, gpus=share), options, progress)
+def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: str) -> Outcome:
+    """Ray, the teachers that are missing, then all trials of a source.
+
+    Args:
+        plan: of the sweep.
+        options: as for `run`.
+        begin: what makes it a sweep that can be resumed; called once Ray is there.
+        stage: of the trials.
+    """
+    store = Store(plan.results, plan.sweep)
+    begun: list[Source] = []
+    with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
+
+        def start() -> Source:
+            if not begun:
+                with ending.shielded():
+                    begun.append(begin())
+            return begun[0]
+
+        # A sweep that is interrupted while Ray starts can be resumed, too.
+        ending.keeps(store.flush, lambda: start().keep(), progress.close)
+        try:
+            progress.stage("starting Ray")
+            with cluster.connected(options.address):
+                ending.listen()  # Ray has set a handler of its own
+                with watched(ending.end):
+                    shared = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
+                    session = Session(shared, options, progress, store, ending)
+                    return _train(session, start(), stage)
+        except (KeyboardInterrupt, SystemExit):
+            log.debug("interrupted", exc_info=True)
+            ending.leave()
+            return Outcome(plan.sweep, False, progress.done, progress.failed)
 
 
 def _train(session: Session, source: Source, stage: str) -> Outcome:
-    """The teachers that are missing, then all trials of a source; whatever Ctrl-C leaves of it."""
-    progress, options, sweep = session.progress, session.options, session.plan.sweep
-    store = Store(session.plan.results, sweep)
-    finished = False
+    """The teachers that are missing, then all trials of a source.
+
+    Whatever ends them early, rows are on disk and `kdsweep resume` is named before Ray ends.
+    """
+    progress, options, ending = session.progress, session.options, session.ending
     try:
         plan = with_teachers(session.plan, progress)
         _note_teachers(plan)
@@ -193,54 +222,42 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
             plan = replace(plan, gpus=packed_share(plan))
         # Imports Ray, which reads its environment at that moment.
         from orchestrator.searcher import StudySearcher
+        from orchestrator.tuning import tune_trials
 
-        searcher = StudySearcher(source, plan, store, progress, stage)
+        searcher = StudySearcher(source, plan, session.store, progress, stage)
         progress.began(searcher.booked, source.total, replaces=source.replaces)
         # One more than there is room for: the next trial waits for an actor to reuse.
         room = cluster.slots(plan.cpus, plan.gpus) + 1
-        _tune(searcher, sweep, options.max_concurrent or room, not options.fresh_workers)
-        finished = searcher.finished
+        tune_trials(
+            searcher,
+            session.plan.sweep,
+            at_once=options.max_concurrent or room,
+            reuse_actors=not options.fresh_workers,
+            check=ending.check,
+        )
+        session.store.flush()
+        source.keep()
+        if not searcher.finished:  # Tune has answered a signal by itself
+            ending.leave()
+        else:
+            _compact(session.store)
     except KeyboardInterrupt:
-        log.debug("interrupted", exc_info=True)
-    store.flush()
-    source.keep()
+        ending.leave()
+        raise
+    except UserError:
+        session.store.flush()
+        raise
+    except Exception as error:
+        ending.leave(f"{session.plan.sweep} ended by an error, {type(error).__name__}")
+        raise
+    return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
+
+
+def _compact(store: Store) -> None:
     try:
         store.compact()
     except OSError as error:
         log.warning("%s could not be compacted: %s; its rows are safe", store.folder, error)
-    return Outcome(sweep, finished, progress.done, progress.failed)
-
-
-def _tune(searcher: "StudySearcher", sweep: str, at_once: int, reuse_actors: bool) -> None:
-    from ray import tune
-
-    from orchestrator.searcher import Starts
-    from trainables.trainable import DistillTrainable
-
-    for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Of what Tune itself writes nothing is read again.
-    with tempfile.TemporaryDirectory(prefix="kdsweep-") as scratch:
-        tune.Tuner(
-            DistillTrainable,
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                num_samples=-1,
-                max_concurrent_trials=at_once,
-                reuse_actors=reuse_actors,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=sweep,
-                storage_path=scratch,
-                # Trials keep their progress themselves, beside the results.
-                checkpoint_config=tune.CheckpointConfig(
-                    checkpoint_frequency=0, checkpoint_at_end=False
-                ),
-                callbacks=[Starts(searcher)],
-                verbose=0,
-            ),
-        ).fit()
 
 
 def _write_study(plan: Plan) -> None:
@@ -302,16 +319,6 @@ def _locked(results: str, sweep: str) -> Iterator[None]:
             yield
     except Timeout as error:
         raise UserError(f"sweep '{sweep}' is being run by another process") from error
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM as SIGINT, which Tune answers by ending in order."""
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def absolute(results: str) -> str:

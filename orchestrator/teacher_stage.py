@@ -9,6 +9,7 @@ from filelock import FileLock, Timeout
 from orchestrator import cluster
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
+from orchestrator.surroundings import thread_counts
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
 from trainables.teachers.teacher import find_teacher
@@ -137,7 +138,10 @@ class _Stage:
         self._progress.stage(f"training the teacher {lesson.recipe.name}")
         device = torch.device("cuda" if plan.gpus else "cpu")
         cpus = max(1, int(cluster.largest_node("CPU"))) if alone and not plan.gpus else 1
-        lesson.worker = ray.remote(num_cpus=cpus, num_gpus=lesson.gpus)(TeacherTraining).remote(
+        room = ray.remote(
+            num_cpus=cpus, num_gpus=lesson.gpus, runtime_env={"env_vars": thread_counts(cpus)}
+        )
+        lesson.worker = room(TeacherTraining).remote(
             lesson.recipe, plan.results, plan.data_dir, device
         )
         lesson.asked, lesson.last = lesson.worker.run_epoch.remote(), False

@@ -270,10 +270,14 @@ def _sweeps(options: Namespace) -> list[str]:
 
 
 def _options(options: Namespace) -> Any:
+    from orchestrator.address import address_of
+
+    given = vars(options)
+    if given.get("address") not in (None, "auto"):
+        address_of(given["address"])  # in seconds, before anything takes time
     from orchestrator import cluster
     from orchestrator.sweep import Options
 
-    given = vars(options)
     if given.get("max_concurrent") is not None and given["max_concurrent"] < 1:
         raise UserError(f"--max-concurrent: expected at least 1, got {given['max_concurrent']}")
     return Options(
@@ -288,8 +292,7 @@ def _options(options: Namespace) -> Any:
 
 def _end(outcome: Any) -> int:
     name = outcome.sweep
-    if not outcome.finished:
-        print(f"interrupted; go on with `kdsweep resume {name}`")
+    if not outcome.finished:  # said already, before anything else could go wrong
         return 1
     done = f"{outcome.completed} trials completed, {outcome.failed} failed"
     print(

@@ -1,7 +1,6 @@
 """DistillTrainable: the only file of this package that knows Ray."""
 
 import json
-import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ class DistillTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any]) -> None:
-        self.device = _device()
+        self.device = _device(config["cpus"])
         self._start(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -118,12 +117,14 @@ class DistillTrainable(tune.Trainable):
         self.run = None
 
 
-def _device() -> torch.device:
-    """The GPU that Ray assigned to this actor, or the CPU with its share of threads."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", 0)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    return torch.device("cpu")
+def _device(cpus: float) -> torch.device:
+    """The GPU that Ray assigned to this actor, or the CPU with its share of threads.
+
+    The plan says how many, and no variable of the environment: the number decides the last bits
+    of a sum, which precision is faster, and whether neighbours get on.
+    """
+    torch.set_num_threads(max(1, int(cpus)))
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _limit_memory(device: torch.device, share: float) -> None:
