@@ -213,7 +213,8 @@ def _unwrapped(place: str, tensors: dict[str, Stored], ordered: bool) -> Iterato
     cleaned: dict[str, Stored] = {}
     byproducts = Counter[str]()
     for name, stored in tensors.items():
-        parts = [part for part in name.split(".") if part not in _INNER]
+        first, *rest = [part for part in name.split(".") if part not in _INNER] or [name]
+        parts = [first, *(part for part in rest if part != "module")]
         if parts[-1] in _BYPRODUCTS:
             byproducts[parts[-1]] += 1
         else:

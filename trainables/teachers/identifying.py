@@ -102,7 +102,7 @@ def why_not(trial: Trial, asked: str, classes: int, image_shape: ImageShape) -> 
     other_data = _other_data(trial, wanted, sizes)
     if other_data:
         return other_data
-    known = identify(found, image_shape, trial.model)
+    known = identify(found, image_shape, (asked, trial.model))
     if known and known not in (asked, trial.model):
         return f"a {known}, asked for {asked}"
     linear, ours = linear_modules(found), linear_modules(modules_of(wanted))
@@ -123,13 +123,13 @@ def why_not(trial: Trial, asked: str, classes: int, image_shape: ImageShape) -> 
     return f"{_count(trial.extra, 'tensor')} without a place in {asked}, first: {trial.extra[0]}"
 
 
-def identify(found: Modules, image_shape: ImageShape, asked: str) -> str | None:
+def identify(found: Modules, image_shape: ImageShape, asked: tuple[str, ...]) -> str | None:
     """The network of the zoo whose modules have just these shapes, whatever they are called.
 
     Args:
         found: of the file.
         image_shape: of the data; the file may have other channels.
-        asked: is tried first: some networks differ by the places of their modules alone.
+        asked: are tried first: some networks differ by the places of their modules alone.
     """
     kept = {name: held for name, held in found.items() if not BESIDE.fullmatch(name.split(".")[0])}
     linear = linear_modules(kept)
@@ -140,7 +140,7 @@ def identify(found: Modules, image_shape: ImageShape, asked: str) -> str | None:
     stem = next((shape for shape in convs if shape[1] <= 4 < shape[0]), convs[0])
     attention = any(len(held.get("weight", ())) == 3 for held in kept.values())
     profile = _profile(kept.values())
-    for name in (asked, *_members(len(convs), attention, stem[0], embedding)):
+    for name in (*asked, *_members(len(convs), attention, stem[0], embedding)):
         try:
             with torch.device("meta"):
                 member = modules_of(_shapes(name, classes, (stem[1], *image_shape[1:])))
@@ -166,7 +166,6 @@ def _members(convs: int, attention: bool, stem: int, embedding: int) -> Iterator
                 yield from (with_width(member, float(width)) for width in widths)
     yield from (f"wrn_{depth}_{number(embedding / 64)}" for depth in near if depth % 6 == 4)
     yield from (f"torchvision:resnet{depth}" for depth in (18, 34, 50, 101, 152) if depth in near)
-    yield from (f"torchvision:vgg{depth}_bn" for depth in (11, 13, 16, 19) if depth - 3 == convs)
 
 
 def _profile(modules: Iterable[Shapes]) -> Counter[object]:

@@ -98,11 +98,13 @@ def fit_weights(model: str, checkpoint: Checkpoint, classes: int, image_shape: I
     except ValueError as error:
         raise refusal(str(error), checkpoint.file) from error
     place = surest.candidate.place
+    twins = {trial.model for trial in fitting if trial.doubt == surest.doubt} - {surest.model}
+    guess = f" ({', '.join(twins)} would fit as well)" if surest.doubt == 2 and twins else ""
     others = {trial.candidate.place for trial in fitting if not trial.used & surest.used}
     return Fit(
         model=surest.model,
         network=network,
-        how=surest.how,
+        how=surest.how + guess,
         certain=surest.certain,
         place=place + (f" (also there: {', '.join(sorted(others))})" if others else ""),
         left_out=(

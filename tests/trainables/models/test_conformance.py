@@ -24,6 +24,7 @@ SMALL = [
     "mobilenetv2-minus15",
     "mobilenetv2_s2_x0.25",
     "vgg11_x0.125",
+    "vgg11_gap_x0.125",
     "torchvision:shufflenet_v2_x0_5",
     "timm:mobilenetv3_small_050",
 ]

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from trainables.errors import UserError
-from trainables.models import create_model, output_shapes
-from trainables.models.external import External
+from trainables.models import canonical_name, create_model, output_shapes
+from trainables.models.external import External, published_statistics, without_tag
 
 SHAPE = (3, 64, 64)
 
@@ -116,3 +116,62 @@ def test_refusals_name_the_model() -> None:
     for name in ("torchvision:squeezenet1_1", "timm:deit_tiny_distilled_patch16_224"):
         with pytest.raises(UserError, match=f"{name}.*one linear layer"):
             create_model(name, 10, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:resnet18.a1_in1k", "timm:resnet18.", "timm:resnet18.no_such"]
+)
+def test_weights_that_a_name_asks_for_are_refused(name: str) -> None:
+    """A study would find two configs of one network."""
+    for use in (canonical_name, lambda name: create_model(name, 10, SHAPE)):
+        with pytest.raises(UserError, match=r"not there.*write timm:resnet18, or import") as caught:
+            use(name)
+        assert len(str(caught.value)) < 300
+    assert without_tag(name) == "timm:resnet18"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:ResNet18", "nearest: resnet18"),
+        ("timm:tf_efficientnet_b0_ns", "an old name; write timm:tf_efficientnet_b0"),
+        ("timm:hf_hub:timm/resnet18.a1_in1k", "write timm:resnet18"),
+        ("timm:timm/resnet18.a1_in1k", "write timm:resnet18"),
+        ("timm:", "expected a name of timm"),
+        ("torchvision:ResNet18", "nearest: resnet18"),
+    ],
+)
+def test_other_names_of_a_network_are_refused(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        create_model(name, 10, SHAPE)
+
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "statistics"),
+    [
+        ("timm:resnet18", IMAGENET),
+        ("timm:resnet18.a1_in1k", IMAGENET),
+        ("timm:vit_base_patch16_224.augreg_in21k", HALF),
+        ("torchvision:resnet18", IMAGENET),
+        ("resnet18", None),
+    ],
+)
+def test_statistics_of_published_weights(name: str, statistics: object) -> None:
+    assert published_statistics(name) == statistics
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("timm:resnet18.a1_in1", "unknown tag of timm:resnet18 'a1_in1'; did you mean a1_in1k"),
+        ("timm:resnet1899", "the library has no 'resnet1899'"),
+        ("torchvision:resnet1899", "the library has no 'resnet1899'"),
+    ],
+)
+def test_statistics_of_unknown_weights(name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        published_statistics(name)

@@ -127,6 +127,9 @@ WRAPPINGS = {
     "a name of one's own": lambda w: {"my_weights": w},
     "twice": lambda w: {"checkpoint": {"model": {"state_dict": w}}},
     "DataParallel": lambda w: under("module.", w),
+    "DataParallel within": lambda w: {
+        k.replace("layer1.", "layer1.module."): v for k, v in w.items()
+    },
     "compiled": lambda w: under("_orig_mod.module.", w),
     "compiled blocks": lambda w: {k.replace(".0.", ".0._orig_mod."): v for k, v in w.items()},
     "other keys beside": lambda w: {"state_dict": under("module.", w) | {"epoch": torch.tensor(3)}},

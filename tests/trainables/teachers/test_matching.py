@@ -287,7 +287,8 @@ def test_every_family_under_unknown_names_is_known_by_its_order(
     torch.manual_seed(0)
     network, weights = renamed(family.members[0], (r"^", "net.q"), ("conv", "kk"), ("layer", "zz"))
     fit = fitted(family.members[0], {"params": weights}, tmp_path)
-    assert (fit.how, fit.certain) == ("by the order of modules", False)
+    twins = " (vgg11_gap would fit as well)" if family.name == "vgg" else ""
+    assert (fit.how, fit.certain) == ("by the order of modules" + twins, False)
     same_logits(lambda images: network(images).logits, fit)
     safetensors.torch.save_file({k: w.contiguous() for k, w in weights.items()}, tmp_path / "a.bin")
     with pytest.raises(UserError, match=r"unknown names, such as .*not kept by safetensors"):
@@ -373,3 +374,35 @@ def test_state_dicts_of_libraries(name: str, tmp_path: Path) -> None:
     assert fit.model == name.partition(".")[0]
     assert fit.left_out == (("aux1 (9)", "aux2 (9)") if "googlenet" in name else ())
     same_logits(network, fit)
+
+
+def test_an_order_that_leaves_a_choice_is_refused(tmp_path: Path) -> None:
+    """Twins counted the other way round, a shortcut first, a BatchNorm before its convolution."""
+    _, weights = renamed("resnet20", ("layer", "q"))
+    names = list(weights)
+    first = [name for name in names if name.startswith("q1.0.")]
+    place = names.index(first[0])
+
+    def moved(order: list[str]) -> Weights:
+        rest = [name for name in names if name not in first]
+        return {name: weights[name] for name in [*rest[:place], *order, *rest[place:]]}
+
+    swapped = [name for part in ("conv2", "bn2", "conv1", "bn1") for name in first if part in name]
+    norms = [name for part in ("bn1", "conv1", "bn2", "conv2") for name in first if part in name]
+    shortcut = [name for name in names if name.startswith("q2.0.downsample")]
+    others = [name for name in names if name not in shortcut]
+    before = others.index("q2.0.conv1.weight")
+    early = [*others[:before], *shortcut, *others[before:]]
+    assert fitted("resnet20", weights, tmp_path).how == "by the order of modules"
+    for content in (moved(swapped), moved(norms), {name: weights[name] for name in early}):
+        with pytest.raises(UserError, match=r"^unknown names, .* leaves several ways"):
+            fitted("resnet20", content, tmp_path)
+
+
+def test_both_kinds_of_shortcut_are_tried(tmp_path: Path) -> None:
+    for built in ("resnet20_zeropad-eca_x0.5", "resnet20-eca_x0.5", "resnet20_zeropad_x2"):
+        weights = create_model(built, 10, CIFAR).state_dict()
+        assert fitted(built.replace("_zeropad", ""), weights, tmp_path).model == built
+    weights = create_model("resnet20", 10, CIFAR).state_dict()
+    with pytest.raises(UserError, match=r"^a resnet20, asked for resnet20_zeropad "):
+        fitted("resnet20_zeropad", weights, tmp_path)
