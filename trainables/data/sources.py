@@ -49,12 +49,14 @@ _FOLDERS = {
     "imagefolder": DatasetDescription(
         "imagefolder:PATH",
         "image files in one folder per class, as RGB of image_size squared",
-        "PATH/train/CLASS/*.png (or .jpg, ...) and PATH/test/CLASS or PATH/val/CLASS",
+        "PATH/train/CLASS/*.png (or .jpg, .gif, ...) and PATH/test/CLASS (or val, valid, "
+        "validation)",
     ),
     "parquet": DatasetDescription(
         "parquet:PATH",
         "Parquet files as on the Hugging Face hub, as RGB of image_size squared",
-        "PATH/train*.parquet and PATH/test*.parquet with columns image (or img) and label",
+        "PATH/train*.parquet and PATH/test*.parquet (or validation*), or folders train and test; "
+        "columns image (or img) and label (number or name)",
     ),
 }
 
