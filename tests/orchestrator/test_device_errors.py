@@ -50,11 +50,11 @@ class Breaker(Term):
         with open(marks / "pids", "a") as file:
             file.write(f"{self.config.kind} {os.getpid()}\\n")
         first = marks / self.config.kind
-        if self.config.kind == "always" or (self.config.kind == "once" and not first.exists()):
-            if batch.progress >= 0.5:  # there is something to go on from
-                first.touch()
-                LOST = True
-                raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
+        breaks = self.config.kind in ("once", "teacher") and not first.exists()
+        if breaks and batch.progress >= 0.5:  # there is something to go on from
+            first.touch()
+            LOST = True
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
         if self.config.kind == "full":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. ...")
         return student.logits.sum() * 0
