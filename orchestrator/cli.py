@@ -1,7 +1,6 @@
 """The command line: parsing only. What the verbs do stands in `orchestrator.verbs`."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -80,12 +79,6 @@ EXAMPLES = {
 
 DEBUG = "KDSWEEP_DEBUG"
 
-FULL_OR_FORBIDDEN = (
-    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
-    *(errno.EMFILE, errno.ENFILE),
-)
-"""What a machine refuses and its user can change."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or a failure, 2 for a
@@ -123,12 +116,12 @@ def _told(error: Exception, debug: bool) -> int:
     from orchestrator.surroundings import say
     from trainables.errors import TrainingFailed, UserError
 
-    text = str(error)
-    known = isinstance(error, UserError | TrainingFailed)
-    if isinstance(error, OSError) and error.errno in FULL_OR_FORBIDDEN:
-        text, known = f"{error.filename or 'a file'}: {error.strerror}", True
+    known = isinstance(error, UserError | TrainingFailed | OSError)
     if debug or not known:
         traceback.print_exc()
+    text = next(iter(str(error).splitlines()), type(error).__name__)
+    if isinstance(error, OSError) and error.filename:
+        text = f"{error.filename}: {error.strerror}"  # a disk, a right, a bucket out of reach
     if not known:
         text = f"a fault of kdsweep itself ({type(error).__name__}); please report the lines above"
     say(f"kdsweep: {text}", sys.stderr)

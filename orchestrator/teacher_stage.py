@@ -172,7 +172,7 @@ class _Stage:
             self._end(lesson)
             return
         if row is not None and row["note"]:
-            self._progress.stage(row["note"])
+            self._progress.noted(f"teacher {name}", row["note"])
         if row is None:
             lesson.asked, lesson.last = lesson.worker.finish.remote(), True
         else:

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 
 from trainables.compression.architecture import choose_student
-from trainables.compression.measure import count_macs, count_params, latency_ms, size_bytes
+from trainables.compression.measure import count_params, latency_of, macs_of, size_bytes
 from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.evaluation import Score
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
-from trainables.models.registry import create_model
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
 from trainables.teachers.classes import remark
@@ -218,7 +217,7 @@ class Run:
             student = scores.pop("student")
             row |= {"test_acc": student.acc, "test_loss": student.loss}
             row |= self._peers(scores)
-            row["latency_ms"] = _latency(
+            row["latency_ms"] = latency_of(
                 self.choice.name,
                 self.dataset.num_classes,
                 self.dataset.image_shape,
@@ -280,7 +279,7 @@ class Run:
         """Columns that are known before the first epoch."""
         student, shape = self.training.student, self.dataset.image_shape
         params, size = count_params(student), size_bytes(student)
-        macs = _macs(self.choice.name, self.dataset.num_classes, shape)
+        macs = macs_of(self.choice.name, self.dataset.num_classes, shape)
         facts = {
             "sweep": self.job.sweep,
             "trial_id": self.job.trial_id,
@@ -322,20 +321,6 @@ class Run:
                 "compression_bytes": size_bytes(self.teacher.network) / size,
             }
         return facts
-
-
-@functools.lru_cache(maxsize=256)
-def _macs(model: str, classes: int, image_shape: tuple[int, int, int]) -> int:
-    """Counted once per network and process."""
-    with torch.device("meta"):
-        return count_macs(create_model(model, classes, image_shape), image_shape)
-
-
-@functools.lru_cache(maxsize=64)
-def _latency(model: str, classes: int, image_shape: tuple[int, int, int], device: str) -> float:
-    """Measured once per network, device and process, on an instance of its own."""
-    network = create_model(model, classes, image_shape)
-    return latency_ms(network.to(device), image_shape, torch.device(device))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

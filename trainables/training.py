@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
@@ -14,7 +14,7 @@ from trainables.data.dataset import Dataset, Images
 from trainables.data.resident import place_images
 from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan, to_float
-from trainables.engine.answers import check_answers
+from trainables.engine.answers import check_answers, check_score
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.feeding import Feed, Feeder
 from trainables.engine.precision import choose_precision, computing
@@ -27,6 +27,7 @@ from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
+from trainables.optimizer import make_optimizer
 from trainables.randomness import random_state, restore_random_state, seed_everything
 from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
@@ -119,9 +120,11 @@ class Training:
                 )
         images = place_images(dataset.train.images, device, config.images)
         self.feeder = Feeder(images, self.views, self.answers, device)
-        self.optimizer = self._optimizer([*self.student.parameters(), *self.method.adaptors()])
+        trained = [*self.student.parameters(), *self.method.adaptors()]
+        self.optimizer = make_optimizer(config, trained, device)
         self.peer_optimizers = {
-            name: self._optimizer([*peer.parameters()]) for name, peer in self.method.peers.items()
+            name: make_optimizer(config, [*peer.parameters()], device)
+            for name, peer in self.method.peers.items()
         }
         self.epoch = 0
         self.train_seconds = 0.0
@@ -162,7 +165,7 @@ class Training:
                 f"term {', '.join(broken)}; lower lr or the term's weight"
             )
         val = self.val_score()
-        self._check(val, "validation")
+        check_score(val, "validation", self.epoch)
         return {
             "epoch": self.epoch,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -252,7 +255,7 @@ class Training:
         images = self.dataset.read_test()
         networks = {"student": self.student, **self.method.peers}
         scores = {name: self.score(images, network) for name, network in networks.items()}
-        self._check(scores["student"], "test")
+        check_score(scores["student"], "test", self.epoch)
         return scores
 
     def check_teacher(self, views: Iterable[Tensor] | None = None) -> None:
@@ -267,35 +270,6 @@ class Training:
             first = self.dataset.train.images[self.train_indices[:ASKED_FIRST]]
             views = [first.to(self.device)]
         check_answers(self.teacher, self.method, self.teacher_precision, views)
-
-    def _check(self, score: Score | None, split: str) -> None:
-        """Refuses a student that the last update broke, which no later loss would show."""
-        if score is not None and not np.isfinite(score.loss):
-            raise Diverged(
-                f"the {split} loss is {score.loss} after epoch {self.epoch}; "
-                "lower lr or the weights of the terms"
-            )
-
-    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        config = self.config
-        fused = self.device.type in ("cpu", "cuda")  # one pass over all weights
-        if config.optimizer != "sgd":
-            kind = torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW
-            return kind(parameters, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=config.lr,
-            momentum=config.momentum,
-            nesterov=config.nesterov,
-            weight_decay=config.weight_decay,
-            fused=fused,
-        )
-        if config.momentum:
-            # The fused form cannot do with buffers that come later, as those of weights do that
-            # a term which is alone leaves out. A buffer of zeros is what it would start from.
-            for weight in parameters:
-                optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        return optimizer
 
     def _precision(self, wanted: str, model: str, work: Literal["train", "infer"]) -> str:
         classes, shape = self.dataset.num_classes, self.dataset.image_shape

@@ -33,7 +33,7 @@ LOST = False
 class BreakerConfig:
     """What it raises."""
 
-    kind: str = setting("none", "of error", choices=("none", "once", "full"))
+    kind: str = setting("none", "of error", choices=("none", "once", "teacher", "full"))
 
 
 class Breaker(Term):
@@ -50,17 +50,23 @@ class Breaker(Term):
         with open(marks / "pids", "a") as file:
             file.write(f"{self.config.kind} {os.getpid()}\\n")
         first = marks / self.config.kind
-        if self.config.kind == "always" or (self.config.kind == "once" and not first.exists()):
-            if batch.progress >= 0.5:  # there is something to go on from
-                first.touch()
-                LOST = True
-                raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
+        breaks = self.config.kind in ("once", "teacher") and not first.exists()
+        if breaks and batch.progress >= 0.5:  # there is something to go on from
+            first.touch()
+            LOST = True
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
         if self.config.kind == "full":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. ...")
         return student.logits.sum() * 0
 '''
 STUDY = {
     "dataset": "digits",
+    "teacher": {
+        "model": "resnet8_x0.5",
+        "method": "kd+breaker",
+        "breaker.kind": "teacher",
+        "teacher": "resnet8_x0.25",
+    },
     "fixed": {
         "student": "wrn_10_0.5",
         "epochs": 2,
@@ -123,6 +129,8 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
     said = kdsweep(environment, "run", str(study), "--max-concurrent", "1", *results)
+    lost = "teacher resnet8_x0.5(kd+breaker:resnet8_x0.25): CUDA error: device-side assert"
+    assert sum(line.startswith(lost) and "trying again" in line for line in said.splitlines()) == 1
     assert "s-00000: DeviceError: CUDA error: device-side assert triggered" in said
     assert "3 trials completed, 1 failed" in said
 
@@ -147,8 +155,10 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
     # A process that broke takes no further trial, and neither does one whose memory was full.
     lines = [line.split() for line in (tmp_path / "marks" / "pids").read_text().splitlines()]
     pids = list(dict.fromkeys((kind, pid) for kind, pid in lines))
-    assert [kind for kind, _ in pids] == ["once", "once", "none", "full", "none"]
-    first, second, between, full, last = (pid for _, pid in pids)
+    kinds = ["teacher", "teacher", "once", "once", "none", "full", "none"]
+    assert [kind for kind, _ in pids] == kinds
+    one, other, first, second, between, full, last = (pid for _, pid in pids)
+    assert one != other
     assert first != second
     assert full != last
     assert between in (second, full), "where nothing broke, workers are reused"

@@ -1,6 +1,7 @@
 """What a network costs: parameters, multiply-accumulates, bytes, latency."""
 
 import copy
+import functools
 import statistics
 import time
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.family import ImageShape
+from trainables.models.registry import create_model
 from trainables.models.shapes import blank_images, evaluating
 
 _WARM_UP_RUNS = 5
@@ -120,3 +122,17 @@ def measure(
 def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+@functools.lru_cache(maxsize=256)
+def macs_of(model: str, classes: int, image_shape: ImageShape) -> int:
+    """`count_macs` of a network by name, once per process."""
+    with torch.device("meta"):
+        return count_macs(create_model(model, classes, image_shape), image_shape)
+
+
+@functools.lru_cache(maxsize=64)
+def latency_of(model: str, classes: int, image_shape: ImageShape, device: str) -> float:
+    """`latency_ms` of a network by name, on an instance of its own, once per process."""
+    network = create_model(model, classes, image_shape)
+    return latency_ms(network.to(device), image_shape, torch.device(device))

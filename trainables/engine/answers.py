@@ -1,11 +1,13 @@
-"""Whether a teacher says numbers: whose fault a broken loss is."""
+"""Whether networks say numbers: whose fault a broken loss is."""
 
+import math
 from collections.abc import Iterable
 
 from torch import Tensor
 
 from trainables.engine.precision import computing
-from trainables.errors import TeacherBroken
+from trainables.errors import Diverged, TeacherBroken
+from trainables.evaluation import Score
 from trainables.methods.method import Method
 from trainables.teachers.teacher import Teacher
 
@@ -37,3 +39,16 @@ def check_answers(
                         f"({what}): its weights or its input normalisation are broken; "
                         "import it or train it again"
                     )
+
+
+def check_score(score: Score | None, split: str, epoch: int) -> None:
+    """Refuses a student that the last update broke, which no training loss shows any more.
+
+    Raises:
+        Diverged: its loss on a split, after so many epochs, is no number.
+    """
+    if score is not None and not math.isfinite(score.loss):
+        raise Diverged(
+            f"the {split} loss is {score.loss} after epoch {epoch}; "
+            "lower lr or the weights of the terms"
+        )
