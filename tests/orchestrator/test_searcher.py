@@ -11,6 +11,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.confirm import FIRST_SEED
 from orchestrator.journal import Journal
 from orchestrator.ledger import DEATH
 from orchestrator.plan import Plan
@@ -648,7 +649,8 @@ def test_a_renamed_sweep_is_confirmed_under_its_first_name(tmp_path):
     spec = study()
     Driver(tmp_path, spec).run()
     (tmp_path / "s").rename(tmp_path / "t")
-    groups = [[spec.config({}, repeat=k).replace(stage="confirm") for k in range(2)]]
+    config = spec.config({}).replace(stage="confirm")
+    groups = [[config.replace(seed=FIRST_SEED + k) for k in range(2)]]
     driver = Driver(
         tmp_path, spec, source=ListSource(groups), stage="confirm", name="t", began_as="s"
     )
