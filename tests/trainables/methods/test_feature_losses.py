@@ -353,8 +353,8 @@ class TestSRD:
 
     @pytest.mark.parametrize("name", FAMILY)
     def test_a_teacher_whose_classifier_reads_something_else(self, name: str) -> None:
-        """A wider embedding than the last stage has channels: embeddings are mapped linearly."""
-        flat = WIDER._replace(embedding=32)
+        """An embedding that is no average of the last stage: embeddings are mapped linearly."""
+        flat = WIDER._replace(embedding=32, pooled=False)
         student = outputs(SHAPES, 1)
         teacher = outputs(WIDER, 2)._replace(embedding=tensor(draw(4, 32)))
         term = self.made(name, SHAPES, flat)
