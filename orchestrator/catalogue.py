@@ -24,7 +24,7 @@ def studies(options: Namespace) -> int:
         print(f"dataset    {study.dataset}\nteacher    {teacher}")
         print(f"objectives {study.objectives}")
         print(
-            f"budget     {study.trials or len(study.first_points())} configs, "
+            f"budget     {study.trials or len(study.first_points()) or 'any number of'} configs, "
             f"{study.repeats} seeds each, sampler {study.sampler}\n"
         )
         if study.pairs:

@@ -259,6 +259,17 @@ def test_results_that_cannot_be_written(refused, tmp_path, verb):
         ("plot s -o x.png", "finished"),
         ("confirm s", "no finished trial"),
         ("confirm s --seeds 0", "--seeds: expected at least 1, at most 10000, got 0"),
+        ("confirm s --seeds 99999999999", "--seeds: expected at least 1, at most 10000"),
+        ("front s", "no finished trial: 1 failed; most often: Diverged: nan"),
+        ("front s --objective val_acc=max --objective val_acc=min", "val_acc is named twice"),
+        ("run digits --name s/t", "sweep name 's/t'"),
+        ("run digits --name=-x", "sweep name '-x'"),
+        ("resume " + "s" * 300, "sweep name 'sss"),
+        ("run digits --set repeats=2 --set seed=4294967295", "reaches beyond the greatest seed"),
+        ("run digits --set sampler_seed=99999999999", "sampler_seed"),
+        ("run digits --set compression=depth --set depth=3", "depth: only mobilenetv2 and"),
+        ("trial digits compression=depth depth=3", "depth: only mobilenetv2 and"),
+        ("trial digits compression=width width=2", "'wrn' is a family"),
         ("confirm s --top -1", "--top: expected at least 1, got -1"),
         ("front s --objective val_acc", "expected COLUMN=max or COLUMN=min"),
         ("front s --objective nope=max", "nope"),
@@ -347,6 +358,67 @@ def test_a_method_is_described_counted_and_timed(capsys, name, whole, reads, loo
     ratio, ours, theirs, steps = map(float, spent.groups())
     assert ratio == pytest.approx(ours / theirs, abs=0.01)
     assert steps >= 5
+
+
+ALONE = "dataset: digits\nfixed: {student: wrn_10_0.5, epochs: 1, train_fraction: 0.1}\n"
+
+
+def test_a_study_of_data_and_fixed_settings_alone(capsys, tmp_path):
+    study = tmp_path / "alone.yaml"
+    study.write_text(ALONE)
+    results = ["--results", str(tmp_path / "r")]
+    assert "val_acc" in said(capsys, "trial", str(study), *results)
+    without = said(capsys, "trial", str(study), "val_fraction=0", *results)  # nothing is chosen
+    assert "test_acc" in without.partition("result")[2]
+    assert "val_acc" not in without.partition("result")[2]
+    assert "1 configs, 1 seeds each" in said(capsys, "studies", str(study))
+    # One that says how to search and not how long is tried all the same.
+    study.write_text(ALONE + "dimensions: {lr: {low: 0.01, high: 0.1}}\n")
+    assert "val_acc" in said(capsys, "trial", str(study), *results)
+    assert not (tmp_path / "r").exists()
+
+
+def test_only_a_search_asks_for_a_budget(refused, tmp_path):
+    (tmp_path / "alone.yaml").write_text(ALONE + "dimensions: {lr: [0.1, 0.2]}\n")
+    assert "trials: expected how many configs to train" in refused("run", "alone.yaml")
+
+
+def test_a_name_that_is_empty_is_no_name(refused, finished):
+    assert "sweep name ''" in refused("run", "digits", "--name", "", "--results", finished)
+
+
+def test_the_front_says_what_it_is_over(capsys, tmp_path, trial_row):
+    store = Store(tmp_path, "s")
+    rows = [("student", 0.7), ("kd", 0.7), ("at", 0.6)]
+    for number, (method, accuracy) in enumerate(rows):
+        store.add_trial(trial_row(number, method, 4, val_acc=accuracy, test_acc=0.5))
+    text = said(capsys, "front", "s", "--results", str(tmp_path))
+    assert text.startswith("front over val_acc max, compression_params max (the study's own)")
+    assert [line.split()[-2:] for line in text.splitlines()[1:]] == [
+        ["equal", "trial_id"],
+        ["2", "s-00000"],
+    ]
+    text = said(capsys, "front", "s", "--objective", "val_acc=min", "--results", str(tmp_path))
+    assert text.startswith("front over val_acc min (as asked)")
+    csv = said(capsys, "front", "s", "--csv", "--results", str(tmp_path))
+    assert len(csv.splitlines()) == 2
+    assert csv.startswith("method,student,compression_params,val_acc,test_acc,n,equal,trial_id\n")
+
+
+def test_a_front_without_validation(capsys, refused, tmp_path, trial_row):
+    """Of a published study, which trains on all images and chooses nothing."""
+    folder = tmp_path / "r"
+    store = Store(folder, "s")
+    for number, (method, factor) in enumerate([("student", 2), ("kd", 2), ("student", 4)]):
+        store.add_trial(trial_row(number, method, factor, test_acc=0.5 + number))
+    where = ["s", "--results", str(folder)]
+    assert "no finished trial of 3 has val_acc: val_fraction is 0" in refused("front", *where)
+    assert "no finished trial of 3 has val_acc" in refused("table", *where, "--metric", "val_acc")
+    assert "no finished trial of 3 has val_acc" in refused("plot", *where, "--metric", "val_acc")
+    store.save_study("objectives: {compression_params: max}")
+    text = said(capsys, "front", *where)
+    assert "No trial has val_acc (val_fraction: 0) and nothing is chosen by the test set" in text
+    assert text.splitlines()[-1].split()[-1] == "s-00002"
 
 
 def test_a_trial_here_and_its_teacher(capsys, tmp_path):

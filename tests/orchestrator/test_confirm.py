@@ -3,6 +3,7 @@
 import pytest
 
 from orchestrator.confirm import FIRST_SEED, choose
+from orchestrator.store import Store
 from trainables.errors import UserError
 
 KD = {"kd.temperature": 4.0, "kd.alpha": 0.9, "kd.form": "softmax"}
@@ -45,6 +46,24 @@ def test_the_front_and_the_plain_student_at_each_compression(chosen, trial_row):
 
 def test_only_the_best(chosen, trial_row):
     assert described(chosen(rows_of(trial_row), top=1)) == [("kd", 2.0), ("student", 2.0)]
+
+
+def test_without_validation_nothing_can_be_chosen(chosen, trial_row, tmp_path):
+    with pytest.raises(UserError, match="no finished trial of 2 has val_acc: val_fraction is 0"):
+        chosen([trial_row(0), trial_row(1)])
+    Store(tmp_path / "results", "s").save_study("objectives: {compression_params: max}")
+    with pytest.raises(UserError, match=r"'s' has no val_acc .*give its study more `repeats`"):
+        choose("s", str(tmp_path / "results"), 2)
+
+
+def test_the_front_is_of_the_studys_own_objectives(chosen, trial_row, tmp_path):
+    rows = [
+        trial_row(0, "student", 2, val_acc=0.70, latency_ms=3.0),
+        trial_row(1, "student", 4, val_acc=0.60, latency_ms=5.0),
+    ]
+    assert described(chosen(rows)) == [("student", 2.0), ("student", 4.0)]
+    Store(tmp_path / "results", "s").save_study("objectives: {val_acc: max, latency_ms: min}")
+    assert described(choose("s", str(tmp_path / "results"), 2)) == [("student", 2.0)]
 
 
 def test_how_they_are_trained(chosen, trial_row):

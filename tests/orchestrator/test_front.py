@@ -8,7 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.front import front, non_dominated, over_seeds
+from orchestrator.front import (
+    OBJECTIVES,
+    collapsed,
+    front,
+    non_dominated,
+    nothing_finished,
+    objectives_of,
+    over_seeds,
+)
+from orchestrator.store import Store
 from trainables.errors import UserError
 
 BOTH = {"val_acc": "max", "compression_params": "max"}
@@ -57,6 +66,72 @@ def test_wrong_objectives_are_named():
         non_dominated(frame, {"val_ac": "max"})
     with pytest.raises(UserError, match="unknown direction of objective val_acc 'maximum'"):
         non_dominated(frame, {"val_acc": "maximum"})
+
+
+def test_equal_points_are_one_row_with_their_number(recorded, trial_row):
+    frame = recorded(
+        [
+            trial_row(0, "kd", 2, val_acc=0.75),
+            trial_row(1, "at", 2, val_acc=0.75),
+            trial_row(2, "student", 2, val_acc=0.75),
+            trial_row(3, "dist", 4, val_acc=0.70),
+            trial_row(4, "at", 4, val_acc=0.70),
+            trial_row(5, "kd", 2, val_acc=0.75, dataset="other"),
+            trial_row(6, "kd", 8, val_acc=0.65),
+        ]
+    )
+    found = collapsed(front(frame), OBJECTIVES)
+    shown = found[["dataset", "trial_id", "equal"]].to_numpy().tolist()
+    assert shown == [
+        ["cifar100", "s-00002", 3],  # the plain student, which needs no method
+        ["cifar100", "s-00003", 2],
+        ["cifar100", "s-00006", 1],
+        ["other", "s-00005", 1],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("teacher: {model: wrn_16_2}", dict(OBJECTIVES)),
+        ("pairs: {a->b: }", dict(OBJECTIVES)),
+        ("dataset: digits", {"val_acc": "max"}),
+        ("objectives: {latency_ms: min}", {"latency_ms": "min"}),
+        (None, dict(OBJECTIVES)),
+    ],
+)
+def test_the_objectives_are_the_studys_own(tmp_path, trial_row, text, expected):
+    store = Store(tmp_path, "s")
+    store.add_trial(trial_row(0))
+    if text is not None:
+        store.save_study(text)
+    assert objectives_of(str(tmp_path), ["s"]) == expected
+
+
+def test_sweeps_of_different_objectives_must_be_told_which(tmp_path):
+    Store(tmp_path, "a").save_study("objectives: {val_acc: max}")
+    Store(tmp_path, "b").save_study("objectives: {val_loss: min}")
+    with pytest.raises(UserError, match="sweeps 'a' and 'b' have different objectives"):
+        objectives_of(str(tmp_path), ["a", "b"])
+    Store(tmp_path, "b").save_study("objectives: {val_loss: less}")
+    with pytest.raises(UserError, match="objectives: expected columns with max or min"):
+        objectives_of(str(tmp_path), ["b"])
+
+
+def test_why_there_is_nothing_to_show(recorded, trial_row):
+    def why(*rows, needed=("val_acc", "compression_params")):
+        return str(nothing_finished(recorded(rows, "s") if rows else empty, needed))
+
+    empty = recorded([trial_row(0)], "s").iloc[:0]
+    assert why() == "no finished trial: none has ended yet"
+    ended = [trial_row(0, status="stopped"), trial_row(1, status="failed", error="Diverged: nan")]
+    ended += [trial_row(n, status="failed", error="OutOfMemory: " + "x" * 999) for n in (2, 3)]
+    said = why(*ended)
+    assert said.startswith("no finished trial: 3 failed, 1 stopped; most often: OutOfMemory: xxx")
+    assert len(said) < 300
+    assert why(trial_row(0), trial_row(1)) == (
+        "no finished trial of 2 has val_acc: val_fraction is 0, so that no image validates"
+    )
 
 
 def test_seeds_are_averaged(recorded, trial_row):

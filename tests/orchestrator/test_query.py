@@ -152,6 +152,7 @@ def test_whatever_reads_is_answered(results, sql):
         "(FROM epochs)",
         "query_table('ep' || 'ochs')",
         "query('FROM ep' || 'ochs')",
+        "trials t, query_table('ep' || 'ochs')",
         "(WITH trials AS (FROM epochs) FROM trials)",
         "trials_all t, LATERAL (FROM epochs e WHERE e.trial_id = t.trial_id) /* epochs */",
     ],

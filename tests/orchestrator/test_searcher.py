@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 import time
 
@@ -11,6 +12,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 
+from orchestrator.confirm import FIRST_SEED
 from orchestrator.journal import Journal
 from orchestrator.ledger import DEATH
 from orchestrator.plan import Plan
@@ -70,18 +72,21 @@ class Log:
 class Driver:
     """A sweep's driver without Ray: the test says when a trial's results come.
 
-    A second one on the same folder is what `kdsweep resume` is to a driver that was killed.
+    A second one on the same folder is what `kdsweep resume` is to a driver that was killed; it may
+    have been renamed meanwhile.
     """
 
-    def __init__(self, folder, spec, *, gpus=0.0, source=None, stage="search") -> None:
-        self.store = Store(folder, "s")
+    def __init__(
+        self, folder, spec, *, gpus=0.0, source=None, stage="search", name="s", began_as=None
+    ) -> None:
+        self.store = Store(folder, name)
+        plan = Plan(spec, name, str(folder), gpus=gpus, began_as=began_as)
         if not self.store.folder.exists("study.yaml"):
             self.store.save_study("")
         if source is None:
             journal = Journal(self.store.folder, retry_seconds=0.05)
-            source = OptunaSource(spec, journal, "s")
+            source = OptunaSource(spec, journal, plan.origin)
         self.source, self.log = source, Log()
-        plan = Plan(spec, "s", str(folder), gpus=gpus)
         self.searcher = StudySearcher(source, plan, self.store, self.log, stage, retry_seconds=0.05)
         self.jobs: dict[str, dict] = {}
         self.asked = 0
@@ -710,3 +715,42 @@ def test_a_full_disk_pauses_the_sweep_and_loses_nothing(tmp_path, monkeypatch, c
     assert [r.message for r in caplog.records if "cannot be written" in r.message]
     driver.run()
     assert len(driver.rows()) == 6
+
+
+# A folder that was renamed or copied
+
+
+@pytest.mark.parametrize("calls", [3, 8, 13])
+def test_a_renamed_and_a_copied_sweep_go_on_as_if_nothing_was(tmp_path, calls):
+    spec = study(repeats=2)
+    whole = Driver(tmp_path / "whole", spec)
+    whole.run()
+    Driver(tmp_path / "cut", spec).run(calls)
+    shutil.copytree(tmp_path / "cut" / "s", tmp_path / "cut" / "copy")
+    (tmp_path / "cut" / "s").rename(tmp_path / "cut" / "t")
+    for name in ("t", "copy"):
+        resumed = Driver(tmp_path / "cut", spec, name=name, began_as="s")
+        resumed.run()
+        assert {job["sweep"] for job in resumed.jobs.values()} <= {name}
+        found = {row["trial_id"]: row for row in resumed.rows()}
+        expected = {row["trial_id"]: row for row in whole.rows()}
+        assert found.keys() == expected.keys()
+        assert len(found) == len(resumed.rows()) == 12
+        for trial_id, row in found.items():
+            assert row["sweep"] == name
+            assert row["config_key"] == expected[trial_id]["config_key"]
+        assert resumed.source.exhausted
+
+
+def test_a_renamed_sweep_is_confirmed_under_its_first_name(tmp_path):
+    spec = study()
+    Driver(tmp_path, spec).run()
+    (tmp_path / "s").rename(tmp_path / "t")
+    config = spec.config({}).replace(stage="confirm")
+    groups = [[config.replace(seed=FIRST_SEED + k) for k in range(2)]]
+    driver = Driver(
+        tmp_path, spec, source=ListSource(groups), stage="confirm", name="t", began_as="s"
+    )
+    driver.run()
+    ids = {row["trial_id"] for row in driver.rows() if row["stage"] == "confirm"}
+    assert ids == {"s-confirm-00000", "s-confirm-00001"}

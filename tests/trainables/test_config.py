@@ -116,6 +116,12 @@ class TestConfigKey:
         """A change here orphans every stored result: it must be meant."""
         assert key(make(temperature=4, lr=0.1)) == "2d17998bfa036ac8"
 
+    def test_a_setting_that_terms_got_later_changes_no_key(self) -> None:
+        both = make(method="dkd+reviewkd")
+        assert key(both) == "d282083c0c906f0a"  # from before there was a warmup_fraction
+        for name in ("dkd.warmup_fraction", "reviewkd.warmup_fraction"):
+            assert key(both.replace(**{name: 0.1})) != key(both)
+
     @pytest.mark.parametrize(
         ("words", "others"),
         [

@@ -165,9 +165,9 @@ def weights_of(network: Network) -> list[Tensor]:
 
 _OUR_STAGES = ((8, 16, 16), (16, 8, 8), (32, 4, 4))
 _THEIR_STAGES = ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2))
-OURS = Shapes(CLASSES, 32, _OUR_STAGES, _OUR_STAGES)
-THEIRS = Shapes(CLASSES, 48, _THEIR_STAGES, _THEIR_STAGES)
-LATE = Shapes(CLASSES, 32, _OUR_STAGES[1:], _OUR_STAGES[1:])
+OURS = Shapes(CLASSES, 32, _OUR_STAGES, _OUR_STAGES, pooled=True)
+THEIRS = Shapes(CLASSES, 48, _THEIR_STAGES, _THEIR_STAGES, pooled=True)
+LATE = Shapes(CLASSES, 32, _OUR_STAGES[1:], _OUR_STAGES[1:], pooled=True)
 """Pairs of stages with `THEIRS`: 0 with 1, 1 with 2."""
 
 

@@ -26,8 +26,8 @@ from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 
 Array = np.ndarray
-SHAPES = Shapes(10, 6, ((3, 8, 8), (4, 4, 4), (6, 2, 2)))
-WIDER = Shapes(10, 8, ((5, 8, 8), (7, 4, 4), (8, 2, 2)))
+SHAPES = Shapes(10, 6, ((3, 8, 8), (4, 4, 4), (6, 2, 2)), pooled=True)
+WIDER = Shapes(10, 8, ((5, 8, 8), (7, 4, 4), (8, 2, 2)), pooled=True)
 
 
 def draw(*shape: int, seed: int = 0) -> Array:
@@ -236,6 +236,15 @@ class TestReviewKD:
         full = term(student, teacher, batch(epoch=100))
         torch.testing.assert_close(term(student, teacher, batch(epoch=epoch)), share * full)
 
+    @pytest.mark.parametrize(("progress", "share"), [(0.0, 0), (0.1, 0.4), (0.25, 1), (0.9, 1)])
+    def test_warmup_over_a_share_of_the_training(self, progress: float, share: float) -> None:
+        student, teacher = outputs(SHAPES, 1), outputs(WIDER, 2)
+        full = ReviewKD(ReviewKDConfig(weight=2, warmup=0), SHAPES, WIDER).eval()
+        term = ReviewKD(ReviewKDConfig(weight=2, warmup_fraction=0.25), SHAPES, WIDER).eval()
+        term.load_state_dict(full.state_dict())
+        found = term(student, teacher, batch(epoch=1, progress=progress))
+        torch.testing.assert_close(found, share * full(student, teacher, batch()))
+
     def test_as_many_channels_as_the_student_has(self) -> None:
         wide = Shapes(10, 700, ((600, 4, 4),))
         term = ReviewKD(ReviewKDConfig(), wide, wide)
@@ -318,6 +327,16 @@ class TestSRD:
         expected = 2 * matching + 3 * ((cross - teacher.logits) ** 2).mean()
         torch.testing.assert_close(term(student, teacher, batch()), expected)
 
+    @pytest.mark.parametrize("features", ["channel_mean", "full_map"])
+    def test_an_embedding_that_is_no_average_is_matched_as_it_is(self, features: str) -> None:
+        """Of as many numbers as the last map has channels: equal widths say nothing."""
+        student = outputs(SHAPES, 1)
+        teacher = outputs(WIDER, 2)._replace(embedding=tensor(draw(4, 8, seed=9)))
+        term = self.made("srd", SHAPES, WIDER._replace(pooled=False), beta=0.0, features=features)
+        assert term.needs == {"embedding", "logits"}
+        wanted = (term.embeddings(student.embedding) - teacher.embedding).square().mean()
+        torch.testing.assert_close(term(student, teacher, batch()), wanted)
+
     def test_the_whole_map(self) -> None:
         """Maps that differ at every position but not on average."""
         student = outputs(SHAPES, 1)
@@ -334,8 +353,8 @@ class TestSRD:
 
     @pytest.mark.parametrize("name", FAMILY)
     def test_a_teacher_whose_classifier_reads_something_else(self, name: str) -> None:
-        """A wider embedding than the last stage has channels: embeddings are mapped linearly."""
-        flat = WIDER._replace(embedding=32)
+        """An embedding that is no average of the last stage: embeddings are mapped linearly."""
+        flat = WIDER._replace(embedding=32, pooled=False)
         student = outputs(SHAPES, 1)
         teacher = outputs(WIDER, 2)._replace(embedding=tensor(draw(4, 32)))
         term = self.made(name, SHAPES, flat)

@@ -127,6 +127,11 @@ class TestDKD:
         tckd, nckd = dkd_loss(student.logits, teacher.logits, target, 1.5)
         loss = term(student, teacher, batch(target, epoch))
         torch.testing.assert_close(loss, share * (2 * tckd + 3 * nckd))
+        # The same as a share of the training, of which half is done.
+        config = DKDConfig(alpha=2, beta=3, temperature=1.5, warmup_fraction=0.8)
+        half = batch(target, epoch)._replace(progress=0.5)
+        shared = DKD(config, shapes, shapes)(student, teacher, half)
+        torch.testing.assert_close(shared, 0.625 * (2 * tckd + 3 * nckd))
         whole = DKD(DKDConfig(alpha=2, beta=3, temperature=1.5, warmup=0), shapes, shapes)
         torch.testing.assert_close(whole(student, teacher, batch(target, 0.0)), 2 * tckd + 3 * nckd)
 

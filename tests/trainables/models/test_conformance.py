@@ -45,6 +45,13 @@ def images(batch: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
     return torch.randn(batch, *shape, generator=torch.Generator().manual_seed(1))
 
 
+def averages(outputs: Outputs) -> bool:
+    """Whether the embedding is the last map's mean, by the numbers."""
+    means = outputs.stages[-1].mean(dim=(2, 3))
+    same = means.shape == outputs.embedding.shape
+    return same and torch.allclose(means, outputs.embedding, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("classes", [10, 100])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_shapes(name: str, classes: int, channels: int) -> None:
@@ -64,6 +71,7 @@ def test_shapes(name: str, classes: int, channels: int) -> None:
     assert shapes.stages == tuple(tuple(stage.shape[1:]) for stage in outputs.stages)
     assert shapes.shortcuts == tuple(tuple(one.shape[1:]) for one in outputs.shortcuts)
     assert shapes.shortcuts in ((), shapes.stages)
+    assert shapes.pooled == averages(outputs)
 
 
 def test_a_batch_of_one_does_not_depend_on_its_neighbours(name: str) -> None:
