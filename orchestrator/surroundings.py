@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "search_spaces", "trainables")
 
 COUNTS = (
@@ -78,10 +79,8 @@ def leave_the_working_folder() -> None:
     """Imports nothing from the working folder and the script's, where any ``numpy.py`` may lie.
 
     As ``python -P`` does it, for the processes that this one starts as well. Our own packages,
-    which may lie there, are found before.
+    which may lie there, are all found where this one was.
     """
-    for name in PACKAGES:
-        importlib.import_module(name)
     if not sys.flags.safe_path and sys.path and _is_here(sys.path[0]):
         del sys.path[0]
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -92,6 +91,10 @@ def leave_the_working_folder() -> None:
         if here in sys.path and here not in map(os.path.abspath, kept):
             sys.path.remove(here)
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+    sys.path.insert(0, str(ROOT))
+    for name in PACKAGES:
+        importlib.import_module(name)
+    del sys.path[0]
 
 
 def _is_here(path: str) -> bool:
@@ -112,13 +115,12 @@ def _folder_exists() -> bool:
 
 def paths_of_workers() -> list[str]:
     """Where workers find our packages, if another installation would come before ours."""
-    root = Path(__file__).resolve().parents[1]
     for finder in sys.meta_path:
         spec = finder.find_spec("orchestrator", None)
         if spec is not None and spec.origin is not None:
-            same = Path(spec.origin).resolve().parents[1] == root
-            return [] if same else [str(root)]
-    return [str(root)]
+            same = Path(spec.origin).resolve().parents[1] == ROOT
+            return [] if same else [str(ROOT)]
+    return [str(ROOT)]
 
 
 def _fill_streams() -> None:
