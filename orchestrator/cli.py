@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"kdsweep: {error}", sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say("kdsweep: interrupted", sys.stderr)
+        sweep = getattr(options, "sweep", None) if options.verb in ("resume", "confirm") else None
+        hint = f"; go on with `kdsweep {options.verb} {sweep}`" if sweep else ""
+        say(f"kdsweep: interrupted{hint}", sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
         silence(sys.stdout)

@@ -6,12 +6,12 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from orchestrator.address import address_of
 from orchestrator.ending import descendants, kill
-from orchestrator.processes import deaf_children, end_at_once
+from orchestrator.processes import deaf_children, end_at_once, survived_by_none
 from orchestrator.surroundings import cores, paths_of_workers, thread_counts
 from trainables.errors import UserError
 
@@ -44,7 +44,7 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
-TUNING = ("TUNE_", "RAY_AIR_", "RAY_TRAIN_", "AIR_VERBOSITY")
+TUNING = ("TUNE_", "RAY_AIR_", "RAY_TRAIN_", "RAY_STORAGE", "AIR_VERBOSITY")
 """How variables begin that are meant for other programs on Ray; some of them end Tune."""
 
 FOREIGN = ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE")
@@ -74,7 +74,8 @@ def connected(address: str | None) -> Iterator[None]:
     import ray
 
     try:
-        yield
+        with nullcontext() if address else survived_by_none():
+            yield
     finally:
         end_at_once()
         ray.shutdown()

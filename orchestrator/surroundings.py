@@ -7,6 +7,7 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -48,7 +49,8 @@ def settle() -> None:
     """Makes this process, and what it starts, independent of accidents of the environment.
 
     Threads come from the plan alone; nothing is imported from the working folder; a stream that
-    is closed swallows what is written; letters that the terminal does not know are escaped.
+    is closed swallows what is written; letters that the terminal does not know are escaped;
+    SIGTERM and SIGHUP end a verb as Ctrl-C does.
     """
     _fill_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -57,6 +59,9 @@ def settle() -> None:
     for name in (*COUNTS, *PINNING):
         os.environ.pop(name, None)
     leave_the_working_folder()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     # Libraries warn of what is old; a warning turned into an exception breaks them.
     warnings.filters[:] = [rule for rule in warnings.filters if rule[0] != "error"]  # type: ignore[index]
     if "error" in os.environ.get("PYTHONWARNINGS", ""):

@@ -177,17 +177,17 @@ def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: s
     """
     store = Store(plan.results, plan.sweep)
     begun: list[Source] = []
-    with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
+    try:
+        with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
 
-        def start() -> Source:
-            if not begun:
-                with ending.shielded():
-                    begun.append(begin())
-            return begun[0]
+            def start() -> Source:
+                if not begun:
+                    with ending.shielded():
+                        begun.append(begin())
+                return begun[0]
 
-        # A sweep that is interrupted while Ray starts can be resumed, too.
-        ending.keeps(store.flush, lambda: start().keep(), progress.close)
-        try:
+            # A sweep that is interrupted while Ray starts can be resumed, too.
+            ending.keeps(store.flush, lambda: start().keep(), progress.close)
             progress.stage("starting Ray")
             with cluster.connected(options.address):
                 ending.listen()  # Ray has set a handler of its own
@@ -195,10 +195,9 @@ def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: s
                     shared = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
                     session = Session(shared, options, progress, store, ending)
                     return _train(session, start(), stage)
-        except (KeyboardInterrupt, SystemExit):
-            log.debug("interrupted", exc_info=True)
-            ending.leave()
-            return Outcome(plan.sweep, False, progress.done, progress.failed)
+    except (KeyboardInterrupt, SystemExit):
+        log.debug("interrupted", exc_info=True)
+        return Outcome(plan.sweep, False, 0, 0)
 
 
 def _train(session: Session, source: Source, stage: str) -> Outcome:
