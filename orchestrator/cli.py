@@ -80,13 +80,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or where every
     trial failed, 2 for a mistake."""
     from orchestrator.surroundings import say, settle, silence
-
-    if arguments is None:  # the program itself, and not a test or a notebook
-        settle()
-    options = parse(arguments)
     from trainables.errors import UserError
 
+    options = argparse.Namespace(verb="")
     try:
+        if arguments is None:  # the program itself, and not a test or a notebook
+            settle()
+        options = parse(arguments)
         from orchestrator import verbs
 
         code: int = getattr(verbs, options.verb)(options)

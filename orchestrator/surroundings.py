@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+from trainables.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "search_spaces", "trainables")
 
@@ -51,6 +53,9 @@ def settle() -> None:
     Threads come from the plan alone; nothing is imported from the working folder; a stream that
     is closed swallows what is written; letters that the terminal does not know are escaped;
     SIGTERM and SIGHUP end a verb as Ctrl-C does.
+
+    Raises:
+        UserError: the working folder was deleted. Libraries that look for it end the process.
     """
     _fill_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -58,6 +63,8 @@ def settle() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     for name in (*COUNTS, *PINNING):
         os.environ.pop(name, None)
+    if not _folder_exists():
+        raise UserError("the working folder is not there any more; change to one that is")
     leave_the_working_folder()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -239,7 +240,9 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         session.store.flush()
         raise
     except Exception as error:
-        ending.leave(f"{session.plan.sweep} ended by an error, {type(error).__name__}")
+        # Tune puts the whole traceback into the text of an error of its own.
+        cause = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+        ending.leave(f"{session.plan.sweep} ended by an error ({cause[:150]})")
         raise
     return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
 

@@ -116,18 +116,18 @@ def test_streams_that_are_closed(tmp_path, closed):
     assert (tmp_path / "data").read_text() == "kept"
 
 
-def test_the_working_folder_is_gone(tmp_path):
-    text = SETTLE + "print('went on')"
-    shell = f"cd {tmp_path}; mkdir gone; cd gone; rmdir ../gone; exec "
+def test_a_working_folder_that_is_gone_is_named(tmp_path):
+    shell = f'cd {tmp_path}; mkdir gone; cd gone; rmdir ../gone; exec "$@"'
     done = subprocess.run(
-        ["sh", "-c", f'{shell} "$@"', "sh", sys.executable, "-c", text],
+        ["sh", "-c", shell, "sh", sys.executable, "-m", "orchestrator.cli", "studies"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.stdout, done.returncode) == ("went on\n", 0)
+    line = "kdsweep: the working folder is not there any more; change to one that is\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 class Full(io.StringIO):
