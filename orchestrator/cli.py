@@ -80,21 +80,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or where every
     trial failed, 2 for a mistake."""
     from orchestrator.surroundings import say, settle, silence
+
+    # The program itself, and not a test or a notebook; before anything else is imported.
+    if arguments is None and (problem := settle()):
+        say(f"kdsweep: {problem}", sys.stderr)
+        return 2
+    options = parse(arguments)
     from trainables.errors import UserError
 
-    options = argparse.Namespace(verb="")
     try:
-        if arguments is None:  # the program itself, and not a test or a notebook
-            settle()
-        options = parse(arguments)
         from orchestrator import verbs
 
         code: int = getattr(verbs, options.verb)(options)
         code = code if _flushed() else 1
         if code == 1 and arguments is None:
-            os._exit(
-                code
-            )  # what there is to tidy up takes seconds that a batch system may not give
+            # Python's own tidying up takes seconds, which a batch system may not give.
+            os._exit(code)
         return code
     except UserError as error:
         say(f"kdsweep: {error}", sys.stderr)

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
-from trainables.errors import UserError
-
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "search_spaces", "trainables")
 
@@ -44,27 +42,31 @@ PINNING = (
 """Variables meant for one program that has the whole machine: they would put all workers, who
 are started by one process, on the same core."""
 
+SLOW = ("PYTHONOPTIMIZE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE")
+"""Variables that make every process which Ray starts compile or report all that it imports."""
+
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
-def settle() -> None:
+def settle() -> str:
     """Makes this process, and what it starts, independent of accidents of the environment.
 
     Threads come from the plan alone; nothing is imported from the working folder; a stream that
     is closed swallows what is written; letters that the terminal does not know are escaped;
     SIGTERM and SIGHUP end a verb as Ctrl-C does.
 
-    Raises:
-        UserError: the working folder was deleted. Libraries that look for it end the process.
+    Returns:
+        What makes it impossible to go on: the working folder was deleted, and libraries that look
+        for it would end the process. Empty where all is well.
     """
     _fill_streams()
     for stream in (sys.stdout, sys.stderr):
         # Escaped and not replaced by "?": what a file gets must not be wrong in silence.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    for name in (*COUNTS, *PINNING):
+    for name in (*COUNTS, *PINNING, *SLOW):
         os.environ.pop(name, None)
     if not _folder_exists():
-        raise UserError("the working folder is not there any more; change to one that is")
+        return "the working folder is not there any more; change to one that is"
     leave_the_working_folder()
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is signal.SIG_DFL:
@@ -73,6 +75,7 @@ def settle() -> None:
     warnings.filters[:] = [rule for rule in warnings.filters if rule[0] != "error"]  # type: ignore[index]
     if "error" in os.environ.get("PYTHONWARNINGS", ""):
         del os.environ["PYTHONWARNINGS"]
+    return ""
 
 
 def thread_counts(cpus: float) -> dict[str, str]:

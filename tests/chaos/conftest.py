@@ -45,6 +45,8 @@ class Sweep:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # The tests themselves may run under `nohup`.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         self.out: list[str] = []
         self.err: list[str] = []

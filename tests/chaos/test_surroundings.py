@@ -90,7 +90,7 @@ def hostile(tmp_path):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
             umask=0o077,
             check=False,
         )

@@ -44,7 +44,11 @@ class Program:
         text = PROGRAM.format(work=work, before=before, more=more, after=after)
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
         self.process = subprocess.Popen(
-            [sys.executable, "-c", text], start_new_session=True, **streams
+            [sys.executable, "-c", text],
+            start_new_session=True,
+            # The tests themselves may run under `nohup`.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+            **streams,
         )
         if "stdout" not in options:
             assert self.process.stdout.readline() == "at work\n"
