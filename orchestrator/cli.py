@@ -86,8 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment, all of it."""
     from orchestrator.surroundings import say, settle, silence
 
-    if arguments is None:  # the program itself, and not a test or a notebook
-        settle()
+    # The program itself, and not a test or a notebook; before anything else is imported.
+    if arguments is None and (problem := settle()):
+        say(f"kdsweep: {problem}", sys.stderr)
+        return 2
     options = parse(arguments)
 
     try:
@@ -96,11 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = getattr(verbs, options.verb)(options)
         code = code if _flushed() else 1
         if code == 1 and arguments is None:
-            # What there is to tidy up takes seconds that a batch system may not give.
+            # Python's own tidying up takes seconds, which a batch system may not give.
             os._exit(code)
         return code
     except KeyboardInterrupt:
-        say("kdsweep: interrupted", sys.stderr)
+        sweep = getattr(options, "sweep", None) if options.verb in ("resume", "confirm") else None
+        hint = f"; go on with `kdsweep {options.verb} {sweep}`" if sweep else ""
+        say(f"kdsweep: interrupted{hint}", sys.stderr)
         return 1
     except BrokenPipeError:  # the reader, such as head, has seen enough
         silence(sys.stdout)

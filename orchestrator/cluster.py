@@ -6,11 +6,12 @@ import secrets
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from orchestrator.address import address_of
-from orchestrator.processes import deaf_children, end_at_once
+from orchestrator.ending import descendants, kill
+from orchestrator.processes import deaf_children, end_at_once, survived_by_none
 from orchestrator.surroundings import cores, paths_of_workers, thread_counts
 from trainables.errors import UserError
 
@@ -43,6 +44,9 @@ RAY_ENVIRONMENT = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
 
+TUNING = ("TUNE_", "RAY_AIR_", "RAY_TRAIN_", "RAY_STORAGE", "AIR_VERBOSITY")
+"""How variables begin that are meant for other programs on Ray; some of them end Tune."""
+
 FOREIGN = ("RAY_ADDRESS", "RAY_REDIS_ADDRESS", "RAY_GCS_SERVER_PORT", "RAY_NAMESPACE")
 """Variables of a site's cluster that a cluster of our own would take for its own."""
 
@@ -58,6 +62,8 @@ def connected(address: str | None) -> Iterator[None]:
     Raises:
         UserError: no cluster answers at ``address``, or Ray does not start here.
     """
+    for name in [name for name in os.environ if name.startswith(TUNING)]:
+        del os.environ[name]
     os.environ.update(RAY_ENVIRONMENT)
     worker = thread_counts(1) | _own(WORKER_ENVIRONMENT) | _ours("RAY_CHDIR_TO_TRIAL_DIR")
     worker |= _ours("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO") | {"PYTHONSAFEPATH": "1"}
@@ -68,14 +74,19 @@ def connected(address: str | None) -> Iterator[None]:
     import ray
 
     try:
-        yield
+        with nullcontext() if address else survived_by_none():
+            yield
     finally:
         end_at_once()
         ray.shutdown()
 
 
 def _start(worker: dict[str, str]) -> None:
-    """A cluster of one's own."""
+    """A cluster of one's own. On a busy machine Ray may give up on its own processes: then again.
+
+    Raises:
+        UserError: it does not start, twice.
+    """
     if "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         # A token of this run alone, in this process's environment: nothing is left on disk.
         # Once imported, Ray has read its mode and looks after the token itself.
@@ -88,20 +99,27 @@ def _start(worker: dict[str, str]) -> None:
     folder = _session_folder()
     import ray
 
-    with deaf_children():
+    for last in (False, True):
+        before = descendants(os.getpid())
         try:
-            ray.init(
-                address="local",
-                include_dashboard=False,
-                num_cpus=cores(),
-                _temp_dir=folder,
-                **_options(worker),
-            )
-        except (OSError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"Ray does not start on this machine: {_line(error)}; its logs: "
-                f"{folder}/session_latest/logs"
-            ) from error
+            with deaf_children():
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    num_cpus=cores(),
+                    _temp_dir=folder,
+                    **_options(worker),
+                )
+            return
+        except Exception as error:  # Ray raises errors of many kinds, some of them just that
+            ray.shutdown()
+            kill([pid for pid in descendants(os.getpid()) if pid not in before])
+            if last:
+                raise UserError(
+                    f"Ray does not start on this machine: {_line(error)[:150]}; its logs: "
+                    f"{folder}/session_latest/logs"
+                ) from error
+            log.debug("Ray did not start in time; once more", exc_info=True)
 
 
 def _join(address: str, worker: dict[str, str]) -> None:

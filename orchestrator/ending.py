@@ -51,7 +51,6 @@ class Ending:
         self._sweep = sweep
         self.interrupted = False
         self._kept: list[Callable[[], Any]] = []
-        self._why, self._wrong = "interrupted", False
         self._said = False
         self._lock = threading.Lock()
         self._shields = 0
@@ -72,7 +71,9 @@ class Ending:
         self._thread.start()
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt | SystemExit):
+            self.leave()
         self._over.set()
         signal.set_wakeup_fd(self._wakeup)
         os.close(self._tell)
@@ -110,8 +111,8 @@ class Ending:
             raise KeyboardInterrupt
 
     def end(self, why: str) -> None:
-        """Ends the process, from any thread, as a signal would: for a reason of our own."""
-        self._why, self._wrong = why, True
+        """Ends the process, from any thread, as a signal would: for a reason that is said first."""
+        say(f"kdsweep: {why}; the sweep ends", sys.stderr)
         os.kill(os.getpid(), signal.SIGTERM)
 
     def leave(self, why: str = "") -> None:
@@ -122,11 +123,11 @@ class Ending:
         """
         self._shields += 1
         try:
-            self._leave(why or self._why, wrong=bool(why) or self._wrong)
+            self._leave(why)
         finally:
             self._shields -= 1
 
-    def _leave(self, why: str, *, wrong: bool) -> None:
+    def _leave(self, why: str) -> None:
         # Whoever waits here in vain finds the other thread at a store that does not answer.
         free = self._lock.acquire(timeout=LOCK_SECONDS)
         if free and not self._said:
@@ -137,8 +138,8 @@ class Ending:
                     log.error("not everything could be written: %s", error)
         if not self._said:
             self._said = True
-            line = f"{why}; go on with `kdsweep resume {self._sweep}`"
-            say(f"kdsweep: {line}" if wrong else line, sys.stderr if wrong else sys.stdout)
+            line = f"{why or 'interrupted'}; go on with `kdsweep resume {self._sweep}`"
+            say(f"kdsweep: {line}" if why else line, sys.stderr if why else sys.stdout)
         if free:
             self._lock.release()
 

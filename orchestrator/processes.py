@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -41,6 +42,34 @@ def _go_deaf() -> None:
 
 
 os.register_at_fork(after_in_child=_go_deaf)
+
+
+@contextmanager
+def survived_by_none() -> Iterator[None]:
+    """Ends Ray's processes if this one is killed in this block.
+
+    Its head and its node are ended by the kernel, and so are their workers; its agents would
+    wait for minutes to report that to the head. A shell that hears this process end ends them.
+    """
+    node = _node()
+    known = [info.process.pid for found in node.all_processes.values() for info in found]
+    pids = " ".join(str(pid) for one in known for pid in (one, *descendants(one)))
+    script = (
+        f"read -r _; for p in {pids}; do grep -qsE 'ray|gcs' /proc/$p/cmdline && kill -9 $p; done"
+    )
+    with deaf_children():
+        guard = subprocess.Popen(
+            ["/bin/sh", "-c", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=_go_deaf,
+        )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.communicate()
 
 
 def end_at_once() -> None:

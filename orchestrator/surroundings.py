@@ -7,12 +7,14 @@ import contextlib
 import errno
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("orchestrator", "search_spaces", "trainables")
 
 COUNTS = (
@@ -40,26 +42,40 @@ PINNING = (
 """Variables meant for one program that has the whole machine: they would put all workers, who
 are started by one process, on the same core."""
 
+SLOW = ("PYTHONOPTIMIZE", "PYTHONINSPECT", "PYTHONPROFILEIMPORTTIME", "PYTHONVERBOSE")
+"""Variables that make every process which Ray starts compile or report all that it imports."""
+
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO)
 
 
-def settle() -> None:
+def settle() -> str:
     """Makes this process, and what it starts, independent of accidents of the environment.
 
     Threads come from the plan alone; nothing is imported from the working folder; a stream that
-    is closed swallows what is written; letters that the terminal does not know are escaped.
+    is closed swallows what is written; letters that the terminal does not know are escaped;
+    SIGTERM and SIGHUP end a verb as Ctrl-C does.
+
+    Returns:
+        What makes it impossible to go on: the working folder was deleted, and libraries that look
+        for it would end the process. Empty where all is well.
     """
     _fill_streams()
     for stream in (sys.stdout, sys.stderr):
         # Escaped and not replaced by "?": what a file gets must not be wrong in silence.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    for name in (*COUNTS, *PINNING):
+    for name in (*COUNTS, *PINNING, *SLOW):
         os.environ.pop(name, None)
+    if not _folder_exists():
+        return "the working folder is not there any more; change to one that is"
     leave_the_working_folder()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     # Libraries warn of what is old; a warning turned into an exception breaks them.
     warnings.filters[:] = [rule for rule in warnings.filters if rule[0] != "error"]  # type: ignore[index]
     if "error" in os.environ.get("PYTHONWARNINGS", ""):
         del os.environ["PYTHONWARNINGS"]
+    return ""
 
 
 def thread_counts(cpus: float) -> dict[str, str]:
@@ -78,10 +94,8 @@ def leave_the_working_folder() -> None:
     """Imports nothing from the working folder and the script's, where any ``numpy.py`` may lie.
 
     As ``python -P`` does it, for the processes that this one starts as well. Our own packages,
-    which may lie there, are found before.
+    which may lie there, are all found where this one was.
     """
-    for name in PACKAGES:
-        importlib.import_module(name)
     if not sys.flags.safe_path and sys.path and _is_here(sys.path[0]):
         del sys.path[0]
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -92,6 +106,10 @@ def leave_the_working_folder() -> None:
         if here in sys.path and here not in map(os.path.abspath, kept):
             sys.path.remove(here)
         os.environ["PYTHONPATH"] = os.pathsep.join(kept)
+    sys.path.insert(0, str(ROOT))
+    for name in PACKAGES:
+        importlib.import_module(name)
+    del sys.path[0]
 
 
 def _is_here(path: str) -> bool:
@@ -112,13 +130,12 @@ def _folder_exists() -> bool:
 
 def paths_of_workers() -> list[str]:
     """Where workers find our packages, if another installation would come before ours."""
-    root = Path(__file__).resolve().parents[1]
     for finder in sys.meta_path:
         spec = finder.find_spec("orchestrator", None)
         if spec is not None and spec.origin is not None:
-            same = Path(spec.origin).resolve().parents[1] == root
-            return [] if same else [str(root)]
-    return [str(root)]
+            same = Path(spec.origin).resolve().parents[1] == ROOT
+            return [] if same else [str(ROOT)]
+    return [str(ROOT)]
 
 
 def _fill_streams() -> None:

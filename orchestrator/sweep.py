@@ -2,6 +2,7 @@
 
 import logging
 import os
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -182,17 +183,17 @@ def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: s
     """
     store = Store(plan.results, plan.sweep)
     begun: list[Source] = []
-    with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
+    try:
+        with Progress(plan.sweep) as progress, Ending(plan.sweep) as ending:
 
-        def start() -> Source:
-            if not begun:
-                with ending.shielded():
-                    begun.append(begin())
-            return begun[0]
+            def start() -> Source:
+                if not begun:
+                    with ending.shielded():
+                        begun.append(begin())
+                return begun[0]
 
-        # A sweep that is interrupted while Ray starts can be resumed, too.
-        ending.keeps(store.flush, lambda: start().keep(), progress.close)
-        try:
+            # A sweep that is interrupted while Ray starts can be resumed, too.
+            ending.keeps(store.flush, lambda: start().keep(), progress.close)
             progress.stage("starting Ray")
             with cluster.connected(options.address):
                 ending.listen()  # Ray has set a handler of its own
@@ -200,10 +201,9 @@ def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: s
                     shared = replace(plan, gpus=cluster.gpu_share(options.gpus_per_trial))
                     session = Session(shared, options, progress, store, ending)
                     return _train(session, start(), stage)
-        except (KeyboardInterrupt, SystemExit):
-            log.debug("interrupted", exc_info=True)
-            ending.leave()
-            return Outcome(plan.sweep, False, progress.done, progress.failed)
+    except (KeyboardInterrupt, SystemExit):
+        log.debug("interrupted", exc_info=True)
+        return Outcome(plan.sweep, False, 0, 0)
 
 
 def _train(session: Session, source: Source, stage: str) -> Outcome:
@@ -248,7 +248,9 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         session.store.flush()
         raise
     except Exception as error:
-        ending.leave(f"{session.plan.sweep} ended by an error, {type(error).__name__}")
+        # Tune puts the whole traceback into the text of an error of its own.
+        cause = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
+        ending.leave(f"{session.plan.sweep} ended by an error ({cause[:150]})")
         raise
     return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
 

@@ -2,17 +2,25 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
 from ray import tune
 
 from orchestrator.searcher import Starts, StudySearcher
+from orchestrator.store import Store
 from trainables.trainable import DistillTrainable
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 15.0
+PROBE = ".probe"
+PROBE_BYTES = 1 << 16
 
 
 class Checks(tune.Callback):
-    """Ends what a signal should have ended, if its exception got lost in Tune."""
+    """Looks around between two of Tune's steps."""
 
     def __init__(self, check: Callable[[], None]) -> None:
         self._check = check
@@ -23,6 +31,36 @@ class Checks(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._check()
+
+
+class Room:
+    """Says when results cannot be written: workers that wait for the disk do so in silence.
+
+    Args:
+        store: of the sweep; says itself what happens to its own rows.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._looked = time.monotonic()
+        self._full = False
+
+    def look(self) -> None:
+        """Tries now and then to write a little. An object store has no disk that could be full."""
+        if not self._store.folder.is_local or time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        folder, full = self._store.folder, False
+        try:
+            folder.write(PROBE, bytes(PROBE_BYTES))
+            folder.delete(PROBE)
+        except OSError as error:
+            full = True
+            if not self._full and not self._store.pending:
+                log.error("%s cannot be written (%s); trials wait, nothing is lost", folder, error)
+        if self._full and not full:
+            log.warning("%s can be written again", folder)
+        self._full = full
 
 
 def tune_trials(
@@ -40,8 +78,15 @@ def tune_trials(
         sweep: its name.
         at_once: the most trials at once.
         reuse_actors: whether a worker goes on with the next trial.
-        check: called now and then; raises where the sweep is to end.
+        check: called all the time; raises where a signal should have ended the sweep, but its
+            exception got lost in Tune.
     """
+    room = Room(searcher.store)
+
+    def look() -> None:
+        check()
+        room.look()
+
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Of what Tune itself writes nothing is read again.
@@ -62,7 +107,7 @@ def tune_trials(
                 checkpoint_config=tune.CheckpointConfig(
                     checkpoint_frequency=0, checkpoint_at_end=False
                 ),
-                callbacks=[Starts(searcher), Checks(check)],
+                callbacks=[Starts(searcher), Checks(look)],
                 verbose=0,
             ),
         ).fit()

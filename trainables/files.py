@@ -6,6 +6,7 @@ without a byte: those are what some stores show of an upload under way, or of on
 """
 
 import contextlib
+import errno
 import os
 import re
 import uuid
@@ -19,6 +20,18 @@ from trainables.errors import UserError
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Stores where an object becomes visible only when its upload ends; others need a rename.
 _ATOMIC_PUT = {"s3", "gcs", "abfs"}
+# How filesystems say that they do not sync folders.
+_REFUSALS = {
+    errno.EINVAL,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.ENOTTY,
+    errno.EBADF,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+}
 
 
 @dataclass(frozen=True)
@@ -169,12 +182,20 @@ def _write_local(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(path: Path) -> None:
-    """Make a rename survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Make a rename survive a power cut, where the filesystem lets a folder be synced.
+
+    Some network and FUSE mounts refuse to; the file itself is synced and in its place. That a
+    disk fails is not refused, but said.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
 
 
 def _line(error: BaseException) -> str:

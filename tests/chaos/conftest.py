@@ -15,6 +15,8 @@ import yaml
 
 PATIENCE = 300  # seconds; a start of Ray alone can take half a minute on a busy machine
 
+MODULE = ["-m", "orchestrator.cli"]
+
 STUDY = {
     "dataset": "digits",
     "teacher": {"model": "wrn_16_1", "epochs": 3},
@@ -34,15 +36,17 @@ STUDY = {
 class Sweep:
     """A `kdsweep` process under way, with what it has said so far."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, program: str = "") -> None:
         environment = {**os.environ, "KDSWEEP_CHECKPOINT_SECONDS": "0", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator.cli", *arguments],
+            [sys.executable, *(["-c", program] if program else MODULE), *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            # The tests themselves may run under `nohup`.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         self.out: list[str] = []
         self.err: list[str] = []
@@ -95,6 +99,10 @@ class Sweep:
         """The processes of a class of Ray actors."""
         return [pid for pid in self.processes() if f"ray::{actor}" in command(pid)]
 
+    def programs(self, name: str) -> list[int]:
+        """The processes of an executable."""
+        return [pid for pid in self.processes() if command(pid).partition(" ")[0].endswith(name)]
+
 
 def descendants(pid: int) -> list[int]:
     """Children, grandchildren, ... of a process."""
@@ -144,8 +152,8 @@ def start() -> Iterator[Callable[..., Sweep]]:
     """Starts a verb that runs trials; what is left of it is killed after the test."""
     started: list[Sweep] = []
 
-    def start_one(*arguments: str) -> Sweep:
-        started.append(Sweep(*arguments))
+    def start_one(*arguments: str, program: str = "") -> Sweep:
+        started.append(Sweep(*arguments, program=program))
         return started[-1]
 
     yield start_one

@@ -13,6 +13,28 @@ EPOCHS = """
     FROM epochs_all first JOIN epochs last USING (trial_id, epoch)
     WHERE trial_id = 'f-00000' AND first.attempt = 1 AND last.attempt > 1 ORDER BY epoch
 """
+RESUME = "go on with `kdsweep resume f`\n"
+BUGGY = """
+import sys
+from orchestrator import cli, store
+
+def flush(self):
+    raise RuntimeError("a bug of ours")
+
+store.Store.maybe_flush = flush
+sys.exit(cli.main())
+"""
+
+
+def ended_in_order(driver, end, still_alive):
+    """Ends a driver; it says within ten seconds how to go on, and nothing of it is left."""
+    processes = driver.processes()
+    began = time.monotonic()
+    end()
+    assert driver.wait() == 1
+    assert time.monotonic() - began < 10
+    assert driver.out[-1] == "interrupted; " + RESUME
+    assert still_alive(processes) == []
 
 
 @pytest.mark.slow
@@ -46,16 +68,18 @@ def test_a_dead_worker_and_stopped_drivers_cost_nothing(
     driver.wait_for("f-00000: the worker process died")
     driver.wait_for("1/3 trials")
 
-    # The driver is told to stop, as batch systems do it.
+    # All its processes are told to stop, as batch systems do it, while it tries.
     time.sleep(0.5)
-    processes = driver.processes()
-    driver.process.send_signal(signal.SIGTERM)
-    assert driver.wait() == 1
-    assert "kdsweep resume f" in driver.out[-1]
+    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
     assert driver.err == []
-    assert still_alive(processes) == []
 
-    # It goes on; a second driver is refused; Ctrl-C stops it.
+    # The terminal hangs up before it has begun to go on.
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
+    driver.wait_for("starting Ray")
+    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGHUP), still_alive)
+    assert driver.err == []
+
+    # It goes on; a second driver is refused; Ray's head is killed.
     driver = start("resume", "f", "--max-concurrent", "1", *results)
     driver.wait_for("starting Ray")
     second = start("resume", "f", *results)
@@ -63,12 +87,15 @@ def test_a_dead_worker_and_stopped_drivers_cost_nothing(
     assert second.out == []
     assert second.err == ["kdsweep: sweep 'f' is being run by another process\n"]
     driver.wait_for("2/3 trials")
-    processes = driver.processes()
-    driver.interrupt()
+    (head,) = driver.programs("gcs_server")
+    ended_in_order(driver, lambda: os.kill(head, signal.SIGKILL), still_alive)
+    assert driver.err[0] == f"kdsweep: Ray's head (process {head}) is gone; the sweep ends\n"
+
+    # A bug ends it: what is to be done is said before the traceback.
+    driver = start("resume", "f", *results, program=BUGGY)
     assert driver.wait() == 1
-    assert "kdsweep resume f" in driver.out[-1]
-    assert driver.err == []
-    assert still_alive(processes) == []
+    assert driver.err[0] == "kdsweep: f ended by an error (RuntimeError: a bug of ours); " + RESUME
+    assert "RuntimeError: a bug of ours\n" in driver.err[1:]
 
     # It ends, and then there is nothing left to do.
     driver = start("resume", "f", *results)

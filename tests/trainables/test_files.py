@@ -1,7 +1,9 @@
 """Folders: atomic writes, listing, and the errors a user meets, locally and in an object store."""
 
+import errno
 import os
 import pickle
+import stat
 import subprocess
 import sys
 import uuid
@@ -126,3 +128,28 @@ def test_a_write_that_fails_halfway_leaves_the_old_file(tmp_path):
     subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], check=True, cwd=repository)
     assert os.listdir(tmp_path) == ["kept"]
     assert (tmp_path / "kept").read_bytes() == b"old"
+
+
+def _refusing(number):
+    """`os.fsync` of a mount that answers so for folders, and syncs files."""
+
+    def fsync(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+
+    return fsync
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EACCES])
+def test_a_mount_that_syncs_no_folders(tmp_path, monkeypatch, number):
+    monkeypatch.setattr(os, "fsync", _refusing(number))
+    folder = open_folder(tmp_path)
+    folder.check_writable()
+    folder.write("x", b"kept")
+    assert folder.read("x") == b"kept"
+
+
+def test_a_disk_that_fails_is_no_refusal(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", _refusing(errno.EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        open_folder(tmp_path).write("x", b"x")
