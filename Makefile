@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test soak lint format bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/kdsweep run digits
@@ -16,6 +16,10 @@ demo: $(VENV)/installed
 # A worker per core, with one thread each; who is done takes tests from the others.
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+# Kills everything that a sweep consists of, again and again; trains all pairs with all terms.
+soak: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -461,6 +461,27 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(digits: Dataset, qui
         train(quick(val_fraction=0.9), content)
 
 
+def test_a_method_is_told_how_far_the_training_is(
+    digits: Dataset, quick: Quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What ramps over a training, or changes in its last part, gets to its end."""
+    training = train(quick(epochs=3), digits)
+    told: list[Batch] = []
+    draw = training.method.draw
+
+    def noted(batch: Batch) -> Batch:
+        told.append(batch)
+        return draw(batch)
+
+    monkeypatch.setattr(training.method, "draw", noted)
+    epochs(training, 3)
+    steps = len(training.train_indices) // 32
+    expected = [step / (3 * steps) for step in range(3 * steps)]
+    assert steps > 3
+    assert [batch.progress for batch in told] == pytest.approx(expected)
+    assert [batch.epoch for batch in told] == pytest.approx([3 * share for share in expected])
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_the_learning_rate_reaches_the_optimizer(
     digits: Dataset, quick: Quick, optimizer: str

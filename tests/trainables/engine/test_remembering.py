@@ -1,5 +1,6 @@
 """Training with looked-up answers is training with the live teacher."""
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,30 @@ def test_the_first_trial_fills_and_the_second_asks_nobody(train: Callable[..., T
 def test_another_method_and_student_find_the_same_answers(train: Callable[..., Training]) -> None:
     train()
     assert train(method="dist", student="resnet8").hit_rate == 1.0
+
+
+def test_another_data_set_has_answers_of_its_own(
+    train: Callable[..., Training], quick: Quick, digits: Dataset, digits_teacher: Any
+) -> None:
+    """Of as many images of one size, as after one label or pixel was mended."""
+    train()
+    pixels = dataclasses.replace(digits.train, images=255 - digits.train.images)
+    other = dataclasses.replace(digits, train=pixels, fingerprint="f" * 64)
+    config = quick(method="kd", teacher="resnet8", flip=True, teacher_cache="float16")
+    found = []
+    for dataset in (other, digits, other):
+        training = Training(config, dataset, config.student, digits_teacher.load(), CPU)
+        training.run_epoch()
+        found.append(training.hit_rate)
+    assert found == [0.0, 1.0, 1.0]
+
+
+def test_another_precision_has_answers_of_its_own(train: Callable[..., Training]) -> None:
+    rates = [
+        train(epochs=1, teacher_precision=precision).hit_rate
+        for precision in ("fp32", "bf16", "fp32", "bf16")
+    ]
+    assert rates == [0.0, 0.0, 1.0, 1.0]
 
 
 def test_another_repeat_sees_other_views(train: Callable[..., Training]) -> None:

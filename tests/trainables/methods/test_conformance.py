@@ -379,7 +379,9 @@ def test_real_pairs_and_where_the_gradient_goes(name: str, teacher: str, student
     assert all(weight.grad is None for weight in networks.teacher.parameters())
 
 
-@pytest.mark.parametrize(("teacher", "student"), PAIRS[:2])
+@pytest.mark.parametrize(
+    ("teacher", "student"), [PAIRS[0], pytest.param(*PAIRS[1], marks=pytest.mark.soak)]
+)
 def test_its_loss_falls_in_training(name: str, teacher: str, student: str) -> None:
     networks = Pair(teacher, student)
     term = networks.term(name).train()

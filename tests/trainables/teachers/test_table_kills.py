@@ -1,6 +1,6 @@
 """Many processes fill one teacher table and are killed: nothing false is ever found.
 
-``KDSWEEP_KILL_ROUNDS=20 pytest tests/trainables/teachers/test_table_kills.py`` kills more often.
+`make soak` kills more of them, more often.
 Run as a program, this file is one of the processes.
 """
 
@@ -26,8 +26,6 @@ from trainables.teachers.orbit_file import TableKey
 from trainables.teachers.table import TeacherTable
 from trainables.teachers.teacher import Teacher, load_teacher
 
-ROUNDS = int(os.environ.get("KDSWEEP_KILL_ROUNDS", "3"))
-PROCESSES = 8
 # For which each process fills in each round.
 SECONDS = 0.5
 WIDE = 100_000
@@ -144,8 +142,9 @@ def write_round(folder: Path, number: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("count", "rounds"), [(4, 1), pytest.param(8, 20, marks=pytest.mark.soak)])
 def test_killed_processes_leave_only_what_the_live_teacher_gives(
-    tmp_path: Path, digits: Dataset, digits_teacher: Any
+    tmp_path: Path, digits: Dataset, digits_teacher: Any, count: int, rounds: int
 ) -> None:
     teacher = digits_teacher.load()
     live = live_outputs(teacher, digits, 500)
@@ -165,9 +164,9 @@ def test_killed_processes_leave_only_what_the_live_teacher_gives(
             return start("fill", digits_teacher.results, digits_teacher.file, next(seeds), tmp_path)
 
         seeds = iter(range(10**6))
-        processes = [filler() for _ in range(PROCESSES)]
+        processes = [filler() for _ in range(count)]
         wait_until_ready(processes)
-        for number in range(1, ROUNDS + 1):
+        for number in range(1, rounds + 1):
             write_round(tmp_path, number)
             end = time.monotonic() + chance.uniform(0, 0.05)
             with TeacherTable.open(tmp_path, teacher_key(teacher, digits, number)) as table:
@@ -184,11 +183,11 @@ def test_killed_processes_leave_only_what_the_live_teacher_gives(
                     check(table)
             processes[:2] = [filler(), filler()]
             wait_until_ready(processes[:2])
-    for number in range(1, ROUNDS + 1):
+    for number in range(1, rounds + 1):
         with TeacherTable.open(tmp_path, teacher_key(teacher, digits, number)) as table:
             # All but what a process was killed on while it wrote it once more.
             assert check(table) > 0.9 * table.key.entries
-    print(f"filled when two of {PROCESSES} were killed, of {len(live)}: {seen}")
+    print(f"filled when two of {count} were killed, of {len(live)}: {seen}")
 
 
 @pytest.mark.slow
