@@ -1,5 +1,6 @@
 """A teacher from a file of weights that somebody else trained."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from trainables.compression.measure import count_macs, count_params
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
-from trainables.models.external import published_statistics
+from trainables.models.external import published_statistics, without_tag
 from trainables.models.weights import Card
 from trainables.teachers.checkpoint import read_checkpoint
 from trainables.teachers.classes import aligned, matching_order
@@ -41,7 +42,8 @@ def import_teacher(
         file: what `read_checkpoint` reads.
         dataset: what it was trained on. Whatever is guessed is tried on its training images.
         results: folder or URI where the teacher is kept.
-        name: under which studies refer to it; the architecture's name by default.
+        name: under which studies refer to it; the architecture's name by default, ``timm-NAME``
+            of ``timm:NAME``.
         normalisation: what `named` takes, or ``auto``: found by `probe`.
         class_names: in the order of the file's logits; None: as the file tells them, else those
             of the data set.
@@ -58,7 +60,7 @@ def import_teacher(
         UserError: the file cannot be read, does not fit the architecture or the classes; its
             normalisation is not clear; it is no better than chance; the name is taken.
     """
-    name = name or model
+    name = name or re.sub(r"[^\w.-]", "-", without_tag(model))
     check_name(name)
     device = device or torch.device("cpu")
     for note in dataset.notes:

@@ -154,3 +154,14 @@ def test_the_published_resnet20(shared_data: Path, tmp_path: Path) -> None:
     assert card.name == "resnet20"
     assert card.mean == (0.485, 0.456, 0.406)
     assert card.params == 269_722
+
+
+def test_a_network_of_a_library_has_a_name_for_its_file(digits: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = create_model("timm:resnet10t", 10, (1, 8, 8))
+    file = write(tmp_path / "net.pth", network.backbone.state_dict())
+    results = str(tmp_path / "results")
+    options = {"results": results, "normalisation": "dataset", "force": True}
+    card = import_teacher("timm:resnet10t.c3_in1k", file, digits, **options)
+    assert (card.name, card.model) == ("timm-resnet10t", "timm:resnet10t")
+    assert load_teacher(results, "timm-resnet10t", "cpu").card == card
