@@ -17,12 +17,12 @@ def check_free(results: str, name: str) -> None:
     Raises:
         UserError: it is no name for a folder, or something in the results folder has it.
     """
-    folder = Store(results, name).folder
     if len(name) > MAX_NAME:
         raise UserError(
             f"sweep name '{name[:40]}...' has {len(name)} characters; expected at most {MAX_NAME}: "
             "give a shorter one with --name"
         )
+    folder = Store(results, name).folder
     if name == TEACHERS:
         raise UserError(f"--name {name}: the teachers are kept in that folder; choose another name")
     if name in Store.sweeps(results):

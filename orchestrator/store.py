@@ -84,10 +84,10 @@ class Store:
     def __init__(self, results: str | Path | Folder, sweep: str, flush_seconds: float = 10.0):
         if not _SWEEP_NAME.fullmatch(sweep):
             shown = sweep if len(sweep) <= 60 else f"{sweep[:57]}..."
-            raise UserError(
-                f"sweep name '{shown}': expected letters, digits, '.', '_' and '-', the first a "
-                "letter or a digit"
-            )
+            expected = f"at most 200 characters, got {len(sweep)}"
+            if len(sweep) <= 200:
+                expected = "letters, digits, '.', '_' and '-', the first a letter or a digit"
+            raise UserError(f"sweep name '{shown}': expected {expected}")
         self.results = open_folder(results)
         self.sweep = sweep
         self.folder = self.results / sweep

@@ -264,7 +264,7 @@ def test_results_that_cannot_be_written(refused, tmp_path, verb):
         ("front s --objective val_acc=max --objective val_acc=min", "val_acc is named twice"),
         ("run digits --name s/t", "sweep name 's/t'"),
         ("run digits --name=-x", "sweep name '-x'"),
-        ("resume " + "s" * 300, "sweep name 'sss"),
+        ("resume " + "s" * 300, "expected at most 200 characters, got 300"),
         ("run digits --set repeats=2 --set seed=4294967295", "reaches beyond the greatest seed"),
         ("run digits --set sampler_seed=99999999999", "sampler_seed"),
         ("run digits --set compression=depth --set depth=3", "depth: only mobilenetv2 and"),

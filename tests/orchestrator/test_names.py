@@ -31,7 +31,7 @@ def results(tmp_path) -> str:
         ("-x", "sweep name '-x'"),
         ("größe", "sweep name 'größe'"),
         ("a\n", "sweep name 'a\n'"),
-        ("n" * 300, "sweep name 'nnn"),
+        ("n" * 300, "has 300 characters; expected at most 100"),
         ("n" * 150, "has 150 characters; expected at most 100"),
         ("teachers", "the teachers are kept in that folder"),
         ("digits", "there is such a sweep"),

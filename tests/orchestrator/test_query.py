@@ -172,6 +172,8 @@ def test_a_query_has_a_limit_of_memory_and_leaves_no_files(results, tmp_path, mo
         with pytest.raises(UserError, match=r"query: it needs more than 0\.1 GiB of memory"):
             run_sql(results, sql)
     assert [path.name for path in tmp_path.iterdir()] == ["results"]
+    # Nothing is spilled meanwhile either.
+    assert run_sql(results, "SELECT current_setting('temp_directory') AS t").t.item() == ""
 
 
 def test_long_errors_are_cut(results):
