@@ -753,4 +753,5 @@ def test_a_renamed_sweep_is_confirmed_under_its_first_name(tmp_path):
     )
     driver.run()
     ids = {row["trial_id"] for row in driver.rows() if row["stage"] == "confirm"}
-    assert ids == {"s-confirm-00000", "s-confirm-00001"}
+    assert len(ids) == 2
+    assert all(name.startswith("s-confirm-") for name in ids)
