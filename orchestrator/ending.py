@@ -76,6 +76,9 @@ class Ending:
             self.leave()
         self._over.set()
         signal.set_wakeup_fd(self._wakeup)
+        # A process that was forked meanwhile may hold the pipe open: its end alone wakes nobody.
+        with contextlib.suppress(OSError):
+            os.write(self._tell, b"\0")
         os.close(self._tell)
         self._thread.join()
         os.close(self._hear)
