@@ -6,17 +6,18 @@ from argparse import Namespace
 from typing import Any
 
 from orchestrator.printing import print_pairs, print_table
-from search_spaces.load import load_study, study_names
 from trainables.errors import UserError
 
 
 def studies(options: Namespace) -> int:
+    from search_spaces.load import known_study, study_names
+
     if options.schema:
         from search_spaces.schema import study_schema
 
         print(json.dumps(study_schema(), indent=2))
     elif options.name:
-        study = load_study(options.name)
+        study = known_study(options.name)
         print(f"{study.name}: {study.description.strip()}\n")
         teacher = study.teacher.model_dump(exclude_none=True) if study.teacher else "none"
         if study.pairs:
@@ -41,7 +42,7 @@ def studies(options: Namespace) -> int:
             },
         )
     else:
-        rows = [(name, load_study(name).description.strip()) for name in study_names()]
+        rows = [(name, known_study(name).description.strip()) for name in study_names()]
         print_table(("study", "what for"), rows)
     return 0
 
@@ -71,9 +72,10 @@ def methods(options: Namespace) -> int:
 
 def _method(name: str) -> int:
     """Describes a method part by part, then counts and times it as a whole."""
-    from trainables.cost import SETTING, count, measure
+    from trainables.cost import SETTING, count
     from trainables.methods.registry import PLAIN, term_class
     from trainables.settings import settings_of
+    from trainables.timing import measure
 
     names = () if name == PLAIN else tuple(part.strip() for part in name.split("+"))
     whole = _whole_method(names)
@@ -96,6 +98,8 @@ def _method(name: str) -> int:
             ],
         )
         print()
+    sys.stdout.flush()
+    print(f"timing steps of {whole} here, some 5 to 15 s ...", file=sys.stderr)
     cost, times = count(whole), measure(whole)
     known = "not possible" if cost.looked_up is None else f"{cost.looked_up:.2f}"
     low, high = times.ratios
@@ -142,7 +146,6 @@ def models(options: Namespace) -> int:
 
 
 def datasets(options: Namespace) -> int:
-    from orchestrator.dataset_facts import facts_of
     from trainables.data.sources import describe_datasets, load_dataset
 
     if options.name is None:
@@ -150,6 +153,8 @@ def datasets(options: Namespace) -> int:
         print_table(("dataset", "what it is", "expected under --data"), rows)
         return 0
     found = load_dataset(options.name, options.data, download=options.download)
+    from orchestrator.dataset_facts import facts_of
+
     print(found.name)
     for key, value in facts_of(found):
         print(f"{key:<16} {value}")

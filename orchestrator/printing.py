@@ -1,12 +1,13 @@
 """How the command line prints tables and frames."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-from rich.console import Console
-from rich.table import Table
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def print_pairs(title: str, pairs: dict[str, Any]) -> None:
@@ -14,12 +15,17 @@ def print_pairs(title: str, pairs: dict[str, Any]) -> None:
 
 
 def print_table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    _console().print(table)
+    # A pipe gets whole lines; a terminal those that fit.
+    width = None if sys.stdout.isatty() else 160
+    Console(markup=False, highlight=False, width=width).print(table)
 
 
 def print_frame(frame: pd.DataFrame, *, csv: bool) -> None:
@@ -28,11 +34,6 @@ def print_frame(frame: pd.DataFrame, *, csv: bool) -> None:
         return
     formats = dict.fromkeys(frame.select_dtypes("float").columns, "{:.4f}".format)
     print(frame.to_string(index=False, formatters=formats, na_rep="-"))
-
-
-def _console() -> Console:
-    # A pipe gets whole lines; a terminal those that fit.
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def rounded(values: tuple[float, ...]) -> str:

@@ -4,6 +4,7 @@ People read this file, and some edit it. Beside the study therefore stands its r
 JSON with a digest, by which an edit is seen and the changed key is named.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +16,7 @@ from typing import Any
 import yaml
 
 from orchestrator.store import Store
-from search_spaces.load import NOTES, parse_study
+from search_spaces.load import NOTES, formed_study, parse_study
 from search_spaces.reading import read_yaml
 from search_spaces.spec import Study
 from trainables.errors import UserError
@@ -54,9 +55,7 @@ def write_record(store: Store, study: Study, notes: Mapping[str, Any]) -> None:
     Raises:
         OSError: it could not be written.
     """
-    content = study.model_dump(mode="json", exclude_defaults=True)
-    # In the written order, in which dimensions are drawn.
-    record = json.dumps(content, separators=(",", ":"))
+    content, record = _content_of(study), _record_of(study)
     content[NOTES] = {
         "sweep": store.sweep,
         **notes,
@@ -118,11 +117,20 @@ def read_record(store: Store) -> Record:
 def read_study(store: Store) -> Study:
     """The study of a sweep as its file has it, for readers of results.
 
+    One that is as it began was checked then, and is not again: that takes torch.
+
     Raises:
         UserError: no such sweep, or its study cannot be read by this version.
     """
     content = _content(store)
-    return _parsed(store, {key: content[key] for key in content if key in Study.model_fields})
+    notes = content.get(NOTES)
+    own = {key: content[key] for key in content if key in Study.model_fields}
+    if isinstance(notes, dict):
+        with contextlib.suppress(UserError):
+            study = formed_study(own)
+            if _digest(_record_of(study)) == notes.get("study_digest"):
+                return study
+    return _parsed(store, own)
 
 
 def _content(store: Store) -> dict[str, Any]:
@@ -164,6 +172,15 @@ def _parsed(store: Store, content: Mapping[str, Any]) -> Study:
     except UserError as error:
         reason = str(error).removeprefix("study: ")
         raise UserError(f"sweep '{store.sweep}': study.yaml: {reason}"[:290]) from error
+
+
+def _content_of(study: Study) -> dict[str, Any]:
+    return study.model_dump(mode="json", exclude_defaults=True)
+
+
+def _record_of(study: Study) -> str:
+    # In the written order, in which dimensions are drawn.
+    return json.dumps(_content_of(study), separators=(",", ":"))
 
 
 def _digest(record: str) -> str:

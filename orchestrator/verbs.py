@@ -9,7 +9,6 @@ from typing import Any
 from orchestrator.caching import cache
 from orchestrator.catalogue import datasets, methods, models, studies
 from orchestrator.printing import print_frame, print_pairs, print_table, rounded
-from search_spaces.load import load_study
 from trainables.errors import UserError
 
 __all__ = [
@@ -31,12 +30,14 @@ __all__ = [
 
 
 def run(options: Namespace) -> int:
-    from orchestrator import sweep
+    from search_spaces.load import load_study
 
     assignments = [*options.set]
     if options.trials is not None:
         assignments.append(f"trials={options.trials}")
     study = load_study(options.study, assignments)
+    from orchestrator import sweep  # which loads much that a refused study needs not
+
     return _end(sweep.run(study, _options(options), options.name))
 
 
@@ -55,13 +56,20 @@ def confirm(options: Namespace) -> int:
 
 
 def trial(options: Namespace) -> int:
+    from search_spaces.load import load_study
+
+    study = None
+    if not options.replay:
+        if options.study is None:
+            raise UserError("trial: expected a study, or --replay SWEEP TRIAL_ID")
+        study = load_study(options.study, options.set)
     from orchestrator import local
 
     chosen = _options(options)
     profile = Path(options.profile) if options.profile else None
 
     def work() -> int:
-        if options.replay:
+        if study is None:
             sweep, trial_id = options.replay
             before, now = local.replay(
                 sweep, trial_id, chosen, say=local.print_line, profile=profile
@@ -69,9 +77,6 @@ def trial(options: Namespace) -> int:
             _print_row(now)
             print(f"val_acc of {trial_id}: {before['val_acc']}, now {now['val_acc']}")
             return 0
-        if options.study is None:
-            raise UserError("trial: expected a study, or --replay SWEEP TRIAL_ID")
-        study = load_study(options.study, options.set)
         _print_row(local.run_trial(study, chosen, say=local.print_line, profile=profile))
         return 0
 
@@ -252,10 +257,13 @@ def _adopt_teacher(options: Namespace) -> list[Any]:
 
 
 def _train_teachers(options: Namespace) -> list[Any]:
+    from search_spaces.load import load_study
+
+    study = load_study(options.study, options.set)
     from orchestrator import local
 
     return local.run_teachers(
-        load_study(options.study, options.set),
+        study,
         _options(options),
         say=local.print_line,
         replacing=options.replace,

@@ -10,7 +10,6 @@ from search_spaces.teacher import check_distinct, check_shared
 from trainables.config import MAX_SEED
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method
-from trainables.models.registry import FAMILIES, canonical_name
 
 
 def check_study(study: Study) -> None:
@@ -38,6 +37,11 @@ def check_study(study: Study) -> None:
     for name, pair in study.pairs.items():
         pair.check(f"pairs.{name}", OF_STUDY)
     _check_seeds(study)
+    if study.published:
+        try:
+            study.published.check()
+        except UserError as error:
+            raise UserError(f"study: published: {error}") from error
     if study.pairs and study.teacher:
         check_shared(study.teacher.own, "teacher")
     check_distinct(study.teachers(), study.dataset, study.shared_by_teachers)
@@ -139,6 +143,8 @@ def _meant(where: str, key: str, value: Value) -> Any:
     """A setting's value as configs have it; networks and methods by their one name."""
     if key in ("", PAIR):
         return value
+    from trainables.models.registry import FAMILIES, canonical_name
+
     meant = setting_of(key).check(where, value)
     if key == "method":
         return canonical_method(str(meant))

@@ -9,8 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
-from trainables.methods.method import method_settings
-from trainables.methods.registry import term_class, term_names
+from trainables.methods.registry import method_settings, term_class, term_names
 from trainables.settings import Setting, settings_of
 
 Value = bool | int | float | str
@@ -159,7 +158,10 @@ def check_known(key: str, block: str = "") -> None:
     Raises:
         UserError: with the nearest keys that there are.
     """
-    names = {*settings_of(TrialConfig), *keys_of_terms()}
+    own = settings_of(TrialConfig)
+    if key in own:
+        return
+    names = {*own, *keys_of_terms()}
     if key not in names:
         raise unknown(f"key in {block}" if block else "key", key, names)
 

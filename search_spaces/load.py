@@ -39,6 +39,22 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     Raises:
         UserError: no such study, or the first mistake in it, by key.
     """
+    study = parse_study(override(_read(name), overrides))
+    check_written(study)
+    return study
+
+
+def known_study(name: str) -> Study:
+    """A study to be shown. A shipped one is known to be sound, and is not checked again.
+
+    Raises:
+        UserError: as `load_study`.
+    """
+    return formed_study(override(_read(name), ())) if name in study_names() else load_study(name)
+
+
+def _read(name: str) -> dict[str, Any]:
+    """The content of a study's file."""
     path = Path(name)
     if name in study_names():
         path = SHIPPED / f"{name}.yaml"
@@ -53,9 +69,7 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
         raise UserError(f"study '{name}': expected keys and values")
     content.pop(NOTES, None)
     content.setdefault("name", path.stem)
-    study = parse_study(override(content, overrides))
-    check_written(study)
-    return study
+    return content
 
 
 def parse_study(content: Mapping[str, Any]) -> Study:
@@ -64,12 +78,21 @@ def parse_study(content: Mapping[str, Any]) -> Study:
     Raises:
         UserError: the first mistake, by key.
     """
-    try:
-        study = Study.model_validate(dict(content))
-    except ValidationError as error:
-        raise _first_mistake(error) from error
+    study = formed_study(content)
     check_study(study)
     return study
+
+
+def formed_study(content: Mapping[str, Any]) -> Study:
+    """The study of a parsed YAML file that was checked before: methods are not loaded.
+
+    Raises:
+        UserError: it has not the form of a study.
+    """
+    try:
+        return Study.model_validate(dict(content))
+    except ValidationError as error:
+        raise _first_mistake(error) from error
 
 
 def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from search_spaces.dimension import Strict, Value, setting_of
 from search_spaces.pairs import ARROW
 from trainables.errors import UserError
 from trainables.methods.registry import canonical_method
-from trainables.models.registry import canonical_name
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 ByPair = dict[str, Percent]
@@ -39,8 +38,12 @@ class Published(Strict):
         description="of what no method here is or another protocol had, by a name and by pair",
     )
 
-    @model_validator(mode="after")
-    def _known(self) -> "Published":
+    def check(self) -> None:
+        """Checks the names of methods, of networks and of settings.
+
+        Raises:
+            UserError: one is unknown, or not in its one spelling; a value is out of its range.
+        """
         for method, row in self.test_acc.items():
             _check_method(method)
             _check_pairs(f"test_acc.{method}", row)
@@ -48,7 +51,6 @@ class Published(Strict):
             _check_pairs(f"others.{name}", row)
         for key, value in self.protocol.items():
             setting_of(key).check(f"protocol.{key}", value)
-        return self
 
     def pairs(self) -> list[tuple[str, str]]:
         """Teacher and student of every pair, in the written order."""
@@ -86,6 +88,8 @@ def _check_method(method: str) -> None:
 
 
 def _check_pairs(key: str, row: ByPair) -> None:
+    from trainables.models.registry import canonical_name
+
     for name in row:
         teacher, student = split_pair(name)
         if not teacher or not student:

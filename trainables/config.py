@@ -8,8 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.errors import UserError, unknown
-from trainables.methods.method import method_settings, resolve_settings
-from trainables.methods.registry import canonical_method, needs_teacher
+from trainables.methods.registry import (
+    canonical_method,
+    method_settings,
+    needs_teacher,
+    resolve_settings,
+)
 from trainables.settings import Scalar, read, setting, settings_of
 
 COMPRESSIONS = ("explicit", "depth", "width", "factor")

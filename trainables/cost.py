@@ -1,25 +1,31 @@
-"""What a training step of a method costs beside a step of the plain student.
+"""What a training step of a method costs beside a step of the plain student, in operations.
 
-Both are steps of a real `Training` on random images, for one pair of networks: counted without
-computing anything, or timed on this machine.
+Both are steps of a `Training` on random images, for one pair of networks, counted without
+computing anything. What all methods have in common, the passes through the two networks, is counted
+once. `trainables.timing` takes the time of such steps.
 """
 
 import functools
-import statistics
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.compression.measure import count_macs
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.engine.remembering import TABLED
-from trainables.methods.registry import PLAIN
+from trainables.methods.method import Method
+from trainables.methods.term import Batch
+from trainables.models.observe import observe
+from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
+from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
@@ -34,8 +40,7 @@ SETTING = (
 _IMAGES = 50_000  # some terms keep or draw from the whole training set: as many as CIFAR has
 _DRAWN = 500
 _META, _CPU = torch.device("meta"), torch.device("cpu")
-_BUDGET_SECONDS = 4.0
-_LEAST_STEPS = 5
+_Counted = TypeVar("_Counted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,32 +62,11 @@ class Cost:
     looked_up: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """Medians over steps in turn.
-
-    Attributes:
-        method_ms, student_ms: milliseconds of a step, with a live teacher, in fp32.
-        ratios: least and greatest of a method's step over the student's next one: how far the
-            machine was at rest.
-        steps: of each of the two.
-        device: in words.
-        threads: of torch on the CPU.
-    """
-
-    method_ms: float
-    student_ms: float
-    ratios: tuple[float, float]
-    steps: int
-    device: str
-    threads: int
-
-
 def count(method: str) -> Cost:
     """Counts the floating-point operations of a step.
 
     Those of convolutions and matrix products, forward and backward, as is usual in the field; a
-    loss of element-wise operations counts nothing, and `measure` shows whether it takes time.
+    loss of element-wise operations counts nothing; `timing.measure` shows whether it takes time.
 
     Args:
         method: ``+``-joined, at its default settings.
@@ -90,99 +74,146 @@ def count(method: str) -> Cost:
     Raises:
         UserError: there is no such method.
     """
-    training, flops = _counted(method)
-    made = training.method
-    known = flops
-    if training.teacher is not None:
-        known -= _teacher_flops()
+    made, own = _counted(_own_flops, method)
+    plain, teaching = _student_flops(), _teacher_flops(made.depth) if made.needs else 0
+    # Where a step is not the plain student's with something added, it is counted as a whole.
+    flops = _counted(_step_flops, method)[1] if own is None else plain + teaching + own
     answers = made.needs <= TABLED and (made.plain_teacher or not made.needs)
-    plain = _plain_flops()
     return Cost(
         needs=made.needs,
         ce_share=made.ce_weight,
         live=flops / plain,
-        looked_up=known / plain if answers else None,
-    )
-
-
-def measure(method: str) -> Times:
-    """Times steps of a method and of the plain student in turn, for a few seconds.
-
-    On the GPU where there is one.
-
-    Args:
-        method: as for `count`.
-    """
-    device = torch.device("cuda") if torch.cuda.is_available() else _CPU
-    trainings = [_training(name, device) for name in (method, PLAIN)]
-    for training in trainings:
-        _seconds(training)  # the first one pays for start-up
-    times: list[list[float]] = [[], []]
-    while len(times[0]) < _LEAST_STEPS or sum(map(sum, times)) < _BUDGET_SECONDS:
-        for training, taken in zip(trainings, times, strict=True):
-            taken.append(_seconds(training))
-    ours, plain = (1000 * statistics.median(taken) for taken in times)
-    ratios = [one / other for one, other in zip(*times, strict=True)]
-    return Times(
-        method_ms=ours,
-        student_ms=plain,
-        ratios=(min(ratios), max(ratios)),
-        steps=len(times[0]),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        threads=torch.get_num_threads(),
+        looked_up=(flops - teaching) / plain if answers else None,
     )
 
 
 @functools.cache
-def _plain_flops() -> int:
-    return _counted(PLAIN)[1]
+def _student_flops() -> int:
+    """Of the student's passes over a batch, forward and backward: the plain student's step."""
+    images = torch.zeros(BATCH, *IMAGE, device=_META)
+    with _counting() as counter:
+        _network(STUDENT, _META)(images).logits.sum().backward()
+    return counter.get_total_flops()
 
 
 @functools.cache
-def _teacher_flops() -> int:
-    return 2 * BATCH * count_macs(_teacher(_META).network, IMAGE)
+def _teacher_flops(depth: int | None) -> int:
+    """Of the teacher's pass over a batch, as far as it is read."""
+    images = torch.zeros(BATCH, *IMAGE, device=_META)
+    with torch.no_grad(), _counting() as counter:
+        _network(TEACHER, _META)(images, depth)
+    return counter.get_total_flops()
 
 
-def _counted(method: str) -> tuple[Training, int]:
-    """A training and the FLOPs of a step of it, without computing the step where that is possible.
+def _counted(count: Callable[[str, torch.device], _Counted], method: str) -> _Counted:
+    """Counts without computing anything where that is possible.
 
     Some operations know no tensors without values, for example draws of a distribution.
     """
     try:
-        with _one_thread():
-            return _counted_on(method, _META)
+        return count(method, _META)
     except RuntimeError:
-        return _counted_on(method, _CPU)
+        return count(method, _CPU)
+
+
+def _step_flops(method: str, device: torch.device) -> tuple[Method, int]:
+    """A method, and the FLOPs of a whole step."""
+    training = training_of(method, device)
+    with _counting() as counter:
+        step(training)
+    return training.method, counter.get_total_flops()
+
+
+def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
+    """A method, and the FLOPs that it adds to the passes of student and teacher.
+
+    None where its loss does not reach all of the student, whose backward pass then is another
+    one. This is `Training.step` with the networks' outputs given; a test compares the sums.
+    """
+    config = _config(method)
+    indices = torch.arange(_IMAGES)
+    labels = indices % CLASSES
+    with device:
+        student, teacher = _network(STUDENT, device), _network(TEACHER, device)
+        made = Method(config.method, config.terms, _shapes(STUDENT), _shapes(TEACHER))
+        made.recruit(lambda name: create_model(name or STUDENT, CLASSES, IMAGE))
+        images = torch.zeros(BATCH, *IMAGE)
+        said = _outputs(_shapes(STUDENT), learning=True)
+        taught = _outputs(_shapes(TEACHER), learning=False) if made.needs else None
+    if made.needs:
+        made.attach(teacher.requires_grad_(False), labels, indices)
+    made.to(device).train()
+    first = (labels[:BATCH].to(device), indices[:BATCH].to(device))
+    batch = Batch(*first, config.epochs / 2, 0.5)
+    with _counting() as counter:
+        batch = made.draw(batch)
+        if taught is not None:
+            if made.plain_teacher:
+                taught = made.taught(taught, batch)
+            else:
+                made.images(images, batch)
+        inputs = made.images(images, batch)
+        batch = batch._replace(inputs=inputs)
+        made(said, taught, batch).sum().backward()
+        for name in made.learners(batch.progress):
+            made.peer_loss(name, lambda: observe(student, inputs), batch).backward()
+    return made, None if said.logits.grad is None else counter.get_total_flops()
+
+
+def _outputs(shapes: Shapes, *, learning: bool) -> Outputs:
+    """What a network says to a batch, as if it had been computed."""
+
+    def blank(*shape: int) -> Tensor:
+        return torch.zeros(BATCH, *shape, requires_grad=learning)
+
+    return Outputs(
+        blank(shapes.classes),
+        blank(shapes.embedding),
+        tuple(blank(*stage) for stage in shapes.stages),
+        tuple(blank(*shortcut) for shortcut in shapes.shortcuts),
+    )
+
+
+@functools.cache
+def _shapes(model: str) -> Shapes:
+    with _WithoutBatchNorm():
+        return output_shapes(_network(model, _META), IMAGE)
+
+
+@functools.cache
+def _network(model: str, device: torch.device) -> Network:
+    with device:
+        return create_model(model, CLASSES, IMAGE)
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """For networks that see one image: on a busy machine threads that wait for one another cost
-    ten times what they save."""
+def _counting() -> Iterator[FlopCounterMode]:
+    """Counts on one thread: where something is computed after all, it is little, and on a busy
+    machine threads that wait for one another cost ten times what they save."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with _WithoutBatchNorm(), FlopCounterMode(display=False) as counter:
+            yield counter
     finally:
         torch.set_num_threads(threads)
 
 
-def _counted_on(method: str, device: torch.device) -> tuple[Training, int]:
-    training = _training(method, device)
-    with FlopCounterMode(display=False) as counter:
-        _step(training)
-    return training, counter.get_total_flops()
+class _WithoutBatchNorm(TorchFunctionMode):
+    """Passes through networks without BatchNorm, which counts nothing and takes half of the time
+    that tensors without values take."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        return args[0] if func is F.batch_norm else func(*args, **(kwargs or {}))
 
 
-def _seconds(training: Training) -> float:
-    _synchronise(training.device)
-    start = time.perf_counter()
-    _step(training)
-    _synchronise(training.device)
-    return time.perf_counter() - start
-
-
-def _step(training: Training) -> None:
+def step(training: Training) -> None:
     """A step in the middle of the training."""
     training.student.train()
     training.method.train()
@@ -190,8 +221,13 @@ def _step(training: Training) -> None:
     training.step(feed, training.config.epochs / 2)
 
 
-def _training(method: str, device: torch.device) -> Training:
-    config = TrialConfig.from_mapping(
+def training_of(method: str, device: torch.device) -> Training:
+    """A training of a method at its default settings."""
+    return Training(_config(method), _dataset(), STUDENT, _teacher(device), device)
+
+
+def _config(method: str) -> TrialConfig:
+    return TrialConfig.from_mapping(
         {
             "student": STUDENT,
             "teacher": TEACHER,
@@ -203,13 +239,10 @@ def _training(method: str, device: torch.device) -> Training:
             "teacher_cache": "off",
         }
     )
-    return Training(config, _dataset(), STUDENT, _teacher(device), device)
 
 
 @functools.cache
 def _teacher(device: torch.device) -> Teacher:
-    with device:
-        network = create_model(TEACHER, CLASSES, IMAGE)
     data = _dataset()
     card = Card(
         name=TEACHER,
@@ -225,7 +258,7 @@ def _teacher(device: torch.device) -> Teacher:
         macs=0,
         origin="untrained",
     )
-    return Teacher(network, card, device)
+    return Teacher(_network(TEACHER, device), card, device)
 
 
 @functools.cache
@@ -237,8 +270,3 @@ def _dataset() -> Dataset:
     half = (0.5,) * IMAGE[0]
     content = Content(tuple(map(str, range(CLASSES))), images, images, "", "", half, half)
     return content.dataset("random", crop_padding=4, flip=True)
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -17,7 +17,8 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
 
 from trainables.data.dataset import Dataset
-from trainables.methods.method import Method, resolve_settings
+from trainables.methods.method import Method
+from trainables.methods.registry import resolve_settings
 from trainables.methods.term import Batch
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes

@@ -2,13 +2,25 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.compression.measure import count_macs
-from trainables.cost import CLASSES, IMAGE, STUDENT, TEACHER, Cost, count, measure
+from trainables.cost import (
+    BATCH,
+    CLASSES,
+    IMAGE,
+    STUDENT,
+    TEACHER,
+    Cost,
+    count,
+    step,
+    training_of,
+)
 from trainables.errors import UserError
 from trainables.methods.registry import term_class, term_names
 from trainables.methods.term import LogitModifier
 from trainables.models.registry import create_model
+from trainables.timing import measure
 
 METHODS = [
     f"kd+{name}" if issubclass(term_class(name), LogitModifier) else name for name in term_names()
@@ -99,6 +111,14 @@ def test_every_method_is_counted(method: str) -> None:
 def test_an_unknown_method() -> None:
     with pytest.raises(UserError, match="unknown method 'nope'"):
         count("nope")
+
+
+@pytest.mark.parametrize("method", ["crd", "dml", "fitnet", "kd+mixup", "reviewkd", "rkd+srd"])
+def test_the_sum_of_the_parts_is_a_whole_step(method: str) -> None:
+    training = training_of(method, torch.device("cpu" if "mixup" in method else "meta"))
+    with FlopCounterMode(display=False) as counter:
+        step(training)
+    assert count(method).live == pytest.approx(counter.get_total_flops() / (2 * BATCH * STEP))
 
 
 @pytest.mark.slow

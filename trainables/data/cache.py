@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
+from trainables.cache_root import cache_root
 from trainables.data.dataset import Content, Images, digest
 from trainables.data.decode import Allocate, Shape
 from trainables.errors import UserError
@@ -36,16 +37,6 @@ _VERIFY_BYTES = 1 << 30
 # Without it Linux refuses a writable private view that is larger than the memory. Python has
 # the name from 3.13 on; the number is that of all but a few old architectures.
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
-
-
-def cache_root() -> Path:
-    """``$KDSWEEP_CACHE``, by default ``~/.cache/kdsweep``: what a machine can make again.
-
-    Raises:
-        RuntimeError: neither ``KDSWEEP_CACHE`` nor a home directory is known.
-    """
-    configured = os.environ.get("KDSWEEP_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "kdsweep"
 
 
 def cache_folder() -> Path:

@@ -1,16 +1,17 @@
-"""Every data set by its name."""
+"""Every data set by its name. What reads one, torch with it, is loaded when it is read."""
+
+from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trainables.data.cifar import CIFAR10, CIFAR100, load_cifar
-from trainables.data.dataset import Dataset
-from trainables.data.digits import load_digits
-from trainables.data.image_folder import load_image_folder
-from trainables.data.parquet import load_parquet
 from trainables.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from trainables.data.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -131,15 +132,22 @@ _remember = lru_cache(maxsize=4)
 
 @_remember
 def _digits() -> Dataset:
+    from trainables.data.digits import load_digits
+
     return load_digits()
 
 
 @_remember
 def _cifar(name: str, root: Path, download: bool) -> Dataset:
+    from trainables.data.cifar import CIFAR10, CIFAR100, load_cifar
+
     return load_cifar(CIFAR10 if name == "cifar10" else CIFAR100, root, download=download)
 
 
 @_remember
 def _load_folder(name: str, kind: str, folder: Path, image_size: int | None) -> Dataset:
+    from trainables.data.image_folder import load_image_folder
+    from trainables.data.parquet import load_parquet
+
     load = load_image_folder if kind == "imagefolder" else load_parquet
     return load(name, folder, image_size)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.data.counter_hash import below, counter_hash
+from trainables.data.orbit import number_of_views
 
 _VIEW = 3
 
@@ -54,7 +55,7 @@ class ViewPlan:
     @property
     def number_of_views(self) -> int:
         """``(2p + 1)^2``, twice that with the flip."""
-        return (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
+        return number_of_views(self.padding, self.flip)
 
     def view_ids(self, epoch: int, indices: Tensor) -> Tensor:
         """The view of each image in ``epoch``: int64 ``[B]``, uniform over all views.

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainables.data.cache import cache_root
+from trainables.cache_root import cache_root
 from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 

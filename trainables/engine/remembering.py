@@ -15,7 +15,7 @@ from trainables.data.views import ViewPlan
 from trainables.engine.precision import computing
 from trainables.models.outputs import Outputs
 from trainables.models.shapes import output_shapes
-from trainables.teachers.orbit_file import DTYPES, TableKey
+from trainables.teachers.orbit_file import TableKey
 from trainables.teachers.table import TeacherTable
 from trainables.teachers.table_folder import TableUnavailable, table_folder
 from trainables.teachers.teacher import Teacher
@@ -128,7 +128,7 @@ class RememberingTeacher:
 
     def _rounded(self, what: str, answer: Tensor) -> Tensor:
         """As the table gives it back; as it is where the table's dtype cannot hold it."""
-        rounded = answer.to(DTYPES[self.tables[what].key.dtype]).float()
+        rounded = answer.to(getattr(torch, self.tables[what].key.dtype)).float()
         return torch.where(rounded.isfinite().all(dim=1, keepdim=True), rounded, answer)
 
     def _remember(
@@ -175,7 +175,7 @@ def remembering(
             maps, tables save nothing.
         dataset: its training images are what is asked about.
         views: their augmentation; its seed does not matter.
-        dtype: of the tables: a name of `DTYPES`.
+        dtype: of the tables: a name of `orbit_file.DTYPES`.
         precision: in which the teacher computes.
     """
     if not needs or needs - TABLED:

@@ -6,51 +6,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from trainables.errors import UserError, unknown
-from trainables.methods.registry import needs_teacher, parse_method, term_class
+from trainables.errors import UserError
+from trainables.methods.registry import method_settings, needs_teacher, parse_method, term_class
 from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
 from trainables.models.outputs import Network, Outputs, Shapes
-from trainables.settings import Scalar, Setting, read, settings_of
-
-
-def method_settings(method: str) -> dict[str, Setting]:
-    """Every setting of a method by its full key, for example ``kd.temperature``."""
-    return {
-        f"{name}.{key}": found
-        for name in parse_method(method)
-        for key, found in settings_of(term_class(name).Config).items()
-    }
-
-
-def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Scalar]:
-    """The settings of a method, complete and checked.
-
-    Args:
-        method: ``+``-joined terms.
-        values: by full key (``kd.temperature``), or by a bare name (``temperature``), which
-            goes to every term of the method that has such a setting; the full key wins.
-
-    Returns:
-        Every setting of the method by its full key, defaults filled in.
-
-    Raises:
-        UserError: a key that no term of the method has, or a value out of its range.
-    """
-    settings = method_settings(method)
-    bare = {key.partition(".")[2] for key in settings}
-    for key in values:
-        if key not in settings and key not in bare:
-            raise unknown(f"key for method '{method}'", key, [*settings, *bare])
-    resolved = {}
-    for full, found in settings.items():
-        short = full.partition(".")[2]
-        if full in values:
-            resolved[full] = found.check(full, values[full])
-        elif short in values:
-            resolved[full] = found.check(short, values[short])
-        else:
-            resolved[full] = found.default
-    return resolved
+from trainables.settings import Scalar, read
 
 
 class Method(nn.Module):
@@ -58,7 +18,7 @@ class Method(nn.Module):
 
     Args:
         method: ``+``-joined terms and modifiers, or ``student``.
-        settings: as `resolve_settings` returns them.
+        settings: as `registry.resolve_settings` returns them.
         student, teacher: shapes of the networks' outputs; adaptors are built from them.
 
     Attributes:

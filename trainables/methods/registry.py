@@ -1,17 +1,25 @@
 """The terms and modifiers by name, and how a ``+``-joined method is read.
 
-A new one is one file in this folder and one line in `TERMS`. Other packages add terms
-under the entry-point group ``kdsweep.terms``.
+A new one is one file in this folder and one line in `TERMS` (and its name in `WITHOUT_TEACHER`,
+if it reads none). Other packages add terms under the entry-point group ``kdsweep.terms``. Names are
+known without torch; a term's file, and torch with it, is loaded when somebody asks for more.
 """
+
+from __future__ import annotations
 
 import functools
 import importlib
 import importlib.metadata
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from trainables.errors import UserError, unknown
-from trainables.methods.term import InputModifier, LogitModifier, Term
+from trainables.settings import Scalar, Setting, settings_of
 
-Part = type[Term] | type[LogitModifier] | type[InputModifier]
+if TYPE_CHECKING:
+    from trainables.methods.term import InputModifier, LogitModifier, Term
+
+    Part = type[Term] | type[LogitModifier] | type[InputModifier]
 
 PLAIN = "student"
 """The method without a teacher: cross-entropy alone."""
@@ -38,6 +46,9 @@ TERMS = {
     "wttm": "trainables.methods.ttm:WTTM",
 }
 
+WITHOUT_TEACHER = frozenset({"dml", "mixup"})
+"""Those of `TERMS` that read nothing of a teacher; others say it when they are loaded."""
+
 
 def term_names() -> list[str]:
     """Every registered term and modifier, sorted."""
@@ -51,10 +62,8 @@ def term_class(name: str) -> Part:
     Raises:
         UserError: no such term.
     """
-    places = {**_plugins(), **TERMS}
-    if name not in places:
-        raise unknown("method", name, [PLAIN, *places])
-    module, _, attribute = places[name].partition(":")
+    _check_name(name)
+    module, _, attribute = {**_plugins(), **TERMS}[name].partition(":")
     found: Part = getattr(importlib.import_module(module), attribute)
     return found
 
@@ -67,28 +76,35 @@ def parse_method(method: str) -> tuple[str, ...]:
             of logits without a term that it could change, or a term that needs the one true
             class of an image beside a modifier that mixes labels.
     """
+    names = _names(method)
+    if names:
+        _check_together(method, names)
+    return names
+
+
+def _names(method: str) -> tuple[str, ...]:
+    """The terms of a method; whether they go together is not looked at."""
     if method == PLAIN:
         return ()
     names = tuple(part.strip() for part in method.split("+"))
     for name in names:
         if name == PLAIN:
             raise UserError(f"method '{method}': '{PLAIN}' is cross-entropy alone; leave it out")
-        term_class(name)
+        _check_name(name)
     if len(set(names)) < len(names):
         raise UserError(f"method '{method}': a term is named twice")
-    kinds = [term_class(name) for name in names]
-    _check_labels(method, names)
-    if not any(issubclass(kind, Term) and kind.reads_softmax() for kind in kinds):
-        for name, kind in zip(names, kinds, strict=True):
-            if issubclass(kind, LogitModifier):
-                raise UserError(
-                    f"method '{method}': '{name}' changes the logits that another term reads; "
-                    f"join it with a term that has a softmax: kd+{name}"
-                )
     return names
 
 
-def _check_labels(method: str, names: tuple[str, ...]) -> None:
+def _check_name(name: str) -> None:
+    places = {**_plugins(), **TERMS}
+    if name not in places:
+        raise unknown("method", name, [PLAIN, *places])
+
+
+def _check_together(method: str, names: tuple[str, ...]) -> None:
+    from trainables.methods.term import InputModifier, LogitModifier, Term
+
     kinds = {name: term_class(name) for name in names}
     mixing = [
         n for n, kind in kinds.items() if issubclass(kind, InputModifier) and kind.mixes_labels
@@ -99,11 +115,26 @@ def _check_labels(method: str, names: tuple[str, ...]) -> None:
                 f"method '{method}': '{name}' reads the one true class of an image, "
                 f"'{mixing[0]}' gives it two; leave one of them out"
             )
+    if not any(issubclass(kind, Term) and kind.reads_softmax() for kind in kinds.values()):
+        for name, kind in kinds.items():
+            if issubclass(kind, LogitModifier):
+                raise UserError(
+                    f"method '{method}': '{name}' changes the logits that another term reads; "
+                    f"join it with a term that has a softmax: kd+{name}"
+                )
 
 
 def needs_teacher(method: str) -> bool:
-    """Whether a method reads anything of a teacher."""
-    return any(term_class(name).needs for name in parse_method(method))
+    """Whether a method reads anything of a teacher.
+
+    Raises:
+        UserError: an unknown term, or one named twice.
+    """
+    return any(_reads_teacher(name) for name in _names(method))
+
+
+def _reads_teacher(name: str) -> bool:
+    return name not in WITHOUT_TEACHER if name in TERMS else bool(term_class(name).needs)
 
 
 def canonical_method(method: str) -> str:
@@ -111,6 +142,46 @@ def canonical_method(method: str) -> str:
     names = parse_method(method)
     # kd first: the order in which the field writes combinations.
     return "+".join(sorted(names, key=lambda name: (name != "kd", name))) if names else PLAIN
+
+
+def method_settings(method: str) -> dict[str, Setting]:
+    """Every setting of a method by its full key, for example ``kd.temperature``."""
+    return {
+        f"{name}.{key}": found
+        for name in parse_method(method)
+        for key, found in settings_of(term_class(name).Config).items()
+    }
+
+
+def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Scalar]:
+    """The settings of a method, complete and checked.
+
+    Args:
+        method: ``+``-joined terms.
+        values: by full key (``kd.temperature``), or by a bare name (``temperature``), which
+            goes to every term of the method that has such a setting; the full key wins.
+
+    Returns:
+        Every setting of the method by its full key, defaults filled in.
+
+    Raises:
+        UserError: a key that no term of the method has, or a value out of its range.
+    """
+    settings = method_settings(method)
+    bare = {key.partition(".")[2] for key in settings}
+    for key in values:
+        if key not in settings and key not in bare:
+            raise unknown(f"key for method '{method}'", key, [*settings, *bare])
+    resolved = {}
+    for full, found in settings.items():
+        short = full.partition(".")[2]
+        if full in values:
+            resolved[full] = found.check(full, values[full])
+        elif short in values:
+            resolved[full] = found.check(short, values[short])
+        else:
+            resolved[full] = found.default
+    return resolved
 
 
 @functools.cache

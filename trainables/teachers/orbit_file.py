@@ -26,16 +26,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from trainables.data.views import ViewPlan
+from trainables.data.orbit import number_of_views
 from trainables.errors import UserError
 
 HEADER_BYTES = 4096
 SUFFIX = ".table"
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
-"""What values are stored as, by name."""
+DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
+"""What values are stored as: torch's name and bytes."""
 
 # Raise it whenever the layout changes, or the same teacher would give other outputs.
 _FORMAT = 1
@@ -80,7 +78,7 @@ class TableKey:
     @property
     def views(self) -> int:
         """Of each image."""
-        return ViewPlan(padding=self.padding, flip=self.flip, seed=0).number_of_views
+        return number_of_views(self.padding, self.flip)
 
     @property
     def entries(self) -> int:
@@ -90,7 +88,7 @@ class TableKey:
     @property
     def record_words(self) -> int:
         """4-byte words of a record, with its mark."""
-        return -(-self.width * DTYPES[self.dtype].itemsize // 4) + 1
+        return -(-self.width * DTYPES[self.dtype] // 4) + 1
 
     @property
     def file_bytes(self) -> int:
@@ -109,13 +107,11 @@ class TableKey:
 
 
 class Records:
-    """Values to records and back, for the tables of one key."""
+    """Whether records are filled, for the tables of one key. What is in them, torch knows."""
 
     def __init__(self, key: TableKey) -> None:
         self.words = key.record_words
         self.bytes = 4 * self.words
-        self._width = key.width
-        self._dtype = DTYPES[key.dtype]
         # Multilinear hashing (Lemire and Kaser, "Strongly universal string hashing is fast",
         # 2014): the high half of a sum of words times random 64-bit numbers. It needs no loop
         # over bytes, so NumPy computes a batch in one product. The numbers come from the key, so
@@ -124,41 +120,11 @@ class Records:
         numbers = np.frombuffer(seed, dtype="<u8").astype(np.uint64)
         self._start, self._position, self._weights = numbers[0], numbers[1], numbers[2:]
 
-    def encode(self, entries: np.ndarray, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Records of ``values`` ``[B, width]``.
-
-        Returns:
-            uint32 ``[B, words]``, and bool ``[B]``: whether all values of the record are finite
-            as stored. Beyond 65504 float16 is infinite, and such a record must not be written.
-        """
-        records = np.zeros((len(entries), self.words), dtype=np.uint32)
-        stored = self._values(records)
-        stored.copy_(values)
-        records[:, -1] = self._marks(entries, records)
-        return records, torch.isfinite(stored).all(1).numpy()
-
-    def decode(self, entries: np.ndarray, records: np.ndarray, out: Tensor) -> Tensor:
-        """Writes the values of uint32 ``[B, words]`` to ``out`` ``[B, width]``, NaN where empty.
-
-        Returns:
-            bool ``[B]``, whether the record is filled.
-        """
-        found = torch.from_numpy(self.filled(entries, records))
-        out.copy_(self._values(records))
-        if not found.all():
-            out[~found] = torch.nan
-        return found
-
     def filled(self, entries: np.ndarray, records: np.ndarray) -> np.ndarray:
         """Whether each record's mark fits: bool ``[B]``."""
-        return self._marks(entries, records) == records[:, -1]
+        return self.marks(entries, records) == records[:, -1]
 
-    def _values(self, records: np.ndarray) -> Tensor:
-        # To integers of the values' size first: NumPy has no bfloat16.
-        integers = torch.from_numpy(records.view(f"i{self._dtype.itemsize}"))
-        return integers.view(self._dtype)[:, : self._width]
-
-    def _marks(self, entries: np.ndarray, records: np.ndarray) -> np.ndarray:
+    def marks(self, entries: np.ndarray, records: np.ndarray) -> np.ndarray:
         """uint32 ``[B]``, never 0."""
         sums = records[:, :-1].astype(np.uint64) @ self._weights
         sums += entries.view(np.uint64) * self._position + self._start

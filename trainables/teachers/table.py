@@ -22,6 +22,45 @@ from trainables.teachers.orbit_file import HEADER_BYTES, Records, TableKey, open
 from trainables.teachers.table_folder import TableUnavailable, cache_limit, check_room
 
 
+class Values(Records):
+    """Values to records and back, for the tables of one key."""
+
+    def __init__(self, key: TableKey) -> None:
+        super().__init__(key)
+        self._width = key.width
+        self._dtype: torch.dtype = getattr(torch, key.dtype)
+
+    def encode(self, entries: np.ndarray, values: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Records of ``values`` ``[B, width]``.
+
+        Returns:
+            uint32 ``[B, words]``, and bool ``[B]``: whether all values of the record are finite
+            as stored. Beyond 65504 float16 is infinite, and such a record must not be written.
+        """
+        records = np.zeros((len(entries), self.words), dtype=np.uint32)
+        stored = self._values(records)
+        stored.copy_(values)
+        records[:, -1] = self.marks(entries, records)
+        return records, torch.isfinite(stored).all(1).numpy()
+
+    def decode(self, entries: np.ndarray, records: np.ndarray, out: Tensor) -> Tensor:
+        """Writes the values of uint32 ``[B, words]`` to ``out`` ``[B, width]``, NaN where empty.
+
+        Returns:
+            bool ``[B]``, whether the record is filled.
+        """
+        found = torch.from_numpy(self.filled(entries, records))
+        out.copy_(self._values(records))
+        if not found.all():
+            out[~found] = torch.nan
+        return found
+
+    def _values(self, records: np.ndarray) -> Tensor:
+        # To integers of the values' size first: NumPy has no bfloat16.
+        integers = torch.from_numpy(records.view(f"i{self._dtype.itemsize}"))
+        return integers.view(self._dtype)[:, : self._width]
+
+
 class TeacherTable:
     """A teacher's outputs, by image and view. Made by `open`; a context manager.
 
@@ -37,7 +76,7 @@ class TeacherTable:
         self.key = key
         self.writable = True
         self._images, self._views = key.images, key.views
-        self._records = Records(key)
+        self._records = Values(key)
         self._descriptor = descriptor
         self._map: mmap.mmap | None = None
         self._rows: np.ndarray | None = None

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainables.data.cache import cache_root
+from trainables.cache_root import cache_root
 from trainables.errors import UserError, unknown
 from trainables.teachers.orbit_file import SUFFIX, TableKey, count_filled, read_key
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from trainables.errors import UserError
-from trainables.methods.method import Method, resolve_settings
-from trainables.methods.registry import parse_method, term_class, term_names
+from trainables.methods.method import Method
+from trainables.methods.registry import parse_method, resolve_settings, term_class, term_names
 from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.methods.dml import DML, DMLConfig, dml_loss
-from trainables.methods.method import Method, resolve_settings
+from trainables.methods.method import Method
+from trainables.methods.registry import resolve_settings
 from trainables.methods.term import Batch, Mix
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes

@@ -9,8 +9,8 @@ from trainables.errors import UserError
 from trainables.methods.adaptors import BatchNorm
 from trainables.methods.at import AT, ATConfig, at_loss
 from trainables.methods.fitnet import FitNet, FitNetConfig, fitnet_loss
-from trainables.methods.method import Method, resolve_settings
-from trainables.methods.registry import term_class
+from trainables.methods.method import Method
+from trainables.methods.registry import resolve_settings, term_class
 from trainables.methods.reviewkd import (
     AttentionFusion,
     ReviewKD,

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from trainables.methods.dkd import DKD, DKDConfig, dkd_loss
 from trainables.methods.kd import kd_loss
 from trainables.methods.ls import standardise
-from trainables.methods.method import Method, resolve_settings
+from trainables.methods.method import Method
+from trainables.methods.registry import resolve_settings
 from trainables.methods.term import Batch
 from trainables.methods.ttm import power_sum, ttm_loss
 from trainables.models.outputs import Network, Outputs, Shapes

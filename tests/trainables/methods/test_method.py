@@ -10,8 +10,18 @@ from trainables.errors import UserError
 from trainables.methods import registry
 from trainables.methods.at import at_loss
 from trainables.methods.kd import KD, kd_loss
-from trainables.methods.method import Method, method_settings, resolve_settings
-from trainables.methods.registry import canonical_method, parse_method, term_class, term_names
+from trainables.methods.method import Method
+from trainables.methods.registry import (
+    TERMS,
+    WITHOUT_TEACHER,
+    canonical_method,
+    method_settings,
+    needs_teacher,
+    parse_method,
+    resolve_settings,
+    term_class,
+    term_names,
+)
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
@@ -200,3 +210,9 @@ def test_a_bare_name_goes_to_every_term_and_the_full_key_wins() -> None:
 def test_wrong_settings_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve_settings("kd", values)
+
+
+def test_which_terms_read_no_teacher_is_known_before_they_are_loaded() -> None:
+    assert {name for name in TERMS if not term_class(name).needs} == WITHOUT_TEACHER
+    for name in TERMS:
+        assert needs_teacher(name) == (name not in WITHOUT_TEACHER)

@@ -8,9 +8,9 @@ from torch import Tensor
 from trainables.data.views import to_float
 from trainables.errors import UserError
 from trainables.methods.kd import kd_loss
-from trainables.methods.method import Method, resolve_settings
+from trainables.methods.method import Method
 from trainables.methods.mixup import Mixup, MixupConfig
-from trainables.methods.registry import parse_method
+from trainables.methods.registry import parse_method, resolve_settings
 from trainables.methods.term import Batch, Mix, cross_entropy
 from trainables.models.outputs import Outputs, Shapes
 from trainables.models.registry import create_model

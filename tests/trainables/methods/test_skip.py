@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from trainables.errors import UserError
-from trainables.methods.method import Method, resolve_settings
+from trainables.methods.method import Method
+from trainables.methods.registry import resolve_settings
 from trainables.methods.skip import Skip, SkipConfig, skip_loss
 from trainables.methods.term import Batch
 from trainables.models.outputs import Outputs, Shapes
