@@ -98,19 +98,24 @@ def test_the_second_signal_ends_at_once_what_hangs():
 def test_time_runs_out_for_a_main_thread_that_hears_nothing(tmp_path):
     """It waits in C; what it started ends with it."""
     program = Program(STUCK, before="ending.GRACE_SECONDS = 0.5")
+    limit = time.monotonic() + 30
+    while b"sleep\x0061\x00" not in commands():  # until then it hears
+        assert time.monotonic() < limit
+        time.sleep(0.02)
     program.sent = time.monotonic()
     program.process.send_signal(signal.SIGTERM)
     assert program.end() == (1, ["kept", LINE], [])
     assert program.seconds < 4
-    commands = [file.read_bytes() for file in Path("/proc").glob("[0-9]*/cmdline") if _is(file)]
-    assert b"sleep\x0061\x00" not in commands
+    assert b"sleep\x0061\x00" not in commands()
 
 
-def _is(file):
-    try:
-        return bool(file.read_bytes())
-    except OSError:
-        return False
+def commands():
+    """The command lines of all processes."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended
+            found.append(file.read_bytes())
+    return found
 
 
 def test_what_is_to_be_kept_cannot_hold_up_the_end():

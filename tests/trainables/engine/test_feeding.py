@@ -131,10 +131,10 @@ LOSSES = [name for name in term_names() if issubclass(term_class(name), Term)]
 @pytest.mark.parametrize("method", [PLAIN, "kd+at", "kd+ls", *LOSSES])
 def test_a_whole_step_runs_on_the_device(method: str) -> None:
     """On a device without values: nothing can be read there, nor meet what lies on the CPU."""
-    training = cost._training(method, torch.device("meta"))
-    cost._step(training)  # what is made once may wait
+    training = cost.training_of(method, torch.device("meta"))
+    cost.step(training)  # what is made once may wait
     with unhurried():
-        cost._step(training)
+        cost.step(training)
 
 
 def test_a_copy_that_waits_is_found() -> None:
