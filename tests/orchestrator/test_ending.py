@@ -1,5 +1,6 @@
 """Signals to a process at work: it keeps what is to be kept, says how to go on, and ends."""
 
+import contextlib
 import os
 import signal
 import subprocess
