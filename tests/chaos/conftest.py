@@ -97,11 +97,7 @@ class Sweep:
 
     def workers(self, actor: str) -> list[int]:
         """The processes of a class of Ray actors."""
-        return self.named(f"ray::{actor}")
-
-    def named(self, text: str) -> list[int]:
-        """The processes whose command line has this text."""
-        return [pid for pid in self.processes() if text in command(pid)]
+        return [pid for pid in self.processes() if f"ray::{actor}" in command(pid)]
 
     def programs(self, name: str) -> list[int]:
         """The processes of an executable."""

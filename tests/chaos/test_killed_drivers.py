@@ -57,7 +57,12 @@ KILLS = int(os.environ.get("KDSWEEP_KILLS", "32"))
 KINDS = ("driver", "group", "worker", "head")
 WORKERS_AT_MOST = 2
 """Of a sweep: a trial whose worker dies three times has failed for good."""
-LONGER = {"method": ["student", "kd"], "factor": [2, 4], "batch_size": [32, 64], "lr": [0.05, 0.1]}
+LONGER = {
+    "method": ["student", "kd"],
+    "factor": [2, 4],
+    "batch_size": [32, 64],
+    "momentum": [0.8, 0.9],
+}
 
 
 class Killer:
@@ -123,7 +128,7 @@ class Killer:
         victims = {
             "driver": [driver.process.pid],
             "worker": driver.workers("DistillTrainable") or driver.workers("TeacherTraining"),
-            "head": driver.named("gcs_server"),
+            "head": driver.programs("gcs_server"),
         }[kind]
         with contextlib.suppress(ProcessLookupError):
             if victims:
