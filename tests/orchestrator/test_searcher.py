@@ -383,6 +383,14 @@ def test_a_dead_worker_is_replaced_twice(tmp_path):
     assert driver.states == [TrialState.FAIL]
 
 
+def test_a_dead_worker_is_replaced_before_anything_else_begins(tmp_path):
+    driver = Driver(tmp_path, study({"lr": [0.1]}, repeats=3))
+    first = driver.start()
+    driver.die(first)
+    assert job_id(driver, driver.start()) == job_id(driver, first)
+    assert job_id(driver, driver.start()) != job_id(driver, first)
+
+
 def test_a_trial_that_outlives_its_worker_is_told_complete(tmp_path):
     driver = Driver(tmp_path, study({"lr": [0.1]}))
     driver.die(driver.start())

@@ -118,6 +118,16 @@ def test_only_the_same_student_of_the_same_sweep_is_lent(booked):
     assert len(for_every_teacher(frame)) == len(frame)
 
 
+def test_a_trial_that_failed_is_not_lent(booked):
+    study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}}, repeats=2)
+    frame = trials(booked(study, lambda config: 0.5), ["s"])
+    assert len(for_every_teacher(frame)) == len(frame) + 2
+    failed = (frame["method"] == "student") & (frame["seed"] == 1)
+    frame.loc[failed, "status"] = "failed"
+    lent = for_every_teacher(frame)[len(frame) :]
+    assert list(zip(lent["status"], lent["seed"], strict=True)) == [("completed", 0)]
+
+
 def test_methods_that_read_the_teacher_are_never_lent(booked):
     study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
     frame = trials(booked(study, lambda config: 0.5), ["s"])

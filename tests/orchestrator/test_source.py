@@ -81,6 +81,20 @@ def test_an_older_range_that_never_reached_its_end_goes_on(tmp_path):
     assert proposal.configs[0].lr <= 0.7
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_resumed_sampler_does_not_draw_again_what_it_has_drawn(tmp_path, sampler):
+    space = {"lr": {"low": 0.01, "high": 0.5}}
+    drawn = []
+    for trials in (4, 8):
+        searched = source(
+            tmp_path, study(fixed=NAMED, dimensions=space, sampler=sampler, trials=trials)
+        )
+        while (proposal := searched.ask()) is not None:
+            drawn.append(proposal.configs[0].lr)
+            searched.tell(proposal.number, [completed(len(drawn))], answered=False)
+    assert len(set(drawn)) == len(drawn) == 8
+
+
 def test_the_sampler_takes_every_seed(tmp_path):
     last = source(tmp_path, study(sampler="tpe", trials=3, sampler_seed=MAX_SEED))
     proposals(last)

@@ -172,8 +172,9 @@ def test_part_that_outlives_its_compaction_is_still_the_older(tmp_path):
 
 @dataclass(frozen=True)
 class Meanwhile(Folder):
-    """A folder where something happens once, after the first listing or before the first read."""
+    """A folder where something happens once, at the first listing, read or write."""
 
+    before_write: Callable[[], None] | None = None
     after_listing: Callable[[], None] | None = None
     before_read: Callable[[], None] | None = None
     stale: list[str] = field(default_factory=list)
@@ -192,6 +193,12 @@ class Meanwhile(Folder):
             self.before_read()
         return super().read(name)
 
+    def write(self, name, data):
+        if self.before_write and "write" not in self.happened:
+            self.happened.append("write")
+            self.before_write()
+        super().write(name, data)
+
 
 def reader(store: Store, **events) -> parts.Parts:
     folder = store.folder / "trials"
@@ -205,6 +212,19 @@ def test_reader_starts_again_when_its_files_were_compacted(results):
         store.add_trial(trial(number))
     table = reader(store, before_read=store.compact).read()
     assert table["trial_id"].to_pylist() == ["s-0", "s-1", "s-2"]
+
+
+def test_a_row_written_anew_during_a_compaction_outlives_it(results):
+    store = Store(results, "sweep")
+    for number in range(2):
+        store.add_trial(trial(number, val_acc=0.1))
+
+    def anew():
+        store.add_trial(trial(0, val_acc=0.9))
+
+    reader(store, before_write=anew).compact()
+    found = {row["trial_id"]: row["val_acc"] for row in store.read("trials").to_pylist()}
+    assert found == {"s-0": 0.9, "s-1": 0.1}
 
 
 def test_reader_starts_again_when_a_compaction_overtook_its_listing(results):

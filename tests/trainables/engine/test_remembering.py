@@ -94,6 +94,12 @@ def test_another_precision_has_answers_of_its_own(train: Callable[..., Training]
     assert rates == [0.0, 0.0, 1.0, 1.0]
 
 
+def test_another_augmentation_has_answers_of_its_own(train: Callable[..., Training]) -> None:
+    plans = [{}, {"crop_padding": 2}, {"flip": False}, {"crop_padding": 2, "flip": False}]
+    for expected in (0.0, 1.0):  # filling, looking up
+        assert [train(epochs=1, **plan).hit_rate for plan in plans] == [expected] * 4
+
+
 def test_another_repeat_sees_other_views(train: Callable[..., Training]) -> None:
     train()
     assert 0 < train(view_seed=1).hit_rate < 1  # type: ignore[operator]
