@@ -131,7 +131,7 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     if isinstance(content["cover"], list):
         content["cover"] = [key for key in content["cover"] if key not in fixed]
     if isinstance(content.get("points"), list):
-        content["points"] = [_without(point, fixed) for point in content["points"]]
+        content["points"] = _points_without(content["points"], fixed)
     content["teacher"] = content["teacher"] or None
     return content
 
@@ -188,6 +188,19 @@ def _take_from_teacher(block: dict[str, Any], key: str) -> None:
 def _means(key: str, name: str) -> bool:
     """Whether a setting's name is the key, or the key's full form."""
     return name == key or name.partition(".")[2] == key
+
+
+def _points_without(points: list[Any], keys: set[str]) -> list[Any]:
+    """Points without what is fixed for all of them; those that differed in that alone are one.
+
+    Two that were the same before stay two: that is the user's mistake.
+    """
+    kept: list[tuple[Any, Any]] = []
+    for point in points:
+        left = _without(point, keys)
+        if not any(left == other and point != whole for whole, other in kept):
+            kept.append((point, left))
+    return [left for _, left in kept]
 
 
 def _without(point: Any, keys: set[str]) -> Any:

@@ -163,6 +163,17 @@ def test_a_dimension_is_replaced():
     assert study.config({"factor": 2}).terms["kd.temperature"] == 4
 
 
+def test_points_that_differ_in_what_is_fixed_become_one(tmp_path):
+    text = "{dataset: digits, sampler: points, dimensions: {lr: [1, 2], batch_size: [8, 9]},"
+    path = own(tmp_path, text + " points: [{lr: 1, batch_size: 8}, {lr: 2, batch_size: 8}]}")
+    assert load_study(path, ["lr=1"]).points == [{"batch_size": 8}]
+    assert load_study(path, ["batch_size=8"]).points == [{"lr": 1}, {"lr": 2}]
+    assert load_study(path, ["lr=1", "batch_size=8"]).points == [{}]
+    twice = own(tmp_path, text + " points: [{lr: 1}, {lr: 1}, {lr: 2}]}", "twice.yaml")
+    with pytest.raises(UserError, match="points: number 2 is number 1 again"):
+        load_study(twice, ["batch_size=8"])
+
+
 def test_a_fixed_dimension_leaves_the_points(tmp_path):
     text = "{dataset: digits, sampler: points, dimensions: {lr: [1, 2], batch_size: [8]},"
     path = own(tmp_path, text + " points: [{lr: 1, batch_size: 8}, {lr: 2}]}")

@@ -235,6 +235,8 @@ def album(tmp_path: Path) -> str:
 
 LOADING = """
 import sys, threading, time
+import torch
+import trainables.data.image_folder
 from trainables.data.sources import load_dataset
 
 def private():
