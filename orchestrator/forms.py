@@ -86,7 +86,7 @@ def _escaped(text: str) -> str:
 
 
 def _latex_cell(text: str) -> str:
-    text = re.sub(r"(^| )([+-])([\d.]+)$", r"\1$\2\3$", _escaped(text))
+    text = re.sub(r"(^| )([+-])([\d.]+)(?= \$\\pm|$)", r"\1$\2\3$", _escaped(text))
     return re.sub("\0(.*)\0", r"\\textbf{\1}", text)
 
 

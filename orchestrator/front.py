@@ -37,7 +37,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         One row per config with the columns of ``trials``: measured ones are means over the seeds,
         the others are those of the first trial. And ``settings`` (JSON of the config without
         seeds and stage), ``n`` (trials), ``trial_ids`` (all, separated by spaces), and for
-        val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed) and ``*_n`` (how many had it).
+        val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it) and
+        ``*_by_seed`` (the accuracy of each).
     """
     finished = frame[frame["status"] == "completed"].copy()
     finished["stage"] = finished["stage"].fillna("search")
@@ -58,7 +59,11 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     points = groups.agg(how)
     points["n"] = groups.size()
     points["trial_ids"] = groups["trial_id"].agg(" ".join)
+    seeds = groups["seed"].agg(list)
     for metric in ("val_acc", "test_acc"):
+        values = groups[metric].agg(list)
+        by_seed = [dict(zip(*both, strict=True)) for both in zip(seeds, values, strict=True)]
+        points[f"{metric}_by_seed"] = pd.Series(by_seed, points.index, dtype=object)
         points[f"{metric}_sd"] = groups[metric].std()
         points[f"{metric}_n"] = groups[metric].count()
     return points.reset_index()
@@ -228,9 +233,10 @@ def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         metric: ``"test_acc"``, or ``"val_acc"``, which confirm trials have not.
 
     Returns:
-        Rows as `over_seeds` gives them, one per config. ``shown``, ``shown_sd``, ``shown_n`` are
-        the metric's mean, sd and count, ``shown_stage`` the stage they come from; ``trial_id``,
-        ``trial_ids`` and ``config_key`` are of that stage. ``val_acc`` is of the search.
+        Rows as `over_seeds` gives them, one per config. ``shown``, ``shown_sd``, ``shown_n`` and
+        ``shown_by_seed`` are the metric's mean, sd, count and values, ``shown_stage`` the stage
+        they come from; ``trial_id``, ``trial_ids`` and ``config_key`` are of that stage.
+        ``val_acc`` is of the search.
 
     Raises:
         UserError: the metric is unknown.
@@ -238,7 +244,8 @@ def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric not in ("test_acc", "val_acc"):
         raise unknown("metric", metric, ("test_acc", "val_acc"))
     points = over_seeds(frame)
-    names = {metric: "shown", f"{metric}_sd": "shown_sd", f"{metric}_n": "shown_n"}
+    endings = ("", "_sd", "_n", "_by_seed")
+    names = {f"{metric}{ending}": f"shown{ending}" for ending in endings}
     for source, target in names.items():
         points[target] = points[source]
     points["shown_stage"] = points["stage"]

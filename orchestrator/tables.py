@@ -5,6 +5,7 @@ import io
 import math
 from dataclasses import asdict, dataclass, fields, replace
 
+import numpy as np
 import pandas as pd
 
 from orchestrator.forms import ABSENT, Grid, form_of
@@ -28,6 +29,8 @@ class Cell:
         sd: over the seeds (ddof 1); None for one seed.
         n: number of seeds.
         diff: to the plain student of the same compression and stage; None if there is none.
+        diff_se: standard error of the difference, paired by seed; None unless both were trained
+            under the same seeds, two at least.
         val_acc: of the search, what the config was chosen by; None if it was confirmed only.
         config_key: of the first seed; so is ``trial_id``.
         best: whether no other method of the column has a higher mean.
@@ -44,6 +47,7 @@ class Cell:
     sd: float | None
     n: int
     diff: float | None
+    diff_se: float | None
     val_acc: float | None
     config_key: str | None
     trial_id: str
@@ -133,10 +137,14 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     cells = cells.drop(columns=["stage", "n"]).rename(
         columns={"shown": "mean", "shown_sd": "sd", "shown_n": "n", "shown_stage": "stage"}
     )
-    plain = cells.loc[cells["method"] == "student", [*_COLUMN, "stage", "mean"]]
-    plain = plain.rename(columns={"mean": "plain"})
+    plain = cells.loc[cells["method"] == "student", [*_COLUMN, "stage", "mean", "shown_by_seed"]]
+    plain = plain.rename(columns={"mean": "plain", "shown_by_seed": "plain_by_seed"})
     cells = cells.merge(plain, on=[*_COLUMN, "stage"], how="left")
-    cells["diff"] = (cells["mean"] - cells["plain"]).where(cells["method"] != "student")
+    taught = cells["method"] != "student"
+    cells["diff"] = (cells["mean"] - cells["plain"]).where(taught)
+    both = zip(cells["shown_by_seed"], cells["plain_by_seed"], strict=True)
+    errors = pd.Series([_paired_error(*pair) for pair in both], cells.index, dtype=float)
+    cells["diff_se"] = errors.where(taught)
     columns = cells.groupby(_COLUMN, dropna=False)
     cells["best"] = cells["mean"] == columns["mean"].transform("max")
     cells["achieved"] = columns["compression_params"].transform("mean")
@@ -145,6 +153,16 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     )
     headers = [_headers(panel) for _, panel in cells.groupby(_PANEL, dropna=False, sort=False)]
     return cells.assign(compression=pd.concat(headers) if headers else "")
+
+
+def _paired_error(ours: object, plain: object) -> float:
+    """Standard error of the difference of two configs, by seed; NaN where their seeds differ."""
+    if not isinstance(ours, dict) or not isinstance(plain, dict) or ours.keys() != plain.keys():
+        return math.nan
+    differences = np.array([ours[seed] - plain[seed] for seed in ours])
+    if len(differences) < 2:
+        return math.nan
+    return float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
 def _headers(panel: pd.DataFrame) -> pd.Series:
@@ -173,11 +191,13 @@ def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
     if not math.isnan(accuracy):
         teacher += f" ({100 * accuracy:.2f} % test accuracy)"
     seeds = sorted({int(seed) for seed in trials["seed"].dropna()})
+    known = any(cell.diff_se is not None for cell in panel.cells)
+    paired = " ± its standard error, paired by seed" if known else ""
     listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
     return (
         f"{panel.cells[0].dataset}, teacher {teacher}. {_NAMES[metric].capitalize()} in %, "
         f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
-        f"student of the same compression; {len(trials)} finished trials, {listed}."
+        f"student of the same compression{paired}; {len(trials)} finished trials, {listed}."
     )
 
 
@@ -224,6 +244,8 @@ def _grid(panel: Panel, bold: str) -> Grid:
             shown += "†"
         if cell.diff is not None:
             shown += f" {100 * cell.diff:+.2f}"
+        if cell.diff_se is not None:
+            shown += f" ± {100 * cell.diff_se:.2f}"
         text[cell.method, cell.compression] = shown
     rows = [
         [method, *(text.get((method, column), ABSENT) for column in panel.columns)]

@@ -127,11 +127,33 @@ def test_latex(frame):
     assert text.count("{") == text.count("}")
 
 
+def test_differences_have_an_error_where_both_have_the_same_seeds(recorded, trial_row):
+    rows = [
+        trial_row(10 * i + seed, method, 4, seed=seed, val_acc=0.5, test_acc=test)
+        for i, (method, tests) in enumerate(
+            [
+                ("student", [0.70, 0.80, 0.90]),
+                ("kd", [0.71, 0.82, 0.93]),  # in points 1, 2, 3: sd 1, error 1/sqrt(3)
+                ("at", [0.70, 0.70]),  # a seed less
+            ]
+        )
+        for seed, test in enumerate(tests)
+    ]
+    table = compression_table(recorded(rows))
+    found = cells(table)
+    assert found["kd", "4.1x"].diff_se == pytest.approx(0.01 / 3**0.5)
+    assert found["at", "4.1x"].diff_se is None
+    assert found["student", "4.1x"].diff_se is None
+    assert "82.00 ± 11.00* (3) +2.00 ± 0.58" in render(table)
+    assert r"(3) $+2.00$ $\pm$ 0.58" in render(table, "latex")
+    assert "student of the same compression ± its standard error, paired by seed;" in render(table)
+
+
 def test_csv_has_a_row_per_cell(frame):
     rows = list(csv.DictReader(io.StringIO(render(compression_table(frame), "csv"))))
     assert list(rows[0]) == [
         *("dataset", "teacher", "method", "compression", "compression_params", "student", "stage"),
-        *("mean", "sd", "n", "diff", "val_acc", "config_key", "trial_id"),
+        *("mean", "sd", "n", "diff", "diff_se", "val_acc", "config_key", "trial_id"),
     ]
     assert len(rows) == 5
     (kd,) = (row for row in rows if row["method"] == "kd")

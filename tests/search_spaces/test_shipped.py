@@ -47,12 +47,25 @@ def test_the_mission_searches_every_weight_of_every_method() -> None:
     assert weights <= searched
 
 
-def test_the_demonstration_has_four_methods_at_four_factors() -> None:
+def test_the_demonstration_tries_every_method_at_every_factor_under_several_seeds() -> None:
     study = load_study("digits")
     cells = {(point["method"], point["factor"]) for point in study.first_points()}
-    assert len({method for method, _ in cells}) >= 4
-    assert len({factor for _, factor in cells}) >= 4
-    assert len(cells) == len(study.first_points()) <= (study.trials or 0)
+    methods, factors = {method for method, _ in cells}, {factor for _, factor in cells}
+    assert PLAIN in methods
+    assert len(methods) >= 5
+    assert len(factors) >= 3
+    assert len(cells) == len(methods) * len(factors) == len(study.first_points())
+    assert study.trials is not None
+    assert study.trials > len(cells)  # the rest is for the sampler
+    assert study.repeats >= 4
+
+
+def test_the_demonstration_has_a_teacher_that_knows_more() -> None:
+    study = load_study("digits")
+    teacher = study.teacher_config()
+    assert teacher is not None
+    assert teacher.train_fraction == 1
+    assert study.config(study.first_points()[0]).train_fraction == pytest.approx(0.1)
 
 
 # Published tables
