@@ -1,7 +1,5 @@
 """The demonstration tells methods apart: its claims, on the sweep that `make demo` runs."""
 
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
