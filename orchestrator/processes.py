@@ -17,6 +17,19 @@ LOOK_SECONDS = 5.0
 HEAD_SECONDS = 30.0
 
 
+_END_ALL = """
+read -r _
+logs=$1; shift
+for p in "$@"; do grep -qsE 'ray|gcs' "/proc/$p/cmdline" && kill -9 "$p"; done
+for again in 1 2 3; do
+  for p in /proc/[0-9]*; do
+    case $(readlink "$p/fd/1" 2>/dev/null) in "$logs"/*) kill -9 "${p#/proc/}" ;; esac
+  done
+  sleep 1
+done
+"""
+"""A worker's command line and environment are not what they were: Ray has written over them."""
+
 _deaf = False
 
 
@@ -48,22 +61,22 @@ os.register_at_fork(after_in_child=_go_deaf)
 def survived_by_none() -> Iterator[None]:
     """Ends Ray's processes if this one is killed in this block.
 
-    Its head and its node are ended by the kernel, and so are their workers; its agents would
-    wait for minutes to report that to the head. A shell that hears this process end ends them.
+    Its head and its node are ended by the kernel. Its agents would wait for minutes to report
+    that to the head, and so may a worker that has just started and is given nothing yet. A shell
+    that hears this process end ends them all: those that are there now, and whatever writes to
+    the logs of this session.
     """
     node = _node()
     known = [info.process.pid for found in node.all_processes.values() for info in found]
-    pids = " ".join(str(pid) for one in known for pid in (one, *descendants(one)))
-    script = (
-        f"read -r _; for p in {pids}; do grep -qsE 'ray|gcs' /proc/$p/cmdline && kill -9 $p; done"
-    )
+    pids = [str(pid) for one in known for pid in (one, *descendants(one))]
     with deaf_children():
         guard = subprocess.Popen(
-            ["/bin/sh", "-c", script],
+            ["/bin/sh", "-c", _END_ALL, "sh", os.path.realpath(node.get_logs_dir_path()), *pids],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             preexec_fn=_go_deaf,
+            start_new_session=True,  # who kills the group does not kill it
         )
     try:
         yield
