@@ -1,7 +1,9 @@
 """Networks of timm and torchvision, wrapped so that they return `Outputs`.
 
-Such a network returns logits alone. `trainables.models.tracing` finds once which modules give
-its stages and its embedding; hooks read them in every forward pass.
+Most networks of timm say by themselves what they compute on the way (``forward_intermediates``)
+and from what they classify (``forward_head``). Of any other network, which returns logits alone,
+`trainables.models.tracing` finds once which modules give its stages and its embedding; hooks read
+them in every forward pass.
 """
 
 import difflib
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from trainables.errors import UserError, unknown
 from trainables.models.family import Design, ImageShape
 from trainables.models.outputs import Network, Outputs
-from trainables.models.tracing import find_features
+from trainables.models.tracing import find_features, told_stages
 
 LIBRARIES = {
     "timm": "Wightman, PyTorch Image Models",
@@ -36,6 +38,9 @@ class External(Network):
         backbone: images ``[B, C, H, W]`` to logits ``[B, classes]``.
         image_shape: ``(C, H, W)`` of the images it will see.
 
+    Attributes:
+        told: which of the features that the backbone tells are stages; empty where it is traced.
+
     Raises:
         UserError: the network does not end in one linear layer.
     """
@@ -44,6 +49,7 @@ class External(Network):
         super().__init__()
         self.backbone = backbone
         self.stage_names, self.classifier_name = find_features(backbone, image_shape)
+        self.told = told_stages(backbone, self.classifier, image_shape)
 
     @property
     def classifier(self) -> nn.Linear:  # type: ignore[override]
@@ -51,7 +57,20 @@ class External(Network):
         return cast(nn.Linear, self.backbone.get_submodule(self.classifier_name))
 
     def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
-        # A foreign network runs from end to end, whatever the depth.
+        if not self.told:
+            return self._traced(images)  # from end to end, whatever the depth
+        network: Any = self.backbone
+        if depth is not None and depth <= len(self.told):
+            return Outputs.early(
+                network.forward_intermediates(
+                    images, indices=self.told[:depth], stop_early=True, intermediates_only=True
+                )
+            )
+        features, stages = network.forward_intermediates(images, indices=self.told)
+        embedding = network.forward_head(features, pre_logits=True)
+        return Outputs(self.classifier(embedding), embedding, tuple(stages))
+
+    def _traced(self, images: Tensor) -> Outputs:
         # The hooks live for one pass: a deep copy would keep hooks that report to the original.
         seen: dict[str, Tensor] = {}
 

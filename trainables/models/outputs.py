@@ -13,7 +13,8 @@ class Outputs(NamedTuple):
         logits: ``[B, classes]``, before softmax.
         embedding: ``[B, D]``, the input of the classifier.
         stages: one feature map ``[B, C, H, W]`` per spatial resolution, early to deep: the
-            last feature the network computes at that resolution.
+            last feature the network computes at that resolution. Of a network of timm that keeps
+            one resolution, as a transformer does: the last of each quarter of its blocks.
         shortcuts: of a residual network, one map per stage and of its shape: the shortcut of
             the stage's first block as it enters the sum, projected where the block projects,
             before addition and ReLU. Empty for other networks.

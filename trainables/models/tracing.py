@@ -1,8 +1,8 @@
 """Where a foreign network computes its stages and its embedding.
 
-One forward pass in evaluation mode tells: a stage is the output of the module that finishes
-last at its spatial resolution, the embedding is the input of the linear layer that returns the
-logits.
+A network of timm says it. Of others, one forward pass in evaluation mode tells: a stage is the
+output of the module that finishes last at its spatial resolution, the embedding is the input of
+the linear layer that returns the logits.
 """
 
 from collections.abc import Container, Mapping
@@ -61,7 +61,56 @@ def find_features(network: nn.Module, image_shape: ImageShape) -> tuple[list[str
         for name, size in maps.items()
         if not _inside_a_block(name, network, maps, called)
     }
-    return _last_per_resolution(path), linear[0]
+    names = [*path]
+    stages = _last_per_size([height * width for height, width in path.values()])
+    return [names[place] for place in stages], linear[0]
+
+
+QUARTERS = 4
+"""Stages of a network that keeps one resolution, as a transformer does."""
+
+
+@torch.no_grad()
+def told_stages(network: Any, classifier: nn.Linear, image_shape: ImageShape) -> list[int]:
+    """Which of the features that ``forward_intermediates`` of timm gives are stages.
+
+    The last one at each resolution; where all have one resolution, the last of each quarter.
+
+    Args:
+        network: of any library; it stays as it is.
+        classifier: what returns its logits.
+        image_shape: ``(C, H, W)``.
+
+    Returns:
+        Their indices, early to deep. Empty where the network tells nothing, or not all: no
+        feature maps ``[B, C, H, W]``, or no input of its last layer.
+    """
+    if not all(hasattr(network, name) for name in ("forward_intermediates", "forward_head")):
+        return []
+    images = blank_images(network, image_shape)
+    try:
+        with evaluating(network):
+            features, maps = network.forward_intermediates(images)
+            embedding = network.forward_head(features, pre_logits=True)
+    except (AssertionError, RuntimeError, TypeError, ValueError, AttributeError):
+        return []  # each of them only where it was never written for that network
+    if embedding.shape != (1, classifier.in_features):
+        return []
+    if any(found.ndim != 4 for found in maps):
+        return []
+    sizes = [found.shape[2] * found.shape[3] for found in maps]
+    if len(set(sizes)) == 1 < len(maps):
+        return sorted({len(maps) * part // QUARTERS - 1 for part in range(1, QUARTERS + 1)} - {-1})
+    return _last_per_size(sizes)
+
+
+def _last_per_size(sizes: list[int]) -> list[int]:
+    """Walk back from the end: places of what is larger than all that follows."""
+    kept: list[int] = []
+    for place in reversed(range(len(sizes))):
+        if not kept or sizes[place] > sizes[kept[-1]]:
+            kept.append(place)
+    return kept[::-1]
 
 
 def _is_map(
@@ -111,14 +160,3 @@ def _inside_a_block(
         elif not isinstance(module, nn.Conv2d):
             return True
     return False
-
-
-def _last_per_resolution(maps: dict[str, Size]) -> list[str]:
-    """Walk back from the end; what is smaller than its successor lies on a side branch."""
-    stages: list[str] = []
-    largest = 0
-    for name, (height, width) in reversed(maps.items()):
-        if height * width > largest:
-            largest = height * width
-            stages.append(name)
-    return stages[::-1]

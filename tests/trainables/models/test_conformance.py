@@ -138,11 +138,11 @@ def test_it_stops_behind_any_stage(name: str) -> None:
         with finished(model) as seen:
             early = model(images(2), depth)
         expected = whole
-        if ":" not in name:  # a network of another library cannot stop
+        if ":" not in name or model.told:  # a network that is traced cannot stop
             expected = Outputs.early(whole.stages[:depth], whole.shortcuts[:depth])
             assert early.logits is None
             assert early.embedding is None
-            assert seen[-1][1] is early.stages[-1], "nothing runs behind the last stage"
+            assert torch.equal(seen[-1][1], early.stages[-1]), "nothing runs behind the last stage"
             assert model.classifier not in [part for part, _ in seen]
         torch.testing.assert_close(early, expected, rtol=0, atol=0)
 

@@ -25,11 +25,20 @@ SHAPE = (3, 64, 64)
         ),
         # Squeeze-and-excitation branches are 1x1 and no stage.
         (
-            "timm:efficientnet_b0",
+            "torchvision:efficientnet_b0",
             ((16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4), (1280, 2, 2)),
         ),
-        # Attention maps are 4-D and no stage; the patches are.
-        ("timm:vit_tiny_patch16_224", ((192, 4, 4),)),
+        # As timm says it: the last block before the convolution that widens it.
+        (
+            "timm:efficientnet_b0",
+            ((16, 32, 32), (24, 16, 16), (40, 8, 8), (112, 4, 4), (320, 2, 2)),
+        ),
+        # A transformer keeps its resolution: a stage per quarter of its blocks.
+        ("timm:vit_tiny_patch16_224", ((192, 4, 4),) * 4),
+        (
+            "timm:swin_tiny_patch4_window7_224",
+            ((96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2)),
+        ),
         # The norm behind global pooling works on one pixel and is no stage.
         ("torchvision:convnext_tiny", ((96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2))),
         # Adaptive pooling to 7x7 enlarges small maps and is no stage.
@@ -63,6 +72,54 @@ def test_last_stage_of_one_pixel_is_kept_but_global_pooling_is_none() -> None:
     with torch.device("meta"):
         stages = output_shapes(create_model("torchvision:resnet18", 10, SHAPE), SHAPE).stages
     assert stages[-1] == (512, 2, 2)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenetv3_small_050", "efficientnet_b0", "vit_tiny_patch16_224"]
+)
+def test_networks_of_timm_tell_what_they_compute(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model(f"timm:{name}", 10, SHAPE).eval()
+    images = torch.randn(2, *SHAPE)
+    with torch.no_grad():
+        outputs = model(images)
+        assert torch.equal(outputs.logits, model.backbone(images))
+        assert torch.equal(outputs.logits, model.classifier(outputs.embedding))
+        early = model(images, depth=2)
+    assert early.logits is None
+    assert len(early.stages) == 2
+    for one, other in zip(early.stages, outputs.stages, strict=False):
+        assert torch.equal(one, other)
+
+
+def test_the_last_stage_of_a_transformer_is_its_last_block() -> None:
+    torch.manual_seed(0)
+    model = create_model("timm:vit_tiny_patch16_224", 10, SHAPE).eval()
+    seen = []
+    model.backbone.blocks[-1].register_forward_hook(lambda *call: seen.append(call[2]))
+    with torch.no_grad():
+        last = model(torch.randn(2, *SHAPE)).stages[-1]
+    assert torch.equal(last.flatten(2).mT, seen[0][:, 1:])  # without the class token
+
+
+def test_a_network_that_tells_only_a_part_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    make = timm.create_model
+
+    def mute(*args: object, **settings: object) -> nn.Module:
+        network = make(*args, **settings)
+
+        def refused(*args: object, **settings: object) -> None:
+            raise AssertionError("Output format must be NLC.")
+
+        network.forward_intermediates = refused
+        return network
+
+    monkeypatch.setattr(timm, "create_model", mute)
+    with torch.device("meta"):
+        traced = create_model("timm:vit_tiny_patch16_224", 10, SHAPE)
+        assert output_shapes(traced, SHAPE).stages == ((192, 4, 4),)
 
 
 class SharedActivation(nn.Module):
