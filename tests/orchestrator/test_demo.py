@@ -21,7 +21,6 @@ def cells(finished: pd.DataFrame) -> tuple[Cell, ...]:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 def test_every_cell_has_a_mean_and_a_spread(finished: pd.DataFrame) -> None:
     found = cells(finished)
     assert len({cell.method for cell in found}) * len({c.compression for c in found}) == len(found)
@@ -29,7 +28,6 @@ def test_every_cell_has_a_mean_and_a_spread(finished: pd.DataFrame) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 def test_the_teacher_is_above_the_plain_students(finished: pd.DataFrame) -> None:
     (teacher,) = finished["teacher_test_acc"].unique()
     plain = finished[finished["method"] == "student"]["test_acc"]
@@ -38,7 +36,6 @@ def test_the_teacher_is_above_the_plain_students(finished: pd.DataFrame) -> None
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
 def test_a_method_beats_plain_training_by_more_than_chance(finished: pd.DataFrame) -> None:
     better = {
         cell.compression

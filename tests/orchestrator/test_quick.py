@@ -53,7 +53,7 @@ def loaded_by(folder: Path, *commands: str) -> dict[str, tuple[int, set[str], st
         [sys.executable, "-c", PROGRAM, json.dumps(split)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=True,
         cwd=folder,
         env={

@@ -31,7 +31,7 @@ def kdsweep(*arguments: str, code: int = 0) -> str:
         [sys.executable, "-m", "orchestrator.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stderr) == (code, "")
@@ -97,7 +97,7 @@ def test_run_repeat_and_confirm(tmp_path):
         [*program, "--gpus-per-trial", "9", *results],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 2
@@ -111,7 +111,7 @@ def test_run_repeat_and_confirm(tmp_path):
 def test_reused_and_fresh_workers_train_alike(tmp_path):
     study = tmp_path / "s.yaml"
     fixed = {"student": "wrn_10_0.5", "epochs": 1, "train_fraction": 0.2, "precision": "fp32"}
-    space = {"lr": [0.02, 0.05, 0.1]}
+    space = {"lr": [0.02, 0.05]}
     content = {"dataset": "digits", "fixed": fixed, "dimensions": space, "sampler": "grid"}
     study.write_text(yaml.safe_dump(content | {"objectives": {"val_acc": "max"}}))
 
@@ -126,4 +126,4 @@ def test_reused_and_fresh_workers_train_alike(tmp_path):
     pd.testing.assert_frame_equal(reused[learned], fresh[learned], check_exact=True)
     # Measured once per process.
     assert reused["latency_ms"].nunique() == 1
-    assert fresh["latency_ms"].nunique() == 3
+    assert fresh["latency_ms"].nunique() == 2

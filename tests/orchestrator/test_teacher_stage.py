@@ -33,7 +33,7 @@ def kdsweep(*arguments: str) -> str:
         [sys.executable, "-m", "orchestrator.cli", *arguments],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")

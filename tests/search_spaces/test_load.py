@@ -181,7 +181,7 @@ def test_a_fixed_dimension_leaves_the_points(tmp_path):
 
 
 def test_the_teachers_own_settings():
-    study = digits("teacher.epochs=1", "teacher.model=wrn_10_1")
+    study = digits("epochs=20", "teacher.epochs=1", "teacher.model=wrn_10_1")
     assert (study.teacher_config().epochs, study.fixed["epochs"]) == (1, 20)
     assert study.teacher_config().student == "wrn_10_1"
 
