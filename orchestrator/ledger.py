@@ -80,11 +80,11 @@ class Ledger:
 
     def name(self, number: int, config: TrialConfig) -> str:
         """The id of trial ``number``: one that no other config has."""
-        digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
-        form = TRIAL_IDS[self._stage]
-        plain = form.format(sweep=self._plan.origin, number=number, digest=digest)
+        form, sweep = TRIAL_IDS[self._stage], self._plan.origin
         if self._stage == "search":
-            return plain
+            return form.format(sweep=sweep, number=number)
+        digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
+        plain = form.format(sweep=sweep, digest=digest)
         # Digests are short: two configs may share one.
         names = itertools.chain([plain], (f"{plain}-{again}" for again in itertools.count(2)))
         return next(

@@ -36,6 +36,10 @@ COLUMNS = {
 }
 """Of the tables: what is read again."""
 
+TYPES = {
+    table: pa.schema([SCHEMAS[table].field(name) for name in names])
+    for table, names in COLUMNS.items()
+}
 KEYS = {
     "proposals": ["number"],
     "epochs": ["trial_id", "attempt", "epoch"],
@@ -72,6 +76,7 @@ class Memory:
     def __init__(self, disk):
         self.disk = disk
         self.buffer = {table: [] for table in COLUMNS}
+        self.tables = {}
         self.failures = 0
         self.fuse = 0
         """Counts the writes to the one at which the driver is killed; 0: never."""
@@ -105,14 +110,22 @@ class Memory:
                 assert table != "trials" or key not in self.disk[table], f"{key} ended twice"
                 self.disk[table][key] = row
             rows.clear()
+            self.tables.pop(table, None)
             if self.fuse == 0:
                 raise Killed
         return True
 
     def read(self, table):
-        names = COLUMNS[table]
-        rows = [{name: row.get(name) for name in names} for row in self.disk[table].values()]
-        return pa.Table.from_pylist(rows, pa.schema([SCHEMAS[table].field(n) for n in names]))
+        if table not in self.tables:
+            kept = self.disk[table].values()
+            columns = [[row.get(name) for row in kept] for name in COLUMNS[table]]
+            self.tables[table] = pa.table(columns, schema=TYPES[table])
+        return self.tables[table]
+
+
+@functools.cache
+def text(lr, batch_size, repeat):
+    return config(lr, batch_size, repeat).to_json()
 
 
 @functools.cache
@@ -291,10 +304,10 @@ class History:
         if ask is None:
             return False
         name = ask.trial_id
-        text = ask.config.to_json()
         assert name not in self.live, "trained twice at once"
         assert name not in self.over(), "trained again after its end"
-        assert self.names.setdefault(name, text) == text, "begun again under another config"
+        said = text(ask.config.lr, ask.config.batch_size, ask.config.seed)
+        assert self.names.setdefault(name, said) == said, "begun again under another config"
         assert (name, ask.attempt) not in self.disk["trials"]
         done = {r["config_key"] for r in self.disk["trials"].values() if r["status"] == "completed"}
         assert ask.key not in done, "an equal trial has completed"
@@ -310,7 +323,7 @@ class History:
 
     def result(self, ask, ending):
         row = {"trial_id": ask.trial_id, "attempt": ask.attempt, "error": None, "val_acc": 0.5}
-        row |= {"config_key": ask.key, "stage": "search", "config": ask.config.to_json()}
+        row |= {"config_key": ask.key, "stage": "search", "config": self.names[ask.trial_id]}
         row |= {"ended_at": datetime(2026, 1, 1, tzinfo=UTC)}
         return {"epochs": [{"epoch": 1}], "trial": [row | ending]}
 
@@ -434,6 +447,8 @@ def test_nothing_of_a_hundred_thousand_histories_is_lost(optuna):
         total["histories"] += 1
         total["trials"] += len(history.over())
         total["attempts"] += len(history.disk["trials"])
+        if total["histories"] % 10_000 == 0:
+            print(f"\n{dict(total)}", flush=True)
 
     run()
     print(f"\n{dict(total)}")
