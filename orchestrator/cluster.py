@@ -29,7 +29,7 @@ WORKER_ENVIRONMENT = {
 
 RAY_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    # The store and Optuna's journal are the state of a sweep; Tune's snapshots are not read.
+    # The store is the state of a sweep; Tune's snapshots are not read.
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
     "TUNE_MAX_LEN_IDENTIFIER": "130",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "30",

@@ -1,13 +1,15 @@
-"""Ledger: what earlier runs of a sweep have booked, and what follows from it."""
+"""Ledger: what the store of a sweep has of its earlier runs, and what follows from it."""
 
 import hashlib
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+
+import pyarrow as pa
 
 from orchestrator.plan import Plan
+from orchestrator.proposal import Known, Row
 from orchestrator.store import Store
 from trainables.config import TrialConfig
 from trainables.errors import DeviceError, OutOfMemoryError, UserError
@@ -20,10 +22,8 @@ DEATH = "the worker process died; see Ray's logs of its node"
 
 TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{digest}"}
 """How trials are called, by stage; the sweep is the name under which it began. In a search, a
-number is a config's for good. Confirmations begin anew with other seeds and other configs: there,
-the config gives the name."""
-
-Row = Mapping[str, Any]
+number is a config's for good: it is stored before the trial starts. Confirmations begin anew with
+other seeds and other configs: there, the config gives the name."""
 
 
 class Ledger:
@@ -42,25 +42,17 @@ class Ledger:
 
     def __init__(self, store: Store, plan: Plan, stage: str) -> None:
         self._plan, self._stage = plan, stage
-        self.rows: dict[str, Row] = {}
-        self.attempts: defaultdict[str, int] = defaultdict(int)
+        trials, epochs = store.read("trials"), store.read("epochs")
+        rows = trials.to_pylist()
+        self.rows = _last(rows)
         self.errors: defaultdict[str, list[str]] = defaultdict(list)
-        for row in store.read("epochs").to_pylist():
-            self._begun(row)
-        for row in store.read("trials").to_pylist():
-            self._begun(row)
-            self._ended(row)
-
-    def _begun(self, row: Row) -> None:
-        trial_id = row["trial_id"]
-        self.attempts[trial_id] = max(self.attempts[trial_id], row["attempt"])
-
-    def _ended(self, row: Row) -> None:
-        trial_id = row["trial_id"]
-        if trial_id not in self.rows or row["attempt"] >= self.rows[trial_id]["attempt"]:
-            self.rows[trial_id] = row
-        if row["status"] == "failed":
-            self.errors[trial_id].append(str(row["error"]))
+        for row in rows:
+            if row["status"] == "failed":
+                self.errors[row["trial_id"]].append(str(row["error"]))
+        begun = pa.concat_tables([t.select(["trial_id", "attempt"]) for t in (trials, epochs)])
+        begun = begun.group_by("trial_id", use_threads=False).aggregate([("attempt", "max")])
+        columns = begun["trial_id"].to_pylist(), begun["attempt_max"].to_pylist()
+        self.attempts = defaultdict(int, zip(*columns, strict=True))
 
     def completed(self) -> dict[str, Row]:
         """Rows of completed trials of all stages, by their configs' keys."""
@@ -87,18 +79,70 @@ class Ledger:
         return None if full and share <= usual else share
 
     def name(self, number: int, config: TrialConfig) -> str:
-        """The id of trial ``number``: one that no other config has.
-
-        A number can come again with another config where the end of a journal was lost with the
-        machine that wrote it.
-        """
+        """The id of trial ``number``: one that no other config has."""
+        form, sweep = TRIAL_IDS[self._stage], self._plan.origin
+        if self._stage == "search":
+            return form.format(sweep=sweep, number=number)
         digest = hashlib.sha256(config.to_json().encode()).hexdigest()[:8]
-        form = TRIAL_IDS[self._stage]
-        plain = form.format(sweep=self._plan.origin, number=number, digest=digest)
+        plain = form.format(sweep=sweep, digest=digest)
+        # Digests are short: two configs may share one.
         names = itertools.chain([plain], (f"{plain}-{again}" for again in itertools.count(2)))
         return next(
             name for name in names if name not in self.rows or _is_of(self.rows[name], config)
         )
+
+
+def known(store: Store, plan: Plan) -> list[Known]:
+    """What a search has proposed so far, by number.
+
+    Raises:
+        UserError: something of it is missing.
+    """
+    proposals = store.read("proposals").sort_by("number").to_pylist()
+    trials = store.read("trials").to_pylist()
+    form, repeats = TRIAL_IDS["search"], plan.study.repeats
+    names = {form.format(sweep=plan.origin, number=n) for n in range(len(proposals) * repeats)}
+    strangers = {row["trial_id"] for row in trials if row["stage"] == "search"} - names
+    numbers = [row["number"] for row in proposals]
+    if strangers or numbers != list(range(len(numbers))):
+        raise UserError(
+            f"{store.folder}/proposals lacks some of what this sweep has drawn; put its files "
+            f"back, or begin a new sweep by `kdsweep run {store.folder}/study.yaml --name NAME`"
+        )
+    rows = _last(trials)
+    found = []
+    for row in proposals:
+        ids = json.loads(row["trial_ids"] or "[]")
+        told = [rows[trial_id] for trial_id in ids if trial_id in rows]
+        found.append(Known(row, told if len(told) == repeats else None))
+    return found
+
+
+def is_finished(store: Store, plan: Plan) -> bool:
+    """Whether a search of which an older version kept no proposals has come to its end."""
+    ledger, study = Ledger(store, plan, "search"), plan.study
+    points = study.first_points()
+    if ledger.count() >= (study.trials or len(points)) * study.repeats:
+        return True
+    if study.asks_sampler:
+        return False
+    configs = [study.config(point, repeat=k) for point in points for k in range(study.repeats)]
+    names = [ledger.name(number, config) for number, config in enumerate(configs)]
+    done = ledger.completed()
+    return all(
+        (name in ledger.rows and ledger.is_over(ledger.rows[name])) or plan.key(config) in done
+        for name, config in zip(names, configs, strict=True)
+    )
+
+
+def _last(rows: Iterable[Row]) -> dict[str, Row]:
+    """The row of each trial's last attempt, by its id."""
+    last: dict[str, Row] = {}
+    for row in rows:
+        trial_id = row["trial_id"]
+        if trial_id not in last or row["attempt"] >= last[trial_id]["attempt"]:
+            last[trial_id] = row
+    return last
 
 
 def _is_of(row: Row, config: TrialConfig) -> bool:

@@ -1,132 +1,75 @@
-"""Where configs come from: Optuna's ask and tell, or a list."""
+"""OptunaSource: configs from a study's space, by Optuna's ask and tell."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC
+from typing import Any, cast
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from orchestrator.journal import Journal
+from orchestrator.proposal import Known, Proposal, Row
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
-from trainables.config import MAX_SEED, TrialConfig
+from trainables.config import MAX_SEED
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
-@dataclass(frozen=True)
-class Proposal:
-    """A config to train, once per repeat.
-
-    Attributes:
-        number: counts the proposals of a source from 0.
-        configs: one per repeat, alike but for their seeds.
-    """
-
-    number: int
-    configs: tuple[TrialConfig, ...]
-
-
-class Source(Protocol):
-    """Gives configs and is told how they did.
-
-    Attributes:
-        total: trials that it will have given in the end, as far as it knows now.
-        replaces: whether a further proposal follows one that earlier results answer.
-    """
-
-    total: int
-    replaces: bool
-
-    def unfinished(self) -> list[Proposal]:
-        """Proposals of an interrupted run that were never told."""
-
-    def ask(self) -> Proposal | None:
-        """The next proposal; None where there is none left."""
-
-    def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
-        """How a proposal did: its ``trials`` rows, one per repeat.
-
-        Args:
-            number: the proposal's.
-            rows: any that is not ``completed`` decides for all.
-            answered: whether the rows are those of earlier, equal trials.
-        """
-
-    def keep(self) -> None:
-        """Brings what was told to where the results are, if it is not there already."""
-
-
-class ListSource:
-    """Given configs, in order."""
-
-    def __init__(self, groups: Sequence[Sequence[TrialConfig]]) -> None:
-        self._proposals = [Proposal(i, tuple(group)) for i, group in enumerate(groups)]
-        self._next = 0
-        self.total = sum(len(group) for group in groups)
-        self.replaces = False
-
-    def unfinished(self) -> list[Proposal]:
-        return []
-
-    def ask(self) -> Proposal | None:
-        if self._next == len(self._proposals):
-            return None
-        self._next += 1
-        return self._proposals[self._next - 1]
-
-    def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
-        pass
-
-    def keep(self) -> None:
-        pass
-
-
 class OptunaSource:
-    """A study's space under an Optuna sampler, kept in a journal file beside the results.
+    """A study's space under an Optuna sampler.
 
-    ``optuna-dashboard PATH`` opens the journal. Budget: the study's ``trials``, counting
-    configs that were trained; a config equal to an earlier one costs nothing. The search ends
-    early where `PATIENCE` proposals in a row bring nothing new: the space is exhausted.
+    Budget: the study's ``trials``, counting configs that were trained; a config equal to an
+    earlier one costs nothing. The search ends early where `PATIENCE` proposals in a row bring
+    nothing new: the space is exhausted.
 
     Args:
         study: what to try.
-        journal: of the sweep.
+        journal: of the sweep; holds Optuna's state while it runs.
         sweep: name of the Optuna study.
+        known: the proposals of earlier runs, by number, all of them from 0.
     """
 
     PATIENCE = 100
 
-    def __init__(self, study: Study, journal: Journal, sweep: str) -> None:
+    def __init__(
+        self, study: Study, journal: Journal, sweep: str, known: Sequence[Known] = ()
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.study = study
         self._journal = journal
         self.optuna = optuna.create_study(
             study_name=sweep,
-            storage=journal.storage(),
+            storage=JournalStorage(journal),
+            sampler=RandomSampler(),
             directions=[_DIRECTIONS[goal] for goal in study.objectives.values()],
-            load_if_exists=True,
         )
-        known = self.optuna.get_trials(deepcopy=False)
-        self.optuna.sampler = _sampler(study, len(known))
+        for proposal in known:
+            self.optuna.add_trial(_trial(study, proposal))
+        # Optuna has no public way to go on with a trial of another process. This one would ask
+        # the study's sampler, which is therefore set afterwards.
+        self._live = {t.number: optuna.Trial(self.optuna, t._trial_id) for t in self._running()}
+        self._unfinished = [proposal.row for proposal in known if proposal.told is None]
         points = study.first_points()
         for point in points[len(known) :]:
             self.optuna.enqueue_trial(point)
+        self.optuna.sampler = _sampler(study, max(len(points), len(known)) if known else 0)
         self._asks_sampler = study.asks_sampler
         self._budget = study.trials or len(points)
         if not self._asks_sampler:
             self._budget = min(self._budget, len(points))
-        self._trained = sum(_counts(trial) for trial in known)
-        self._useless = _last_in_a_row(trial for trial in known if trial.state.is_finished())
-        self._live: dict[int, optuna.Trial] = {}
+        answers = [proposal.answered for proposal in known if proposal.told is not None]
+        self._trained = len(known) - sum(answers)
+        # Since the last that brought something new.
+        self._useless = [*reversed(answers), False].index(False)
         # Of a list that is shorter than the budget, a point that is answered is one less to train.
         self.replaces = self._asks_sampler or self._budget < len(points)
-        answered = 0 if self.replaces else sum(_is_answered(trial) for trial in known)
-        self.total = (self._budget - answered) * study.repeats
+        self.total = (self._budget - (0 if self.replaces else sum(answers))) * study.repeats
 
     @property
     def exhausted(self) -> bool:
@@ -134,14 +77,24 @@ class OptunaSource:
         return not self._running() and not self._has_next()
 
     def unfinished(self) -> list[Proposal]:
-        # Optuna has no public way to go on with a trial that another process asked for.
-        return [self._proposal(optuna.Trial(self.optuna, t._trial_id)) for t in self._running()]
+        return [self._proposal(row) for row in self._unfinished]
 
     def ask(self) -> Proposal | None:
         if not self._has_next():
             return None
         self._trained += 1
-        return self._proposal(self.optuna.ask())
+        trial = self.optuna.ask()
+        drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
+        self._live[trial.number] = trial
+        asked = self.optuna.get_trials(deepcopy=False)[trial.number]
+        assert asked.datetime_start is not None
+        row = {
+            "number": trial.number,
+            "params": json.dumps(drawn),
+            "attrs": json.dumps(asked.system_attrs),
+            "proposed_at": asked.datetime_start.astimezone(UTC),
+        }
+        return self._proposal(row)
 
     def _has_next(self) -> bool:
         if self._trained >= self._budget or self._useless >= self.PATIENCE:
@@ -154,34 +107,63 @@ class OptunaSource:
     def _with_state(self, state: TrialState) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False, states=(state,))
 
-    def _proposal(self, trial: optuna.Trial) -> Proposal:
-        drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
+    def _proposal(self, row: Row) -> Proposal:
+        # From the row alone, also when it was just drawn: the same again after any interruption.
+        drawn = json.loads(row["params"])
         configs = tuple(self.study.config(drawn, repeat=k) for k in range(self.study.repeats))
-        self._live[trial.number] = trial
-        return Proposal(trial.number, configs)
+        return Proposal(row["number"], configs, row)
 
-    def tell(self, number: int, rows: Sequence[Mapping[str, Any]], *, answered: bool) -> None:
+    def tell(self, number: int, rows: Sequence[Row], *, answered: bool) -> None:
         self._useless = self._useless + 1 if answered else 0
+        self._trained -= answered
         trial = self._live.pop(number)
-        trial.set_user_attr("trial_ids", [row["trial_id"] for row in rows])
-        if answered:
-            trial.set_user_attr("answered", True)
-            self._trained -= 1
-        values = _objectives(self.study, rows)
-        if values is not None:
-            self.optuna.tell(trial, values)
-        elif any(row["status"] == "stopped" for row in rows):
-            # Without its values: what a few epochs gave says nothing about the full budget.
-            self.optuna.tell(trial, state=TrialState.PRUNED)
-        else:
-            self.optuna.tell(trial, state=TrialState.FAIL)
-        self._journal.keep()
+        for key, value in _notes(rows, answered).items():
+            trial.set_user_attr(key, value)
+        state, values = _outcome(self.study, rows)
+        self.optuna.tell(trial, values, state)
 
     def keep(self) -> None:
-        self._journal.keep(now=True)
+        self._journal.keep()
 
 
-def _objectives(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+def _trial(study: Study, known: Known) -> FrozenTrial:
+    """A proposal of an earlier run as Optuna had it then."""
+    row, rows = known.row, known.told
+    fixed = FixedTrial(json.loads(row["params"]))
+    study.draw(lambda key, dimension: _suggest(cast(optuna.Trial, fixed), key, dimension))
+    state, values = (TrialState.RUNNING, None) if rows is None else _outcome(study, rows)
+    trial = optuna.trial.create_trial(
+        state=state,
+        values=values,
+        params=fixed.params,
+        distributions=fixed.distributions,
+        user_attrs=None if rows is None else _notes(rows, known.answered),
+        system_attrs=json.loads(row["attrs"]),
+    )
+    trial.datetime_start = row["proposed_at"]
+    if rows is not None:
+        ends = [end for one in rows if (end := one.get("ended_at")) is not None]
+        trial.datetime_complete = max(ends, default=row["proposed_at"])
+    return trial
+
+
+def _notes(rows: Sequence[Row], answered: bool) -> dict[str, Any]:
+    """What Optuna keeps of a proposal beside its values."""
+    notes: dict[str, Any] = {"trial_ids": [row["trial_id"] for row in rows]}
+    return notes | ({"answered": True} if answered else {})
+
+
+def _outcome(study: Study, rows: Sequence[Row]) -> tuple[TrialState, list[float] | None]:
+    values = _objectives(study, rows)
+    if values is not None:
+        return TrialState.COMPLETE, values
+    if any(row["status"] == "stopped" for row in rows):
+        # Without its values: what a few epochs gave says nothing about the full budget.
+        return TrialState.PRUNED, None
+    return TrialState.FAIL, None
+
+
+def _objectives(study: Study, rows: Sequence[Row]) -> list[float] | None:
     """Means over the repeats; None unless all of them completed with all values."""
     if any(row["status"] != "completed" for row in rows):
         return None
@@ -192,24 +174,6 @@ def _objectives(study: Study, rows: Sequence[Mapping[str, Any]]) -> list[float] 
             return None
         means.append(sum(values) / len(values))  # type: ignore[arg-type]
     return means
-
-
-def _is_answered(trial: FrozenTrial) -> bool:
-    """Whether a proposal was told from earlier rows. The mark is set before it is told."""
-    return trial.state.is_finished() and bool(trial.user_attrs.get("answered", False))
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial of an earlier run has used a part of the budget."""
-    return trial.state != TrialState.WAITING and not _is_answered(trial)
-
-
-def _last_in_a_row(told: Iterable[FrozenTrial]) -> int:
-    """How many proposals brought nothing new since the last that did."""
-    count = 0
-    for trial in told:
-        count = count + 1 if _is_answered(trial) else 0
-    return count
 
 
 def _sampler(study: Study, known: int) -> BaseSampler:

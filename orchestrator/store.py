@@ -1,8 +1,8 @@
 """The Parquet store of a sweep: one explicit schema and a durable writer.
 
 ``RESULTS/SWEEP/trials/*.parquet`` has a row per attempt that ended, ``epochs/*.parquet`` one per
-(trial, attempt, epoch). A row is on disk, in a whole file, before the call that wrote it says so;
-what cannot be written stays buffered.
+(trial, attempt, epoch), ``proposals/*.parquet`` one per config that a search has drawn. A row is on
+disk, in a whole file, before the call that wrote it says so; what cannot be written stays buffered.
 """
 
 import logging
@@ -20,10 +20,10 @@ from trainables.files import Folder, open_folder
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 3
-"""Raised whenever a column is added; columns are never renamed, retyped or removed."""
+SCHEMA_VERSION = 4
+"""Raised whenever a table or a column is added; columns are never renamed, retyped or removed."""
 
-TableName = Literal["trials", "epochs"]
+TableName = Literal["proposals", "epochs", "trials"]
 
 _TYPES = {
     "text": pa.string(),
@@ -40,6 +40,16 @@ def _schema(**columns: str) -> pa.Schema:
 
 
 SCHEMAS: dict[TableName, pa.Schema] = {
+    "proposals": _schema(
+        text="sweep params attrs state trial_ids",
+        int="number",
+        time="proposed_at",
+    ),
+    "epochs": _schema(
+        text="sweep trial_id",
+        int="attempt epoch",
+        float="lr train_loss val_loss val_acc seconds images_per_second",
+    ),
     "trials": _schema(
         text="sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
@@ -52,17 +62,17 @@ SCHEMAS: dict[TableName, pa.Schema] = {
         "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc",
         time="started_at ended_at",
     ),
-    "epochs": _schema(
-        text="sweep trial_id",
-        int="attempt epoch",
-        float="lr train_loss val_loss val_acc seconds images_per_second",
-    ),
 }
 """Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
 ``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the
-student's bit width."""
+student's bit width. Of a proposal ``params`` is what was drawn and ``attrs`` what the sampler noted
+(JSON); once it was told, its ``state`` is ``trained``, or ``answered`` by other trials alone, and
+``trial_ids`` (JSON) are those whose rows it was told.
+
+In this order are buffered rows written: a proposal before its trials, a trial after its epochs."""
 
 _KEYS: dict[TableName, list[str]] = {
+    "proposals": ["sweep", "number"],
     "trials": ["sweep", "trial_id", "attempt"],
     "epochs": ["sweep", "trial_id", "attempt", "epoch"],
 }
@@ -94,8 +104,7 @@ class Store:
         self._flush_seconds = flush_seconds
         self._last_flush = time.monotonic()
         self._failing = False
-        self._epochs = self._parts("epochs")
-        self._trials = self._parts("trials")
+        self._tables = {table: self._parts(table) for table in SCHEMAS}
 
     def _parts(self, table: TableName) -> Parts:
         place = {"sweep": self.sweep}
@@ -104,7 +113,18 @@ class Store:
     @property
     def pending(self) -> int:
         """How many rows are not on disk yet."""
-        return self._epochs.rows + self._trials.rows
+        return sum(parts.rows for parts in self._tables.values())
+
+    def add_proposal(self, row: Mapping[str, Any]) -> None:
+        """Buffer a proposal, over what was known of its number; the next flush writes it.
+
+        Args:
+            row: columns of the ``proposals`` schema; ``sweep`` is filled in, missing ones are null.
+
+        Raises:
+            TypeError: the row has a column that the schema has not.
+        """
+        self._tables["proposals"].add([{"sweep": self.sweep, **row}])
 
     def add_epochs(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Buffer epoch rows; `maybe_flush`, `flush` or the next `add_trial` writes them.
@@ -115,10 +135,10 @@ class Store:
         Raises:
             TypeError: a row has a column that the schema has not.
         """
-        self._epochs.add({"sweep": self.sweep, **row} for row in rows)
+        self._tables["epochs"].add({"sweep": self.sweep, **row} for row in rows)
 
     def add_trial(self, row: Mapping[str, Any]) -> bool:
-        """Write a trial's row, after all buffered epochs.
+        """Write a trial's row, after all that is buffered.
 
         Args:
             row: columns of the ``trials`` schema; ``sweep`` and ``schema_version`` are filled in,
@@ -130,7 +150,8 @@ class Store:
         Raises:
             TypeError: the row has a column that the schema has not.
         """
-        self._trials.add([{"sweep": self.sweep, "schema_version": SCHEMA_VERSION, **row}])
+        known = {"sweep": self.sweep, "schema_version": SCHEMA_VERSION}
+        self._tables["trials"].add([{**known, **row}])
         return self.flush()
 
     def maybe_flush(self) -> bool:
@@ -151,8 +172,8 @@ class Store:
         """
         self._last_flush = time.monotonic()
         try:
-            self._epochs.flush()
-            self._trials.flush()  # after its epochs: a trial that ended has all of them
+            for parts in self._tables.values():
+                parts.flush()
         except OSError as error:
             if not self._failing:
                 log.error(
@@ -174,8 +195,8 @@ class Store:
             UserError: a part file is damaged; nothing of its table was deleted.
             OSError: a merged file could not be written; nothing of its table was deleted.
         """
-        self._epochs.compact()
-        self._trials.compact()
+        for parts in self._tables.values():
+            parts.compact()
 
     def read(self, table: TableName) -> pa.Table:
         """Every attempt's rows on disk, each once, oldest first.
@@ -184,7 +205,7 @@ class Store:
             UserError: there is no such sweep, or a part file is damaged.
         """
         self._check_exists()
-        return (self._epochs if table == "epochs" else self._trials).read()
+        return self._tables[table].read()
 
     def save_study(self, text: str) -> None:
         """Write the resolved study as ``study.yaml``.
@@ -248,4 +269,4 @@ class Store:
 
 
 def _is_sweep(folder: Folder) -> bool:
-    return folder.exists("study.yaml") or not {"trials", "epochs"}.isdisjoint(folder.folders())
+    return folder.exists("study.yaml") or not SCHEMAS.keys().isdisjoint(folder.folders())

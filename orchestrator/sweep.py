@@ -2,36 +2,41 @@
 
 import logging
 import os
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from orchestrator import cluster
+from orchestrator.book import Book
 from orchestrator.checks import check_names, check_search
 from orchestrator.ending import Ending
 from orchestrator.journal import Journal
+from orchestrator.ledger import is_finished, known
 from orchestrator.names import check_free, free_name
+from orchestrator.notes import VERSION, check_data, check_teachers, note_teachers, write_study
 from orchestrator.packing import packed_share
 from orchestrator.plan import Plan
 from orchestrator.processes import watched
 from orchestrator.progress import Progress
-from orchestrator.record import TEACHERS, add_note, read_record, write_record
-from orchestrator.source import ListSource, OptunaSource, Source
+from orchestrator.proposal import ListSource, Source
+from orchestrator.record import read_record
+from orchestrator.source import OptunaSource
 from orchestrator.store import Store
 from orchestrator.teacher_stage import with_teachers
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files import open_folder
-from trainables.teachers.teacher import check_fingerprint
-from trainables.version import code_version, versions
 
 log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+"""Pause before results that could not be written are tried again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +112,8 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
         def begin() -> Source:
             held.enter_context(_locked(results, name))
             check_free(results, name)  # still
-            _write_study(plan)
-            return _optuna_source(plan, new=True)
+            write_study(plan)
+            return _optuna_source(plan)
 
         return _conduct(plan, options, begin, "search")
 
@@ -117,12 +122,22 @@ def resume(sweep: str, options: Options) -> Outcome:
     """Goes on with an interrupted sweep; without effect on one that is finished.
 
     Raises:
-        UserError: no such sweep, it is running, or its data has changed.
+        UserError: no such sweep, it is running, its data has changed, or an older version left
+            it unfinished.
     """
     plan = reopen(sweep, options)
     with _locked(plan.results, sweep):
+        store = Store(plan.results, sweep)
+        if VERSION not in read_record(store).notes:
+            if is_finished(store, plan):
+                return Outcome(sweep, True, 0, 0)
+            raise UserError(
+                f"sweep '{sweep}' was begun by an older version, which alone can go on with it; "
+                f"or begin a new one by `kdsweep run {store.folder}/study.yaml --name NAME`"
+            )
         source = _optuna_source(plan)
         if source.exhausted:
+            source.keep()
             return Outcome(sweep, True, 0, 0)
         return _conduct(plan, options, lambda: source, "search")
 
@@ -152,24 +167,15 @@ def reopen(sweep: str, options: Options) -> Plan:
     data_dir = os.path.abspath(options.data_dir) if options.data_dir else notes["data_dir"]
     plan = Plan(record.study, sweep, results, data_dir, began_as=record.sweep)
     # Whatever else a sweep must find as it was is compared with its notes here.
-    _check_data(plan, notes)
+    check_data(plan, notes)
     plan = plan.with_teachers()
-    _check_teachers(plan, notes)
+    check_teachers(plan, notes)
     return plan
 
 
-def _check_data(plan: Plan, notes: Mapping[str, Any]) -> None:
-    if plan.dataset.fingerprint != notes["data_fingerprint"]:
-        raise UserError(
-            f"dataset '{plan.study.dataset}' is not the one that sweep '{plan.sweep}' began with: "
-            f"its fingerprint is {plan.dataset.fingerprint[:12]}, "
-            f"expected {notes['data_fingerprint'][:12]}"
-        )
-
-
-def _optuna_source(plan: Plan, *, new: bool = False) -> OptunaSource:
-    journal = Journal(open_folder(plan.results) / plan.sweep, new=new)
-    return OptunaSource(plan.study, journal, plan.origin)
+def _optuna_source(plan: Plan) -> OptunaSource:
+    store = Store(plan.results, plan.sweep)
+    return OptunaSource(plan.study, Journal(store.folder), plan.origin, known(store, plan))
 
 
 def _conduct(plan: Plan, options: Options, begin: Callable[[], Source], stage: str) -> Outcome:
@@ -214,7 +220,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     progress, options, ending = session.progress, session.options, session.ending
     try:
         plan = with_teachers(session.plan, progress)
-        _note_teachers(plan)
+        note_teachers(plan)
         for remark in plan.remarks:
             progress.stage(remark)
         if plan.gpus and options.gpus_per_trial is None:
@@ -224,12 +230,12 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         from orchestrator.searcher import StudySearcher
         from orchestrator.tuning import tune_trials
 
-        searcher = StudySearcher(source, plan, session.store, progress, stage)
-        progress.began(searcher.booked, source.total, replaces=source.replaces)
+        book = Book(source, plan, session.store, progress, stage, lambda: time.sleep(RETRY_SECONDS))
+        progress.began(book.booked, source.total, replaces=source.replaces)
         # One more than there is room for: the next trial waits for an actor to reuse.
         room = cluster.slots(plan.cpus, plan.gpus) + 1
         tune_trials(
-            searcher,
+            StudySearcher(book),
             session.plan.sweep,
             at_once=options.max_concurrent or room,
             reuse_actors=not options.fresh_workers,
@@ -237,7 +243,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         )
         session.store.flush()
         source.keep()
-        if not searcher.finished:  # Tune has answered a signal by itself
+        if not book.finished:  # Tune has answered a signal by itself
             ending.leave()
         else:
             _compact(session.store)
@@ -252,7 +258,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         cause = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
         ending.leave(f"{session.plan.sweep} ended by an error ({cause[:150]})")
         raise
-    return Outcome(plan.sweep, searcher.finished, progress.done, progress.failed)
+    return Outcome(plan.sweep, book.finished, progress.done, progress.failed)
 
 
 def _compact(store: Store) -> None:
@@ -260,52 +266,6 @@ def _compact(store: Store) -> None:
         store.compact()
     except OSError as error:
         log.warning("%s could not be compacted: %s; its rows are safe", store.folder, error)
-
-
-def _write_study(plan: Plan) -> None:
-    """``study.yaml``; what `reopen` compares is noted here."""
-    notes = {
-        "data_dir": plan.data_dir,
-        "data_fingerprint": plan.dataset.fingerprint,
-        **_teacher_files(plan),
-        TEACHERS: _fingerprints(plan),
-        "code_version": code_version(),
-        "versions": versions(),
-    }
-    write_record(Store(plan.results, plan.sweep), plan.study, notes)
-
-
-def _teacher_files(plan: Plan) -> dict[str, Any]:
-    files = {name: teacher.file for name, teacher in plan.teachers.items()}
-    if plan.study.pairs:
-        return {"teacher_files": files}
-    return {"teacher_file": next(iter(files.values()), None)}
-
-
-def _fingerprints(plan: Plan) -> dict[str, str]:
-    """Of the teachers that are there, by file."""
-    return {file: card.fingerprint for file, card in sorted(plan.cards.items())}
-
-
-def _note_teachers(plan: Plan) -> None:
-    """Notes which teachers the sweep has, those that it trained itself too.
-
-    Raises:
-        UserError: one is another than is noted already.
-    """
-    store = Store(plan.results, plan.sweep)
-    notes = read_record(store).notes
-    _check_teachers(plan, notes)
-    noted = notes.get(TEACHERS, {})
-    if not _fingerprints(plan).items() <= noted.items():
-        add_note(store, TEACHERS, noted | _fingerprints(plan))
-
-
-def _check_teachers(plan: Plan, notes: Mapping[str, Any]) -> None:
-    """Refuses to go on with other teachers than those that the sweep has had."""
-    for file, expected in notes.get(TEACHERS, {}).items():
-        if file in plan.cards:
-            check_fingerprint(plan.results, file, plan.cards[file], expected)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def tune_trials(
         check: called all the time; raises where a signal should have ended the sweep, but its
             exception got lost in Tune.
     """
-    room = Room(searcher.store)
+    room = Room(searcher.book.store)
 
     def look() -> None:
         check()

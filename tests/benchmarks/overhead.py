@@ -3,7 +3,7 @@
     python tests/benchmarks/overhead.py --trials 20
 
 One sweep of very short trials (one epoch on a few digits), one at a time, through the real
-sweep: searcher, journal, store, reused actors. Beside it, in the same run on the same machine,
+sweep: searcher, book, store, reused actors. Beside it, in the same run on the same machine,
 the same trials as a plain Ray Tune function without reuse: each in a fresh process.
 
 Of every further trial three times are taken, from the rows it leaves; the start of Ray and the

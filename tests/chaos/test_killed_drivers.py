@@ -44,6 +44,7 @@ def test_a_sweep_that_is_killed_gives_the_same_table(start, study, kdsweep, tmp_
     time.sleep(moment.uniform(0, 1.0))
     driver.kill()
     assert not [line for line in driver.out if "8/8" in line]
+    (tmp_path / "killed" / "c" / "optuna.journal").write_bytes(b"of another machine")
     driver = start("resume", "c", *killed)
     assert driver.wait() == 0, driver.err
 

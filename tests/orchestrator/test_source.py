@@ -1,10 +1,13 @@
 """OptunaSource: what a study proposes, in which order, and after how long it stops."""
 
+from collections import defaultdict
+
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from orchestrator.journal import Journal
+from orchestrator.proposal import ANSWERED, TRAINED, Known
 from orchestrator.source import OptunaSource
 from search_spaces.load import parse_study
 from trainables.config import MAX_SEED
@@ -26,8 +29,30 @@ def study(**changes):
 NAMED = {"student": "wrn_10_1"}
 
 
-def source(folder, spec):
-    return OptunaSource(spec, Journal(open_folder(folder)), "s")
+class Remembering(OptunaSource):
+    """A source whose proposals are kept as a store would."""
+
+    def __init__(self, folder, spec, kept):
+        super().__init__(spec, Journal(open_folder(folder)), "s", kept)
+        self.kept = kept
+
+    def ask(self):
+        proposal = super().ask()
+        if proposal is not None:
+            self.kept.append(Known(proposal.row))
+        return proposal
+
+    def tell(self, number, rows, *, answered):
+        super().tell(number, rows, answered=answered)
+        state = ANSWERED if answered else TRAINED
+        self.kept[number] = Known({**self.kept[number].row, "state": state}, rows)
+
+
+@pytest.fixture
+def source():
+    """Gives the source of a sweep's folder, which goes on from the one before."""
+    kept = defaultdict(list)
+    return lambda folder, spec: Remembering(folder, spec, kept[folder])
 
 
 def completed(number=0, **columns):
@@ -49,14 +74,14 @@ def pairs(found):
 ALL = [(method, factor) for method in ("student", "kd") for factor in (2.0, 4.0, 9.0)]
 
 
-def test_a_grid_proposes_every_combination_once_in_the_written_order(tmp_path):
+def test_a_grid_proposes_every_combination_once_in_the_written_order(source, tmp_path):
     found = proposals(source(tmp_path, study()))
     assert pairs(found) == ALL
     assert [p.number for p in found] == list(range(6))
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "grid"])
-def test_steps_are_round_in_configs_and_in_the_journal(tmp_path, sampler):
+def test_steps_are_round_in_configs_and_in_the_journal(source, tmp_path, sampler):
     steps = {"lr": {"low": 0.1, "high": 0.7, "step": 0.1}}
     steps |= {"batch_size": {"low": 16, "high": 64, "step": 16}}
     searched = source(tmp_path, study(fixed=NAMED, dimensions=steps, sampler=sampler, trials=25))
@@ -69,7 +94,7 @@ def test_steps_are_round_in_configs_and_in_the_journal(tmp_path, sampler):
     assert told <= {0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7}  # to the last digit
 
 
-def test_an_older_range_that_never_reached_its_end_goes_on(tmp_path):
+def test_an_older_range_that_never_reached_its_end_goes_on(source, tmp_path):
     """What Optuna had noted of it is what it is given now."""
     steps = {"lr": {"low": 0.1, "high": 0.75, "step": 0.1}}
     first = source(tmp_path, study(fixed=NAMED, dimensions=steps, sampler="random", trials=9))
@@ -82,7 +107,7 @@ def test_an_older_range_that_never_reached_its_end_goes_on(tmp_path):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_resumed_sampler_does_not_draw_again_what_it_has_drawn(tmp_path, sampler):
+def test_a_resumed_sampler_does_not_draw_again_what_it_has_drawn(source, tmp_path, sampler):
     space = {"lr": {"low": 0.01, "high": 0.5}}
     drawn = []
     for trials in (4, 8):
@@ -95,7 +120,7 @@ def test_a_resumed_sampler_does_not_draw_again_what_it_has_drawn(tmp_path, sampl
     assert len(set(drawn)) == len(drawn) == 8
 
 
-def test_the_sampler_takes_every_seed(tmp_path):
+def test_the_sampler_takes_every_seed(source, tmp_path):
     last = source(tmp_path, study(sampler="tpe", trials=3, sampler_seed=MAX_SEED))
     proposals(last)
     again = source(tmp_path, study(sampler="tpe", trials=6, sampler_seed=MAX_SEED))
@@ -103,7 +128,7 @@ def test_the_sampler_takes_every_seed(tmp_path):
 
 
 @pytest.mark.parametrize("trials", [None, 5])
-def test_a_study_without_dimensions_proposes_its_one_config(tmp_path, trials):
+def test_a_study_without_dimensions_proposes_its_one_config(source, tmp_path, trials):
     alone = source(
         tmp_path, study(fixed=NAMED, dimensions={}, sampler="tpe", trials=trials, repeats=2)
     )
@@ -116,7 +141,7 @@ def test_a_study_without_dimensions_proposes_its_one_config(tmp_path, trials):
     ).exhausted
 
 
-def test_a_setting_of_a_term_exists_only_where_the_method_has_it(tmp_path):
+def test_a_setting_of_a_term_exists_only_where_the_method_has_it(source, tmp_path):
     dimensions = {"method": ["student", "kd"], "factor": [4], "temperature": [2, 8]}
     grid = source(tmp_path, study(dimensions=dimensions))
     found = proposals(grid)
@@ -124,7 +149,7 @@ def test_a_setting_of_a_term_exists_only_where_the_method_has_it(tmp_path):
     assert "temperature" not in grid.optuna.trials[0].params
 
 
-def test_the_cover_and_the_points_come_before_the_sampler(tmp_path):
+def test_the_cover_and_the_points_come_before_the_sampler(source, tmp_path):
     spec = study(
         sampler="tpe",
         trials=9,
@@ -143,26 +168,26 @@ def test_the_cover_and_the_points_come_before_the_sampler(tmp_path):
     assert all(0.1 <= p.configs[0].terms.get("kd.alpha", 0.5) <= 0.9 for p in found)
 
 
-def test_points_alone(tmp_path):
+def test_points_alone(source, tmp_path):
     points = [{"method": "kd", "factor": 2}, {"method": "student", "factor": 9}]
     found = proposals(source(tmp_path, study(sampler="points", points=points)))
     assert pairs(found) == [("kd", 2.0), ("student", 9.0)]
 
 
-def test_a_budget_cuts_a_grid(tmp_path):
+def test_a_budget_cuts_a_grid(source, tmp_path):
     cut = source(tmp_path, study(trials=4))
     assert pairs(proposals(cut)) == ALL[:4]
     assert cut.total == 4
 
 
-def test_repeats_differ_in_their_seeds_alone(tmp_path):
+def test_repeats_differ_in_their_seeds_alone(source, tmp_path):
     (proposal, *_) = proposals(source(tmp_path, study(repeats=3)))
     assert [(c.seed, c.view_seed) for c in proposal.configs] == [(0, 0), (1, 1), (2, 2)]
     assert len({c.replace(seed=0, view_seed=0).to_json() for c in proposal.configs}) == 1
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_sampler_draws_the_same_configs_from_the_same_seed(tmp_path, sampler):
+def test_a_sampler_draws_the_same_configs_from_the_same_seed(source, tmp_path, sampler):
     dimensions = {"lr": {"low": 0.01, "high": 0.5, "log": True}, "epochs": {"low": 2, "high": 9}}
     spec = study(sampler=sampler, trials=5, dimensions=dimensions, fixed={})
     first, second = (proposals(source(tmp_path / name, spec)) for name in "ab")
@@ -171,7 +196,7 @@ def test_a_sampler_draws_the_same_configs_from_the_same_seed(tmp_path, sampler):
     assert all(p.configs[0].epochs in range(2, 10) for p in first)
 
 
-def test_values_and_directions_reach_optuna(tmp_path):
+def test_values_and_directions_reach_optuna(source, tmp_path):
     spec = study(objectives={"val_acc": "max", "latency_ms": "min"})
     told = source(tmp_path, spec)
     for proposal, latency in zip(proposals(told, 2), (3.0, 1.0), strict=True):
@@ -191,7 +216,7 @@ def test_values_and_directions_reach_optuna(tmp_path):
         (completed(compression_params=None), TrialState.FAIL),
     ],
 )
-def test_what_a_row_becomes(tmp_path, row, state):
+def test_what_a_row_becomes(source, tmp_path, row, state):
     told = source(tmp_path, study())
     told.tell(told.ask().number, [row], answered=False)
     assert told.optuna.trials[0].state == state
@@ -200,7 +225,7 @@ def test_what_a_row_becomes(tmp_path, row, state):
 # After an interruption
 
 
-def test_asked_proposals_come_back_as_they_were(tmp_path):
+def test_asked_proposals_come_back_as_they_were(source, tmp_path):
     spec = study(
         sampler="random",
         trials=4,
@@ -219,26 +244,50 @@ def test_asked_proposals_come_back_as_they_were(tmp_path):
     assert len(proposals(after)) == 1
 
 
-def test_a_proposal_of_which_only_some_parameters_were_drawn_is_completed(tmp_path):
-    spec = study()
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_optuna_knows_after_an_interruption_what_it_knew_before(source, tmp_path, sampler):
+    spec = study(
+        sampler=sampler,
+        trials=20,
+        dimensions={
+            "method": ["student", "kd"],
+            "factor": [2, 4, 9],
+            "kd.alpha": {"low": 0.1, "high": 0.9},
+            "lr": {"low": 0.001, "high": 0.5, "log": True},
+            "momentum": {"low": 0.3, "high": 0.9, "step": 0.1},
+            "epochs": {"low": 2, "high": 9},
+            "flip": [True, False],
+        },
+        points=[{"method": "kd", "factor": 9, "kd.alpha": 0.25}],
+        cover=["method", "factor"],
+        objectives={"val_acc": "max", "compression_params": "max"},
+    )
     before = source(tmp_path, spec)
-    trial = before.optuna.ask()
-    assert trial.suggest_categorical("method", ["student", "kd"]) == "student"
-    (proposal,) = source(tmp_path, spec).unfinished()
-    assert pairs([proposal]) == ALL[:1]
-    assert len(proposals(source(tmp_path, spec))) == 5
+    asked = proposals(before, 12)
+    for number, status in enumerate(("completed", "failed", "stopped", "completed", "completed")):
+        row = completed(number, status=status, val_acc=0.1 * number)
+        before.tell(number, [row], answered=number == 3)
+    after = source(tmp_path, spec)
+    facts = ("number", "state", "values", "params", "distributions", "user_attrs", "datetime_start")
+    old, new = (
+        [[getattr(trial, fact) for fact in facts] for trial in known.optuna.trials]
+        for known in (before, after)
+    )
+    assert new == old
+    noted = [[trial.system_attrs for trial in known.optuna.trials] for known in (before, after)]
+    assert noted[0] == noted[1]
+    assert after.unfinished() == asked[5:]
 
 
-def test_the_list_of_points_survives_a_kill_while_it_is_written(tmp_path):
+def test_the_points_that_were_not_asked_for_are_asked_for_after_a_kill(source, tmp_path):
     spec = study()
-    before = source(tmp_path, spec)
-    lines = before._journal.path.read_bytes().splitlines(keepends=True)
-    assert len(lines) == 7
-    before._journal.path.write_bytes(b"".join(lines[:4]) + lines[4][:20])
-    assert pairs(proposals(source(tmp_path, spec))) == ALL
+    assert pairs(proposals(source(tmp_path, spec), 4)) == ALL[:4]
+    after = source(tmp_path, spec)
+    assert pairs(after.unfinished()) == ALL[:4]
+    assert pairs(proposals(after)) == ALL[4:]
 
 
-def test_answers_count_neither_towards_the_budget_nor_as_progress_of_a_grid(tmp_path):
+def test_answers_count_neither_towards_the_budget_nor_as_progress_of_a_grid(source, tmp_path):
     grid = source(tmp_path / "grid", study())
     for proposal in proposals(grid):
         grid.tell(proposal.number, [completed()], answered=proposal.number % 2 == 1)
@@ -267,7 +316,7 @@ def paired(**changes):
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
-def test_a_sampler_draws_the_pair_as_well(tmp_path, sampler):
+def test_a_sampler_draws_the_pair_as_well(source, tmp_path, sampler):
     spec = paired(sampler=sampler, trials=12, cover=["pair", "method"])
     asked = source(tmp_path, spec)
     found = []
@@ -284,7 +333,7 @@ def test_a_sampler_draws_the_pair_as_well(tmp_path, sampler):
     assert all(("kd.alpha" in params) == (params["method"] == "kd") for params in drawn)
 
 
-def test_an_interrupted_proposal_keeps_its_pair(tmp_path):
+def test_an_interrupted_proposal_keeps_its_pair(source, tmp_path):
     spec = paired(sampler="random", trials=3)
     config = source(tmp_path, spec).ask().configs[0]
     (left,) = source(tmp_path, spec).unfinished()

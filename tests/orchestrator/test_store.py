@@ -282,6 +282,40 @@ def test_trial_never_reaches_the_disk_before_its_epochs(tmp_path):
     assert store.read("epochs").num_rows == 1
 
 
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_proposal_that_was_told_takes_its_own_place(results, compacted):
+    store = Store(results, "sweep")
+    asked = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+    for number in (0, 1):
+        store.add_proposal(
+            {"number": number, "params": f'{{"lr": 0.{number}}}', "proposed_at": asked}
+        )
+        assert store.flush()
+    (first, second) = store.read("proposals").to_pylist()
+    assert (first["params"], first["proposed_at"], first["state"]) == ('{"lr": 0.0}', asked, None)
+    store.add_proposal({**first, "state": "trained", "trial_ids": '["s-0"]'})
+    assert store.pending == 1
+    assert store.flush()
+    if compacted:
+        store.compact()
+        assert len((store.folder / "proposals").names()) == 1
+    found = Store(results, "sweep").read("proposals").sort_by("number").to_pylist()
+    assert found == [{**first, "state": "trained", "trial_ids": '["s-0"]'}, second]
+    assert Store.sweeps(results) == ["sweep"]
+
+
+def test_a_trial_never_reaches_the_disk_before_its_proposal(tmp_path):
+    store = Store(tmp_path, "sweep")
+    store.save_study("")
+    (tmp_path / "sweep" / "proposals").write_bytes(b"")
+    store.add_proposal({"number": 0})
+    assert not store.add_trial(trial(0))
+    assert ids(store) == []
+    (tmp_path / "sweep" / "proposals").unlink()
+    assert store.flush()
+    assert ids(store) == ["s-0"]
+
+
 FULL_DISK = """
 import resource, sys
 from orchestrator.store import Store

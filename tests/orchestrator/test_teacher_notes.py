@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from orchestrator import sweep
+from orchestrator import notes, sweep
 from orchestrator.plan import Plan
 from orchestrator.record import TEACHERS, read_record
 from orchestrator.store import Store
@@ -55,7 +55,7 @@ def options(tmp_path: Path) -> sweep.Options:
 def begin(options: sweep.Options) -> Store:
     """A sweep as it stands when its first trial starts."""
     plan = Plan(parse_study(STUDY), "s", options.results).with_teachers()
-    sweep._write_study(plan)
+    notes.write_study(plan)
     return Store(options.results, "s")
 
 
@@ -81,17 +81,17 @@ def test_a_teacher_that_the_sweep_trained_is_noted_too(imported, options: sweep.
     study = STUDY | {"teacher": {"name": "other"}}
     plan = Plan(parse_study(study), "s", options.results).with_teachers()
     untrained = Plan(parse_study(study), "s", options.results)
-    sweep._write_study(untrained)
+    notes.write_study(untrained)
     store = Store(options.results, "s")
     assert read_record(store).notes[TEACHERS] == {}
     text = store.read_study()
-    sweep._note_teachers(plan)
+    notes.note_teachers(plan)
     assert read_record(store).notes[TEACHERS] == {"other": plan.cards["other"].fingerprint}
     assert store.read_study().splitlines()[:2] == text.splitlines()[:2], "the comment stays"
     imported(2, "other", replacing=True)
     changed = Plan(parse_study(study), "s", options.results).with_teachers()
     with pytest.raises(UserError, match="'other' has changed since the sweep began"):
-        sweep._note_teachers(changed)
+        notes.note_teachers(changed)
 
 
 def test_a_job_names_the_teacher_that_is_meant(imported, options: sweep.Options) -> None:
