@@ -1,4 +1,4 @@
-"""The verbs that list what there is: studies, methods, models, data sets."""
+"""The verbs that list what there is: studies, methods, models, data sets, columns."""
 
 import json
 import sys
@@ -160,6 +160,18 @@ def datasets(options: Namespace) -> int:
         print(f"{key:<16} {value}")
     for note in found.notes:
         print(f"- {note}")
+    return 0
+
+
+def columns() -> int:
+    from trainables.columns import COLUMNS
+
+    for table, found in COLUMNS.items():
+        rows = [
+            (name, c.kind.__name__, c.unit, c.better or "", c.role, ", ".join(c.needs), c.help)
+            for name, c in found.items()
+        ]
+        print_table((table, "type", "unit", "better", "role", "needs", "what it is"), rows)
     return 0
 
 

@@ -9,12 +9,14 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from orchestrator.parts import Parts
+from trainables.columns import COLUMNS, TableName
 from trainables.errors import UserError, unknown
 from trainables.files import Folder, open_folder
 
@@ -23,44 +25,18 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
 """Raised whenever a column is added; columns are never renamed, retyped or removed."""
 
-TableName = Literal["trials", "epochs"]
-
 _TYPES = {
-    "text": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "time": pa.timestamp("us", tz="UTC"),
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    datetime: pa.timestamp("us", tz="UTC"),
 }
-
-
-def _schema(**columns: str) -> pa.Schema:
-    return pa.schema(
-        [(name, _TYPES[kind]) for kind, names in columns.items() for name in names.split()]
-    )
-
 
 SCHEMAS: dict[TableName, pa.Schema] = {
-    "trials": _schema(
-        text="sweep trial_id config_key stage status error method dataset teacher student "
-        "student_requested compression_kind term_losses host device code_version versions config "
-        "term_weights peers precision teacher_precision "
-        "teacher_note",
-        int="attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
-        "peak_memory_bytes schema_version",
-        float="compression_requested compression_params compression_macs compression_bytes "
-        "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
-        "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc",
-        time="started_at ended_at",
-    ),
-    "epochs": _schema(
-        text="sweep trial_id",
-        int="attempt epoch",
-        float="lr train_loss val_loss val_acc seconds images_per_second",
-    ),
+    table: pa.schema([(column.name, _TYPES[column.kind]) for column in columns.values()])
+    for table, columns in COLUMNS.items()
 }
-"""Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
-``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the
-student's bit width."""
+"""What the columns mean: see `trainables.columns`."""
 
 _KEYS: dict[TableName, list[str]] = {
     "trials": ["sweep", "trial_id", "attempt"],

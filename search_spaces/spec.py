@@ -18,7 +18,8 @@ from search_spaces.dimension import (
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
 from search_spaces.teacher import UNNAMED, TeacherSpec
-from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig
+from trainables.columns import TRIALS, check_objective
+from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN
 from trainables.settings import settings_of
@@ -87,15 +88,17 @@ class Study(Strict):
 
     @field_validator("objectives")
     @classmethod
-    def _never_test(cls, objectives: dict[str, str]) -> dict[str, str]:
+    def _possible(cls, objectives: dict[str, str]) -> dict[str, str]:
         for key in objectives:
-            if key.startswith("test_"):
-                raise ValueError(f"{key}: nothing is ever selected on the test set")
+            check_objective(key)
         return objectives
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         self._check_teachers()
+        for key in self.objectives:
+            if "teacher" in TRIALS[key].needs and not self.teachers():
+                raise ValueError(f"objectives.{key}: needs a teacher")
         for key in self.dimensions:
             if key in self.fixed:
                 raise ValueError(f"{key}: is both fixed and a dimension")
@@ -179,7 +182,7 @@ class Study(Strict):
         method = str(values.get("method", PLAIN))
         applies = {key for key in values if self._applies(key, method, values)}
         values = {key: value for key, value in values.items() if key in applies}
-        for seed in ("seed", "view_seed"):
+        for seed in settings_with("seed"):
             values[seed] = int(values.get(seed) or 0) + repeat
         return TrialConfig.from_mapping(values)
 
