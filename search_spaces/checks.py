@@ -46,12 +46,12 @@ def check_study(study: Study) -> None:
     if study.pairs and study.teacher:
         check_shared(study.teacher.own, "teacher")
     check_distinct(study.teachers(), study.dataset, study.shared_by_teachers)
-    _check_peers(study)
     for chosen in study.pairs or [None]:
         try:
             _check_corners(study, {PAIR: chosen} if chosen else {})
         except UserError as error:
             raise UserError(f"pairs.{chosen}: {error}" if chosen else str(error)) from error
+    _check_peers(study)
 
 
 def _check_seeds(study: Study) -> None:
