@@ -22,11 +22,27 @@ from trainables.columns import TRIALS, check_objective
 from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN
+from trainables.registry import Registry
 from trainables.settings import settings_of
 
 Draw = Callable[[str, Dimension], Value]
 
 MAX_REPEATS = 10_000
+
+LISTS = ("grid", "points")
+"""What stands in a sampler's place where nothing is left to choose."""
+
+SAMPLERS: Registry[Callable[..., Any]] = Registry(
+    "sampler",
+    "kdsweep.samplers",
+    {
+        "tpe": "orchestrator.samplers:tpe",
+        "nsga2": "optuna.samplers:NSGAIISampler",
+        "random": "optuna.samplers:RandomSampler",
+    },
+    also=LISTS,
+)
+"""What makes a sampler of Optuna from ``seed=...``. Here the names alone are needed."""
 
 
 def _as_choices(value: Any) -> Any:
@@ -66,8 +82,10 @@ class Study(Strict):
         description="columns of the trials table to optimise; none of the test set; "
         "without a teacher val_acc alone by default",
     )
-    sampler: Literal["tpe", "nsga2", "random", "grid", "points"] = Field(
-        "tpe", description="how Optuna chooses; grid tries all choices, points only the listed"
+    sampler: str = Field(
+        "tpe",
+        description="how Optuna chooses; grid tries all choices, points only the listed",
+        json_schema_extra=lambda schema: schema.update(enum=[*SAMPLERS, *LISTS]),
     )
     sampler_seed: int = Field(0, ge=0, le=MAX_SEED)
     trials: int | None = Field(None, ge=1, description="configs to train; grid, points: all")
@@ -85,6 +103,13 @@ class Study(Strict):
         if isinstance(content, Mapping) and not (content.get("teacher") or content.get("pairs")):
             return {"objectives": {"val_acc": "max"}, **content}
         return content
+
+    @field_validator("sampler")
+    @classmethod
+    def _known(cls, sampler: str) -> str:
+        if sampler not in LISTS:
+            SAMPLERS.check(sampler)
+        return sampler
 
     @field_validator("objectives")
     @classmethod
@@ -219,7 +244,7 @@ class Study(Strict):
     @property
     def asks_sampler(self) -> bool:
         """Whether there is more to try than `first_points`."""
-        return self.sampler not in ("grid", "points") and bool(self.space)
+        return self.sampler not in LISTS and bool(self.space)
 
     def first_points(self) -> list[dict[str, Value]]:
         """What is tried before the sampler is asked: the listed points, then the cover.
