@@ -5,6 +5,7 @@ import functools
 import importlib.util
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from trainables.errors import UserError, unknown
@@ -79,8 +80,8 @@ class Registry(Generic[T]):
     def title(self, name: str) -> str:
         """What a thing is, by the first line of its file, which is read and not run."""
         spec = importlib.util.find_spec(self._point(name).module)
-        source = spec.loader.get_source(spec.name) if spec and spec.loader else None  # type: ignore[attr-defined]
-        text = ast.get_docstring(ast.parse(source or "")) or ""
+        source = Path(spec.origin).read_bytes() if spec and spec.origin else b""
+        text = ast.get_docstring(ast.parse(source)) or ""
         line = text.partition("\n")[0].rstrip(".")
         return line.partition(": ")[2] or line
 
