@@ -1,4 +1,4 @@
-"""The verbs that list what there is: studies, methods, models, data sets."""
+"""The verbs that list what there is: studies, methods, models, data sets, columns."""
 
 import json
 import sys
@@ -49,14 +49,14 @@ def studies(options: Namespace) -> int:
 
 def methods(options: Namespace) -> int:
     from trainables.cost import SETTING
-    from trainables.methods.registry import PLAIN, term_names
+    from trainables.methods.registry import PARTS, PLAIN
 
     if options.name is not None:
         return _method(options.name)
     rows = [(PLAIN, "", "nothing", *_costs(PLAIN), "cross-entropy alone")]
-    for name in term_names():
+    for name in sorted(PARTS):
         whole = _whole_method((name,))
-        rows.append((name, _kind(name), _reads(name), *_costs(whole), _title(name)))
+        rows.append((name, _kind(name), _reads(name), *_costs(whole), PARTS.title(name)))
     header = ("method", "kind", "reads of the teacher", "CE", "cost", "looked up", "what it is")
     print_table(header, rows)
     print(
@@ -146,10 +146,10 @@ def models(options: Namespace) -> int:
 
 
 def datasets(options: Namespace) -> int:
-    from trainables.data.sources import describe_datasets, load_dataset
+    from trainables.data.sources import SOURCES, load_dataset
 
     if options.name is None:
-        rows = [(d.name, d.description, d.expects) for d in describe_datasets()]
+        rows = [(d.name, d.description, d.expects) for d in SOURCES.values()]
         print_table(("dataset", "what it is", "expected under --data"), rows)
         return 0
     found = load_dataset(options.name, options.data, download=options.download)
@@ -160,6 +160,18 @@ def datasets(options: Namespace) -> int:
         print(f"{key:<16} {value}")
     for note in found.notes:
         print(f"- {note}")
+    return 0
+
+
+def columns() -> int:
+    from trainables.columns import COLUMNS
+
+    for table, found in COLUMNS.items():
+        rows = [
+            (name, c.kind.__name__, c.unit, c.better or "", c.role, ", ".join(c.needs), c.help)
+            for name, c in found.items()
+        ]
+        print_table((table, "type", "unit", "better", "role", "needs", "what it is"), rows)
     return 0
 
 
@@ -197,13 +209,6 @@ def _reads(name: str) -> str:
     words = {"stages": "feature maps", "shortcuts": "shortcut features"}
     needs = [words.get(part, part) for part in sorted(term_class(name).needs)]
     return ", ".join(needs) or "nothing"
-
-
-def _title(name: str) -> str:
-    from trainables.methods.registry import term_class
-
-    text = sys.modules[term_class(name).__module__].__doc__ or ""
-    return text.strip().split("\n")[0].partition(": ")[2].rstrip(".")
 
 
 def _range(setting: Any) -> str:

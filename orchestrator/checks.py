@@ -3,24 +3,20 @@
 import logging
 from collections.abc import Callable
 
-import pyarrow as pa
-
 from orchestrator.plan import Plan, naming
-from orchestrator.store import SCHEMAS
 from orchestrator.validation import check_validation
 from search_spaces.spec import Study
+from trainables.columns import TRIALS
 from trainables.compression.architecture import named_student
 from trainables.data.dataset import Dataset
-from trainables.errors import UserError, unknown
 
 log = logging.getLogger(__name__)
 
-_COUNTS = ("params", "macs", "size_bytes", "peak_memory_bytes")
 _WARMUP = ".warmup"
 
 
 def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
-    """What a search needs beside its trials: a budget, and objectives that the trials will have.
+    """What a search needs beside its trials: a budget, and images that its objectives are of.
 
     Args:
         study: what is tried.
@@ -30,15 +26,8 @@ def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
         UserError: one of them is missing, by its key.
     """
     study.check_budget()
-    columns = SCHEMAS["trials"]
-    numbers = [f.name for f in columns if pa.types.is_floating(f.type) or f.name in _COUNTS]
-    numbers = [name for name in numbers if not name.startswith("test_")]
-    for key in study.objectives:
-        if key not in numbers:
-            raise unknown("objective", key, numbers)
-        if key.startswith(("compression_", "teacher_")) and not study.teachers():
-            raise UserError(f"objectives.{key}: needs a teacher")
-    deciding = [f"objectives.{key}" for key in study.objectives if key.startswith("val_")]
+    columns = (TRIALS[key] for key in study.objectives)
+    deciding = [f"objectives.{c.name}" for c in columns if "validation" in c.needs]
     check_validation(study, dataset, next(iter(deciding), None))
 
 

@@ -51,7 +51,8 @@ EXAMPLES = {
   kdsweep plot digits other --x compression_macs -o both.svg""",
     "query": """
   kdsweep query "SELECT method, max(val_acc) FROM trials GROUP BY method ORDER BY 2 DESC"
-  kdsweep query "SELECT epoch, val_acc FROM epochs WHERE trial_id = 'digits-00003'" --csv""",
+  kdsweep query "SELECT epoch, val_acc FROM epochs WHERE trial_id = 'digits-00003'" --csv
+  kdsweep query --columns""",
     "studies": """
   kdsweep studies
   kdsweep studies digits
@@ -227,7 +228,12 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("compression_params", "compression_macs", "compression_bytes"),
     )
     made["plot"].add_argument("--metric", choices=("test_acc", "val_acc"), default="test_acc")
-    made["query"].add_argument("sql", metavar="SQL", help="over the views trials and epochs")
+    made["query"].add_argument(
+        "sql", nargs="?", metavar="SQL", help="over the views trials and epochs"
+    )
+    made["query"].add_argument(
+        "--columns", action="store_true", help="what every column of the views means"
+    )
     made["query"].add_argument("--csv", action="store_true", help="comma-separated values")
     for name in ("table", "front", "plot", "query"):
         _results(made[name])

@@ -5,25 +5,21 @@ Everything here selects on validation columns; the test set is only ever shown.
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from orchestrator.store import SCHEMAS, Store
+from orchestrator.store import Store
 from search_spaces.reading import read_yaml
+from trainables.columns import TRIALS, Direction, check_objective
+from trainables.config import decisive
 from trainables.errors import UserError, unknown
+from trainables.settings import Role
 
-Direction = Literal["max", "min"]
 OBJECTIVES: Mapping[str, Direction] = {"val_acc": "max", "compression_params": "max"}
 """Of studies that give none and have a teacher; without one, val_acc alone."""
 
-_SEEDS = ("seed", "view_seed", "stage")
-# Confirm trials learn from the whole training set: the one setting in which they differ.
-_SPLIT = ("val_fraction",)
 _GROUP = ["dataset", "teacher", "stage", "settings"]
-_MEASURED = [field.name for field in SCHEMAS["trials"] if pa.types.is_floating(field.type)]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -35,24 +31,24 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per config with the columns of ``trials``: measured ones are means over the seeds,
-        the others are those of the first trial. And ``settings`` (JSON of the config without
-        seeds and stage), ``n`` (trials), ``trial_ids`` (all, separated by spaces), and for
+        the others are those of the first trial. And ``settings`` (JSON of those that decide,
+        less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by spaces), and for
         val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it) and
         ``*_by_seed`` (the accuracy of each).
     """
     finished = frame[frame["status"] == "completed"].copy()
     finished["stage"] = finished["stage"].fillna("search")
+    places = zip(finished["sweep"], finished["trial_id"], strict=True)
+    alone = [json.dumps({"trial": place}) for place in places]
     finished["settings"] = [
-        _without(config if isinstance(config, str) else json.dumps([sweep, trial_id]), _SEEDS)
-        for config, sweep, trial_id in zip(
-            finished["config"], finished["sweep"], finished["trial_id"], strict=True
-        )
+        common(config if isinstance(config, str) else own, "seed")
+        for config, own in zip(finished["config"], alone, strict=True)
     ]
     repeated = finished.duplicated([*_GROUP, "config_key"], keep="last")
     finished = finished[~repeated | finished["config_key"].isna()]
     groups = finished.groupby(_GROUP, sort=False, dropna=False)
     how = {
-        name: "mean" if name in _MEASURED else "first"
+        name: "mean" if name in TRIALS and TRIALS[name].role == "measured" else "first"
         for name in frame.columns
         if name not in _GROUP
     }
@@ -69,12 +65,9 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     return points.reset_index()
 
 
-def _without(config: str, names: Collection[str]) -> str:
-    """The JSON of a config less some keys. A trial without a config stands for itself."""
-    settings = json.loads(config)
-    if isinstance(settings, dict):
-        settings = {name: value for name, value in settings.items() if name not in names}
-    return json.dumps(settings, sort_keys=True)
+def common(config: str, *less: Role) -> str:
+    """JSON of the `decisive` settings of a config, itself JSON: what trials have in common."""
+    return json.dumps(decisive(json.loads(config), *less), sort_keys=True)
 
 
 def non_dominated(frame: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
@@ -93,7 +86,7 @@ def non_dominated(frame: pd.DataFrame, objectives: Mapping[str, Direction]) -> p
     """
     for name, direction in objectives.items():
         if name not in frame.columns:
-            raise unknown("objective", name, _MEASURED)
+            raise unknown("objective", name, map(str, frame.columns))
         if direction not in ("max", "min"):
             raise unknown(f"direction of objective {name}", direction, ("max", "min"))
     signs = np.array([1.0 if way == "max" else -1.0 for way in objectives.values()])
@@ -124,11 +117,10 @@ def front(frame: pd.DataFrame, objectives: Mapping[str, Direction] = OBJECTIVES)
         Rows as `over_seeds` gives them, one front per dataset and teacher, sorted by compression.
 
     Raises:
-        UserError: an objective is unknown or is a test column.
+        UserError: an objective is unknown, is no number to optimise, or is of the test set.
     """
     for name in objectives:
-        if "test" in name:
-            raise UserError(f"objective '{name}': selection is on validation columns only")
+        check_objective(name)
     points = over_seeds(frame[frame["stage"] != "confirm"])
     return points[_per_teacher(points, objectives)].sort_values(
         ["dataset", "teacher", "compression_params", "val_acc"], ignore_index=True
@@ -209,9 +201,10 @@ def nothing_finished(frame: pd.DataFrame, needed: Sequence[str] = ()) -> UserErr
 
 
 def _because(column: str) -> str:
-    if column.startswith("val_"):
+    needs = TRIALS[column].needs
+    if "validation" in needs:
         return ": val_fraction is 0, so that no image validates"
-    if column.startswith(("compression_", "teacher_")):
+    if "teacher" in needs:
         return ": without a teacher there is nothing to compare with"
     return ""
 
@@ -249,7 +242,8 @@ def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     for source, target in names.items():
         points[target] = points[source]
     points["shown_stage"] = points["stage"]
-    points["match"] = [_without(settings, _SPLIT) for settings in points["settings"]]
+    # Confirm trials learn from the whole training set: the one setting in which they differ.
+    points["match"] = [common(settings, "split") for settings in points["settings"]]
     is_confirm = points["stage"] == "confirm"
     searched, confirmed = points[~is_confirm], points[is_confirm]
     if metric == "val_acc":

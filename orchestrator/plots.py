@@ -14,6 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchestrator.front import OBJECTIVES, non_dominated, nothing_finished, with_confirmation
 from orchestrator.tables import best_cells
+from trainables.columns import TRIALS
 from trainables.errors import UserError, unknown
 
 # Okabe & Ito's colours, told apart with any colour vision, less black and yellow (pale on white).
@@ -23,8 +24,8 @@ _MARKERS = "osD^vPX<>p"
 _INK = "#333333"
 _MARK: dict[str, Any] = {"ms": 6, "mec": "white", "mew": 0.6, "elinewidth": 1.1, "capsize": 2}
 _RING: dict[str, Any] = {"facecolors": "none", "edgecolors": _INK, "linewidths": 1.1}
-_AXES = {"params": "parameters", "macs": "multiply-accumulates", "bytes": "bytes"}
-_METRICS = {"test_acc": "test accuracy", "val_acc": "validation accuracy"}
+_AXES = ("params", "macs", "bytes")
+_METRICS = ("test_acc", "val_acc")
 
 
 def accuracy_versus_compression(
@@ -76,9 +77,9 @@ def accuracy_versus_compression(
         _draw(axes, group, _of(points, select), _of(cells, select), styles)
         name = f"{dataset}, teacher {teacher}" if isinstance(teacher, str) else str(dataset)
         axes.set_title(name, loc="left", fontsize=11, color=_INK)
-        axes.set_ylabel(f"{_METRICS[metric]} (%)", color=_INK)
+        axes.set_ylabel(f"{TRIALS[metric].label} (%)", color=_INK)
         note = " (methods side by side)" if group["method"].nunique() > 1 else ""
-        axes.set_xlabel(f"compression: {_AXES[axis]} of the teacher / student{note}", color=_INK)
+        axes.set_xlabel(f"compression: {TRIALS[factor].help}{note}", color=_INK)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, color=_INK)
     figure.legend(

@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from orchestrator.parts import Foreign
-from orchestrator.store import SCHEMAS, Store, TableName
+from orchestrator.store import SCHEMAS, Store
+from trainables.columns import TableName
 from trainables.errors import UserError
 from trainables.files import Folder, open_folder
 

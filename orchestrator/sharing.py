@@ -12,6 +12,8 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.front import common
+from trainables.columns import TRIALS
 from trainables.errors import UserError
 from trainables.methods.registry import needs_teacher
 
@@ -20,11 +22,10 @@ _STUDENT = ["sweep", "dataset", "student"]
 _REQUEST = ["teacher", "student_requested", "compression_kind", "compression_requested"]
 # What else a row says of its teacher.
 _FACTS = [
-    *("teacher_test_acc", "teacher_params", "teacher_macs"),
-    *("compression_params", "compression_macs", "compression_bytes"),
+    name
+    for name, column in TRIALS.items()
+    if column.role == "fact" and "teacher" in column.needs and name not in _REQUEST
 ]
-
-_REPEATED = ("seed", "view_seed", "stage", "val_fraction")
 
 
 def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
@@ -68,10 +69,7 @@ def _places(trials: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
 
 def _settings(config: Any) -> str:
     """What repeats of a config, and its confirmation, have in common."""
-    if not isinstance(config, str):
-        return ""
-    kept = {key: value for key, value in json.loads(config).items() if key not in _REPEATED}
-    return json.dumps(kept, sort_keys=True)
+    return common(config, "seed", "split") if isinstance(config, str) else ""
 
 
 def _reads_no_teacher(method: str) -> bool:

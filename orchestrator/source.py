@@ -1,22 +1,21 @@
 """OptunaSource: configs from a study's space, by Optuna's ask and tell."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC
 from typing import Any, cast
 
 import optuna
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from orchestrator.journal import Journal
 from orchestrator.proposal import Known, Proposal, Row
+from orchestrator.samplers import make_sampler
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
-from trainables.config import MAX_SEED
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
@@ -58,7 +57,7 @@ class OptunaSource:
         points = study.first_points()
         for point in points[len(known) :]:
             self.optuna.enqueue_trial(point)
-        self.optuna.sampler = _sampler(study, max(len(points), len(known)) if known else 0)
+        self.optuna.sampler = make_sampler(study, max(len(points), len(known)) if known else 0)
         self._asks_sampler = study.asks_sampler
         self._budget = study.trials or len(points)
         if not self._asks_sampler:
@@ -174,69 +173,6 @@ def _objectives(study: Study, rows: Sequence[Row]) -> list[float] | None:
             return None
         means.append(sum(values) / len(values))  # type: ignore[arg-type]
     return means
-
-
-def _sampler(study: Study, known: int) -> BaseSampler:
-    # A resumed run goes on with other random numbers than it began with.
-    seed = (study.sampler_seed + known) % (MAX_SEED + 1)
-    sampler: BaseSampler = RandomSampler(seed=seed)
-    if study.sampler == "nsga2":
-        sampler = NSGAIISampler(seed=seed)
-    elif study.sampler == "tpe":
-        sampler = TPESampler(seed=seed, constant_liar=True)
-    stepped = {key: found for key, found in study.space.items() if found.step is not None}
-    return _Rounded(sampler, stepped) if stepped else sampler
-
-
-class _Rounded(BaseSampler):
-    """A sampler whose values of ranges with steps are as one writes them: 0.3, not 3 * 0.1.
-
-    Args:
-        sampler: chooses.
-        stepped: the dimensions with steps, by key.
-    """
-
-    def __init__(self, sampler: BaseSampler, stepped: Mapping[str, Dimension]) -> None:
-        self._sampler, self._stepped = sampler, stepped
-
-    def _round(self, key: str, value: Any) -> Any:
-        return self._stepped[key].rounded(value) if key in self._stepped else value
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        values = self._sampler.sample_relative(study, trial, search_space)
-        return {key: self._round(key, value) for key, value in values.items()}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
-        return self._round(param_name, value)
-
-    def reseed_rng(self) -> None:
-        self._sampler.reseed_rng()
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self._sampler.after_trial(study, trial, state, values)
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:

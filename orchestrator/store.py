@@ -9,12 +9,14 @@ import logging
 import re
 import time
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from orchestrator.parts import Parts
+from trainables.columns import COLUMNS, TableName
 from trainables.errors import UserError, unknown
 from trainables.files import Folder, open_folder
 
@@ -23,53 +25,19 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
 """Raised whenever a table or a column is added; columns are never renamed, retyped or removed."""
 
-TableName = Literal["proposals", "epochs", "trials"]
-
 _TYPES = {
-    "text": pa.string(),
-    "int": pa.int64(),
-    "float": pa.float64(),
-    "time": pa.timestamp("us", tz="UTC"),
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    datetime: pa.timestamp("us", tz="UTC"),
 }
-
-
-def _schema(**columns: str) -> pa.Schema:
-    return pa.schema(
-        [(name, _TYPES[kind]) for kind, names in columns.items() for name in names.split()]
-    )
-
 
 SCHEMAS: dict[TableName, pa.Schema] = {
-    "proposals": _schema(
-        text="sweep params attrs state trial_ids",
-        int="number",
-        time="proposed_at",
-    ),
-    "epochs": _schema(
-        text="sweep trial_id",
-        int="attempt epoch",
-        float="lr train_loss val_loss val_acc seconds images_per_second",
-    ),
-    "trials": _schema(
-        text="sweep trial_id config_key stage status error method dataset teacher student "
-        "student_requested compression_kind term_losses host device code_version versions config "
-        "term_weights peers precision teacher_precision "
-        "teacher_note",
-        int="attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
-        "peak_memory_bytes schema_version",
-        float="compression_requested compression_params compression_macs compression_bytes "
-        "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
-        "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc",
-        time="started_at ended_at",
-    ),
+    table: pa.schema([(column.name, _TYPES[column.kind]) for column in columns.values()])
+    for table, columns in COLUMNS.items()
 }
-"""Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
-``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the
-student's bit width. Of a proposal ``params`` is what was drawn and ``attrs`` what the sampler noted
-(JSON); once it was told, its ``state`` is ``trained``, or ``answered`` by other trials alone, and
-``trial_ids`` (JSON) are those whose rows it was told.
-
-In this order are buffered rows written: a proposal before its trials, a trial after its epochs."""
+"""What the columns mean: see `trainables.columns`. In this order are buffered rows written: a
+proposal before its trials, a trial after its epochs."""
 
 _KEYS: dict[TableName, list[str]] = {
     "proposals": ["sweep", "number"],

@@ -11,10 +11,10 @@ import pandas as pd
 from orchestrator.forms import ABSENT, Grid, form_of
 from orchestrator.front import nothing_finished, with_confirmation
 from orchestrator.sharing import for_every_teacher
+from trainables.columns import TRIALS
 
 _PANEL = ["dataset", "teacher"]
 _COLUMN = [*_PANEL, "column"]
-_NAMES = {"test_acc": "test accuracy", "val_acc": "validation accuracy"}
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
     paired = " ± its standard error, paired by seed" if known else ""
     listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
     return (
-        f"{panel.cells[0].dataset}, teacher {teacher}. {_NAMES[metric].capitalize()} in %, "
+        f"{panel.cells[0].dataset}, teacher {teacher}. {TRIALS[metric].label.capitalize()} in %, "
         f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
         f"student of the same compression{paired}; {len(trials)} finished trials, {listed}."
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.caching import cache
-from orchestrator.catalogue import datasets, methods, models, studies
+from orchestrator.catalogue import columns, datasets, methods, models, studies
 from orchestrator.printing import print_frame, print_pairs, print_table, rounded
 from trainables.errors import UserError
 
@@ -75,7 +75,7 @@ def trial(options: Namespace) -> int:
                 sweep, trial_id, chosen, say=local.print_line, profile=profile
             )
             _print_row(now)
-            print(f"val_acc of {trial_id}: {before['val_acc']}, now {now['val_acc']}")
+            print(f"val_acc of {trial_id}: {before['val_acc']}, now {now.get('val_acc')}")
             return 0
         _print_row(local.run_trial(study, chosen, say=local.print_line, profile=profile))
         return 0
@@ -157,6 +157,10 @@ def plot(options: Namespace) -> int:
 
 
 def query(options: Namespace) -> int:
+    if options.columns:
+        return columns()
+    if options.sql is None:
+        raise UserError("query: expected a statement, such as SELECT, or --columns")
     from orchestrator import query as queries
 
     print_frame(queries.run_sql(options.results, options.sql), csv=options.csv)

@@ -7,9 +7,10 @@ from search_spaces.dimension import Dimension, Value, check_known, setting_of
 from search_spaces.pairs import PAIR
 from search_spaces.spec import OF_STUDY, Draw, Study
 from search_spaces.teacher import check_distinct, check_shared
-from trainables.config import MAX_SEED
+from trainables.columns import TRIALS
+from trainables.config import MAX_SEED, settings_with
 from trainables.errors import UserError
-from trainables.methods.registry import PLAIN, canonical_method
+from trainables.methods.registry import PLAIN, canonical_method, method_settings
 
 
 def check_study(study: Study) -> None:
@@ -50,12 +51,13 @@ def check_study(study: Study) -> None:
             _check_corners(study, {PAIR: chosen} if chosen else {})
         except UserError as error:
             raise UserError(f"pairs.{chosen}: {error}" if chosen else str(error)) from error
+    _check_peers(study)
 
 
 def _check_seeds(study: Study) -> None:
     """A config has its own seeds, and those of its repeats follow them."""
     blocks = [study.fixed, *(pair.settings for pair in study.pairs.values())]
-    for key in ("seed", "view_seed"):
+    for key in settings_with("seed"):
         given = [block[key] for block in blocks if block.get(key) is not None]
         given += study.dimensions[key].ends() if key in study.dimensions else []
         greatest = max((int(value) for value in given), default=0)
@@ -64,6 +66,17 @@ def _check_seeds(study: Study) -> None:
                 f"{key}: {greatest} with repeats: {study.repeats} reaches beyond the greatest "
                 f"seed, {MAX_SEED}"
             )
+
+
+def _check_peers(study: Study) -> None:
+    """What peers measure is nothing to optimise where no method has any."""
+    corners: list[dict[str, Value]] = [{PAIR: pair} for pair in study.pairs] or [{}]
+    methods = {name for corner in corners for name in _values_of(study, "method", PLAIN, corner)}
+    if any(key.endswith(".peers") for name in methods for key in method_settings(name)):
+        return
+    for key in study.objectives:
+        if "peers" in TRIALS[key].needs:
+            raise UserError(f"objectives.{key}: needs a method with peers, such as dml")
 
 
 def _check_corners(study: Study, corner: dict[str, Value]) -> None:

@@ -18,14 +18,31 @@ from search_spaces.dimension import (
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
 from search_spaces.teacher import UNNAMED, TeacherSpec
-from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig
+from trainables.columns import TRIALS, check_objective
+from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN
+from trainables.registry import Registry
 from trainables.settings import settings_of
 
 Draw = Callable[[str, Dimension], Value]
 
 MAX_REPEATS = 10_000
+
+LISTS = ("grid", "points")
+"""What stands in a sampler's place where nothing is left to choose."""
+
+SAMPLERS: Registry[Callable[..., Any]] = Registry(
+    "sampler",
+    "kdsweep.samplers",
+    {
+        "tpe": "orchestrator.samplers:tpe",
+        "nsga2": "optuna.samplers:NSGAIISampler",
+        "random": "optuna.samplers:RandomSampler",
+    },
+    also=LISTS,
+)
+"""What makes a sampler of Optuna from ``seed=...``. Here the names alone are needed."""
 
 
 def _as_choices(value: Any) -> Any:
@@ -65,8 +82,10 @@ class Study(Strict):
         description="columns of the trials table to optimise; none of the test set; "
         "without a teacher val_acc alone by default",
     )
-    sampler: Literal["tpe", "nsga2", "random", "grid", "points"] = Field(
-        "tpe", description="how Optuna chooses; grid tries all choices, points only the listed"
+    sampler: str = Field(
+        "tpe",
+        description="how Optuna chooses; grid tries all choices, points only the listed",
+        json_schema_extra=lambda schema: schema.update(enum=[*SAMPLERS, *LISTS]),
     )
     sampler_seed: int = Field(0, ge=0, le=MAX_SEED)
     trials: int | None = Field(None, ge=1, description="configs to train; grid, points: all")
@@ -85,17 +104,26 @@ class Study(Strict):
             return {"objectives": {"val_acc": "max"}, **content}
         return content
 
+    @field_validator("sampler")
+    @classmethod
+    def _known(cls, sampler: str) -> str:
+        if sampler not in LISTS:
+            SAMPLERS.check(sampler)
+        return sampler
+
     @field_validator("objectives")
     @classmethod
-    def _never_test(cls, objectives: dict[str, str]) -> dict[str, str]:
+    def _possible(cls, objectives: dict[str, str]) -> dict[str, str]:
         for key in objectives:
-            if key.startswith("test_"):
-                raise ValueError(f"{key}: nothing is ever selected on the test set")
+            check_objective(key)
         return objectives
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         self._check_teachers()
+        for key in self.objectives:
+            if "teacher" in TRIALS[key].needs and not self.teachers():
+                raise ValueError(f"objectives.{key}: needs a teacher")
         for key in self.dimensions:
             if key in self.fixed:
                 raise ValueError(f"{key}: is both fixed and a dimension")
@@ -179,7 +207,7 @@ class Study(Strict):
         method = str(values.get("method", PLAIN))
         applies = {key for key in values if self._applies(key, method, values)}
         values = {key: value for key, value in values.items() if key in applies}
-        for seed in ("seed", "view_seed"):
+        for seed in settings_with("seed"):
             values[seed] = int(values.get(seed) or 0) + repeat
         return TrialConfig.from_mapping(values)
 
@@ -216,7 +244,7 @@ class Study(Strict):
     @property
     def asks_sampler(self) -> bool:
         """Whether there is more to try than `first_points`."""
-        return self.sampler not in ("grid", "points") and bool(self.space)
+        return self.sampler not in LISTS and bool(self.space)
 
     def first_points(self) -> list[dict[str, Value]]:
         """What is tried before the sampler is asked: the listed points, then the cover.

@@ -6,17 +6,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from search_spaces.dimension import keys_of_terms, layered, setting_of, term_keys
-from trainables.config import COMPRESSIONS, TrialConfig
+from trainables.config import TrialConfig, settings_with
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
 from trainables.settings import settings_of
 
-TRAINING = [
-    key
-    for key in settings_of(TrialConfig)
-    if key not in ("dataset", "teacher", "student", "method", "stage", *COMPRESSIONS)
-    and key != "compression"
-]
+_NOT_TRAINING = {"method", *settings_with("words", "stage")}
+TRAINING = [key for key in settings_of(TrialConfig) if key not in _NOT_TRAINING]
 """Settings that a teacher's training has, too."""
 
 UNNAMED = "expected either model (to train it) or name (an imported one)"

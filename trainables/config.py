@@ -14,18 +14,11 @@ from trainables.methods.registry import (
     needs_teacher,
     resolve_settings,
 )
-from trainables.settings import Scalar, read, setting, settings_of
+from trainables.settings import Role, Scalar, read, setting, settings_of
 
 COMPRESSIONS = ("explicit", "depth", "width", "factor")
 
 MAX_SEED = 2**32 - 1
-
-_ADDED_LATER: dict[str, Scalar] = {
-    "channels_last": True,
-    "dkd.warmup_fraction": None,
-    "reviewkd.warmup_fraction": None,
-}
-"""Settings that no row had at first: with these values, keys are what they were without them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +29,19 @@ class TrialConfig:
     them by full key (``kd.temperature``), complete and checked.
     """
 
-    dataset: str = setting("digits", "data set: see `kdsweep datasets`")
-    teacher: str | None = setting(None, "the teacher's model: see `kdsweep models`")
-    student: str = setting("wrn_16_1", "the student's model, or its family for a factor")
-    compression: str = setting("explicit", "how the student becomes small", choices=COMPRESSIONS)
-    depth: int | None = setting(None, "blocks to remove from the end", at_least=0)
-    width: float | None = setting(None, "multiplier of every layer's channels", above=0)
-    factor: float | None = setting(None, "teacher's parameters / student's", above=0)
+    dataset: str = setting("digits", "data set: see `kdsweep datasets`", role="words")
+    teacher: str | None = setting(None, "the teacher's model: see `kdsweep models`", role="words")
+    student: str = setting(
+        "wrn_16_1", "the student's model, or its family for a factor", role="words"
+    )
+    compression: str = setting(
+        "explicit", "how the student becomes small", choices=COMPRESSIONS, role="words"
+    )
+    depth: int | None = setting(None, "blocks to remove from the end", at_least=0, role="words")
+    width: float | None = setting(
+        None, "multiplier of every layer's channels", above=0, role="words"
+    )
+    factor: float | None = setting(None, "teacher's parameters / student's", above=0, role="words")
     method: str = setting("student", "terms joined by '+': see `kdsweep methods`")
 
     epochs: int = setting(30, "passes over the training set", at_least=1)
@@ -62,7 +61,7 @@ class TrialConfig:
     warmup_epochs: float = setting(0.0, "linear rise of the learning rate", at_least=0)
 
     val_fraction: float = setting(
-        0.1, "of the training set, held out for selection", at_least=0, at_most=0.9
+        0.1, "of the training set, held out for selection", at_least=0, at_most=0.9, role="split"
     )
     split_seed: int = setting(0, "fixes the validation split", at_least=0, at_most=MAX_SEED)
     train_fraction: float = setting(
@@ -78,6 +77,7 @@ class TrialConfig:
         "auto",
         "where the training images are: on the device, or on the host, which sends their batches",
         choices=("auto", "device", "host"),
+        role="place",
     )
     precision: str = setting(
         "auto",
@@ -85,25 +85,39 @@ class TrialConfig:
         choices=("auto", "fp32", "bf16"),
     )
     teacher_precision: str | None = setting(
-        None, "of the teacher's; none: as precision", choices=("auto", "fp32", "bf16")
+        None,
+        "of the teacher's; none: as precision",
+        choices=("auto", "fp32", "bf16"),
+        role="teacher",
     )
     channels_last: bool = setting(
-        True, "memory layout of the student's feature maps; results differ by rounding alone"
+        True,
+        "memory layout of the student's feature maps; results differ by rounding alone",
+        implied=(True,),
     )
     teacher_cache: str = setting(
         "float16",
         "how the teacher's outputs are kept for the next trials, or off",
         choices=("off", "float16", "bfloat16", "float32"),
+        role="teacher",
     )
     compile: bool = setting(
         False, "the student's training passes, once per architecture; on GPUs as CUDA graphs"
     )
 
-    seed: int = setting(0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED)
-    view_seed: int = setting(
-        0, "augmented views; shared by the configs of a repeat", at_least=0, at_most=MAX_SEED
+    seed: int = setting(
+        0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED, role="seed"
     )
-    stage: str = setting("search", "search, or confirm a choice", choices=("search", "confirm"))
+    view_seed: int = setting(
+        0,
+        "augmented views; shared by the configs of a repeat",
+        at_least=0,
+        at_most=MAX_SEED,
+        role="seed",
+    )
+    stage: str = setting(
+        "search", "search, or confirm a choice", choices=("search", "confirm"), role="stage"
+    )
 
     terms: Mapping[str, Scalar] = field(default_factory=dict)
 
@@ -189,6 +203,24 @@ def known_bare(known: Mapping[str, object]) -> list[str]:
     return sorted({full.partition(".")[2] for full in known})
 
 
+def settings_with(*roles: Role) -> list[str]:
+    """The trial's own settings that have one of these roles."""
+    return [key for key, setting in settings_of(TrialConfig).items() if setting.role in roles]
+
+
+def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
+    """The settings that decide a trial's result: those with which two are one experiment.
+
+    Args:
+        config: flat, as a row has it. It may be of another version, or of terms that are not
+            installed here: what is not known decides.
+        less: roles that do not count either. Repeats have the same settings less ``"seed"``,
+            and their confirmation the same less ``"seed"`` and ``"split"``.
+    """
+    without = settings_with("stage", "place", *less)
+    return {key: value for key, value in config.items() if key not in without}
+
+
 def config_key(
     config: TrialConfig, *, student: str, data_fingerprint: str, teacher_fingerprint: str | None
 ) -> str:
@@ -207,20 +239,17 @@ def config_key(
     Returns:
         16 hexadecimal digits.
     """
-    decisive = config.to_dict()
-    for words in ("dataset", "teacher", "stage", "images", "compression", *COMPRESSIONS[1:]):
-        decisive.pop(words)
-    for key, before in _ADDED_LATER.items():
-        if key in decisive and decisive[key] == before:
-            del decisive[key]
-    if not needs_teacher(config.method):
-        del decisive["teacher_cache"], decisive["teacher_precision"]
-    decisive |= {
+    taught = needs_teacher(config.method)
+    less: tuple[Role, ...] = ("words",) if taught else ("words", "teacher")
+    values = decisive(config.to_dict(), *less)
+    known = {**settings_of(TrialConfig), **method_settings(config.method)}
+    values = {key: value for key, value in values.items() if value not in known[key].implied}
+    values |= {
         "student": student,
         "data": data_fingerprint,
-        "teacher": teacher_fingerprint if needs_teacher(config.method) else None,
+        "teacher": teacher_fingerprint if taught else None,
     }
-    text = json.dumps(decisive, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,32 +1,26 @@
 """One attempt at one trial: a Training with its progress on disk."""
 
-import functools
 import json
 import logging
-import platform
-import resource
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
 from trainables.compression.architecture import choose_student
-from trainables.compression.measure import count_params, latency_of, macs_of, size_bytes
+from trainables.compression.measure import count_params, latency_of, macs_of
 from trainables.config import TrialConfig, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
-from trainables.evaluation import Score
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
-from trainables.teachers.classes import remark
+from trainables.rows import add_peers, asked, epoch_row, peak_memory, with_facts
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
-from trainables.version import code_version, versions
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +85,7 @@ class Run:
         keep: whether checkpoints, and in the end the student's weights, are written.
 
     Attributes:
-        rows: the ``epochs`` rows so far, without keys.
+        rows: what `Training.run_epoch` said of the epochs so far.
         note: what the user should know of how it began; None where there is nothing.
     """
 
@@ -125,6 +119,16 @@ class Run:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         self._checkpointed = time.monotonic()
+        self._key = config_key(
+            self.config,
+            student=self.choice.name,
+            data_fingerprint=self.dataset.fingerprint,
+            teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
+        )
+        row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
+        self._facts = with_facts(
+            row, self.choice.name, self.training.student, self.dataset, self.teacher, device
+        )
         if keep:
             self._go_on()
 
@@ -136,7 +140,7 @@ class Run:
         folder = self.job.folder
         try:
             if folder.exists(PROGRESS):
-                self.restore(folder.read(PROGRESS), self._facts["config_key"])
+                self.restore(folder.read(PROGRESS), self._key)
         except Exception as error:  # damaged bytes raise errors of any kind
             if isinstance(meaning(error), OutOfMemoryError | DeviceError):
                 raise
@@ -167,7 +171,7 @@ class Run:
     def checkpoint(self) -> bytes:
         """The whole state, as `restore` reads it."""
         state = {"training": self.training.state_dict(), "rows": self.rows}
-        return pack_progress(state, self._facts["config_key"])
+        return pack_progress(state, self._key)
 
     def restore(self, data: bytes, key: str | None = None) -> None:
         """Continues from what `checkpoint` returned.
@@ -193,63 +197,49 @@ class Run:
             error: one line, for ``failed``.
         """
         last = self.rows[-1] if self.rows else {}
-        epochs = self.training.epoch
         seen = sum(row["images_per_second"] * row["seconds"] for row in self.rows)
-        row = self._facts | {
-            "status": status,
-            "error": error,
-            "epochs": epochs,
-            "train_loss": last.get("train_loss"),
-            "val_loss": last.get("val_loss"),
-            "val_acc": last.get("val_acc"),
-            "term_losses": json.dumps(last.get("term_losses", {})),
-            "term_weights": json.dumps(self.training.method.weights),
-            "train_seconds": self.training.train_seconds,
-            "images_per_second": seen / self.training.train_seconds if self.rows else None,
-            "precision": self.training.precision,
-            "teacher_precision": self.training.teacher_precision if self.training.teacher else None,
-            "teacher_cache_hit_rate": self.training.hit_rate,
-            "peak_memory_bytes": _peak_memory(self.device),
-            "started_at": self.started_at,
-        }
+        row = replace(
+            self._facts,
+            status=status,
+            error=error,
+            epochs=self.training.epoch,
+            train_loss=last.get("train_loss"),
+            val_loss=last.get("val_loss"),
+            val_acc=last.get("val_acc"),
+            term_losses=json.dumps(last.get("term_losses", {})),
+            term_weights=json.dumps(self.training.method.weights),
+            train_seconds=self.training.train_seconds,
+            images_per_second=seen / self.training.train_seconds if self.rows else None,
+            precision=self.training.precision,
+            teacher_precision=self.training.teacher_precision if self.training.teacher else None,
+            teacher_cache_hit_rate=self.training.hit_rate,
+            peak_memory_bytes=peak_memory(self.device),
+            started_at=self.started_at,
+        )
         if status == "completed":
             scores = self.training.test()
             student = scores.pop("student")
-            row |= {"test_acc": student.acc, "test_loss": student.loss}
-            row |= self._peers(scores)
-            row["latency_ms"] = latency_of(
+            row.test_acc, row.test_loss = student.acc, student.loss
+            add_peers(row, self.training, scores)
+            row.latency_ms = latency_of(
                 self.choice.name,
                 self.dataset.num_classes,
                 self.dataset.image_shape,
                 str(self.device),
             )
             if self.keep:
-                self._save_student(row)
-        return row | {"ended_at": datetime.now(UTC)}
+                self._save_student(student.acc)
+        row.ended_at = datetime.now(UTC)
+        return row.known()
 
-    def _peers(self, tested: Mapping[str, Score]) -> dict[str, Any]:
-        """Columns of the networks that learned beside the student."""
-        peers: list[dict[str, Any]] = []
-        for name, score in tested.items():
-            network = self.training.method.peers[name]
-            val = self.training.val_score(network)
-            peers.append(
-                {
-                    "name": name,
-                    "params": count_params(network),
-                    "val_acc": val.acc if val else None,
-                    "test_acc": score.acc,
-                }
-            )
-        if not peers:
-            return {}
-        return {
-            "peers": json.dumps(peers),
-            "peer_val_acc": _mean([peer["val_acc"] for peer in peers]),
-            "peer_test_acc": _mean([peer["test_acc"] for peer in peers]),
-        }
+    def epoch_rows(self, first: int) -> list[dict[str, Any]]:
+        """Rows of the ``epochs`` table, without those before the epoch of this index."""
+        return [
+            epoch_row(self.job.sweep, self.job.trial_id, self.job.attempt, epoch)
+            for epoch in self.rows[first:]
+        ]
 
-    def _save_student(self, row: dict[str, Any]) -> None:
+    def _save_student(self, test_acc: float) -> None:
         card = Card(
             name=self.job.trial_id,
             model=self.choice.name,
@@ -261,9 +251,9 @@ class Run:
             mean=self.dataset.mean,
             std=self.dataset.std,
             normalisation="dataset",
-            test_acc=row["test_acc"],
-            params=row["params"],
-            macs=row["macs"],
+            test_acc=test_acc,
+            params=count_params(self.training.student),
+            macs=macs_of(self.choice.name, self.dataset.num_classes, self.dataset.image_shape),
             origin=self.config.to_json(),
         )
         while True:
@@ -273,67 +263,3 @@ class Run:
             except OSError as error:  # a full disk, a bucket out of reach: what is done is kept
                 log.warning("weights of %s wait to be written: %s", self.job.trial_id, error)
                 time.sleep(RETRY_SECONDS)
-
-    @functools.cached_property
-    def _facts(self) -> dict[str, Any]:
-        """Columns that are known before the first epoch."""
-        student, shape = self.training.student, self.dataset.image_shape
-        params, size = count_params(student), size_bytes(student)
-        macs = macs_of(self.choice.name, self.dataset.num_classes, shape)
-        facts = {
-            "sweep": self.job.sweep,
-            "trial_id": self.job.trial_id,
-            "attempt": self.job.attempt,
-            "config_key": config_key(
-                self.config,
-                student=self.choice.name,
-                data_fingerprint=self.dataset.fingerprint,
-                teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
-            ),
-            "stage": self.config.stage,
-            "method": self.config.method,
-            "dataset": self.config.dataset,
-            "student": self.choice.name,
-            "student_requested": self.config.student,
-            "compression_kind": self.choice.kind,
-            "compression_requested": self.choice.requested,
-            "params": params,
-            "macs": macs,
-            "size_bytes": size,
-            "seed": self.config.seed,
-            "view_seed": self.config.view_seed,
-            "host": platform.node(),
-            "device": _device_name(self.device),
-            "code_version": code_version(),
-            "versions": json.dumps(versions()),
-            "config": self.config.to_json(),
-        }
-        if self.teacher:
-            card = self.teacher.card
-            facts |= {
-                "teacher": card.name,
-                "teacher_note": remark(card, self.dataset),
-                "teacher_test_acc": card.test_acc,
-                "teacher_params": card.params,
-                "teacher_macs": card.macs,
-                "compression_params": card.params / params,
-                "compression_macs": card.macs / macs,
-                "compression_bytes": size_bytes(self.teacher.network) / size,
-            }
-        return facts
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes at the highest so far: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

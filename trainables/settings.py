@@ -11,11 +11,12 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from trainables.errors import UserError, unknown
 
 Scalar = str | int | float | bool | None
+Role = Literal["recipe", "words", "teacher", "seed", "split", "stage", "place"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +33,12 @@ class Setting:
         search: ``(low, high)``, the range worth searching; ``None`` where there is none.
         log: whether that range is searched on a log scale.
         weight: whether it is the weight of a loss; rows list those one by one.
+        role: what it has to do with the result. A setting of the ``recipe`` decides it; so does
+            one of the ``teacher`` where the method reads one, a ``seed``, and the ``split``, which
+            a confirmation has for itself. ``words`` ask for data and networks: what they lead to
+            decides. The ``stage`` is what the trial is for, the ``place`` where it computes.
+        implied: of a setting that came later, the values of rows from before it: with these,
+            `trainables.config.config_key` is what it was without the setting.
     """
 
     kind: type
@@ -45,6 +52,8 @@ class Setting:
     search: tuple[float, float] | None = None
     log: bool = False
     weight: bool = False
+    role: Role = "recipe"
+    implied: tuple[Scalar, ...] = ()
 
     def expected(self) -> str:
         """What a value must be, in words: ``a number > 0``."""
@@ -99,6 +108,8 @@ def setting(
     search: tuple[float, float] | None = None,
     log: bool = False,
     weight: bool = False,
+    role: Role = "recipe",
+    implied: tuple[Scalar, ...] = (),
 ) -> Any:
     """A dataclass field that carries a `Setting`; arguments as its attributes."""
     facts = {
@@ -110,6 +121,8 @@ def setting(
         "search": search,
         "log": log,
         "weight": weight,
+        "role": role,
+        "implied": implied,
     }
     return dataclasses.field(default=default, metadata=facts)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from trainables.columns import TrialRow
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed
 from trainables.failures import explained
 from trainables.job import Job, Run
@@ -65,7 +66,7 @@ class DistillTrainable(tune.Trainable):
             raise
         except Exception as error:
             row = self._failure(error)
-        epochs = self.run.rows[self.reported :] if self.run else []
+        epochs = self.run.epoch_rows(self.reported) if self.run else []
         self.reported += len(epochs)
         if row["status"] != "stopped":
             self.run = None  # its memory is free before the next trial is built
@@ -88,16 +89,20 @@ class DistillTrainable(tune.Trainable):
             return self.run.row("failed", text)
         # Read as it is: that it cannot be understood here may be what went wrong.
         config = self.job.config
-        known = ("stage", "method", "dataset", "seed", "view_seed")
-        return {
-            "sweep": self.job.sweep,
-            "trial_id": self.job.trial_id,
-            "attempt": self.job.attempt,
-            **{key: config.get(key) for key in known},
-            "status": "failed",
-            "error": text,
-            "config": json.dumps(config, sort_keys=True, separators=(",", ":")),
-        }
+        row = TrialRow(
+            sweep=self.job.sweep,
+            trial_id=self.job.trial_id,
+            attempt=self.job.attempt,
+            stage=config.get("stage"),
+            method=config.get("method"),
+            dataset=config.get("dataset"),
+            seed=config.get("seed"),
+            view_seed=config.get("view_seed"),
+            status="failed",
+            error=text,
+            config=json.dumps(config, sort_keys=True, separators=(",", ":")),
+        )
+        return row.known()
 
     @classmethod
     def default_resource_request(cls, config: dict[str, Any]) -> tune.PlacementGroupFactory:

@@ -35,7 +35,7 @@ FROZEN = {
     "table": ["SWEEP", *RESULTS, "--against", "--format", "--metric"],
     "front": ["SWEEP", *RESULTS, "--csv", "--objective"],
     "plot": ["SWEEP", *RESULTS, "--metric", "--output", "--x", "-o"],
-    "query": ["SQL", *RESULTS, "--csv"],
+    "query": ["SQL", *RESULTS, "--columns", "--csv"],
     "studies": ["NAME", "--schema"],
     "methods": ["NAME"],
     "models": ["NAME", "--classes", "--image"],
@@ -192,6 +192,7 @@ def finished(tmp_path) -> str:
         ("trial digits --profile p.json epochs=1", "--profile: needs at least 2 epochs"),
         ("trial --replay digits digits-00000", "unknown sweep 'digits'"),
         ("query VALUES(1)", "no sweeps"),
+        ("query", "expected a statement, such as SELECT, or --columns"),
         ("studies nope", "unknown study 'nope'"),
         ("methods nope", "unknown method 'nope'"),
         ("methods kd+at+kd", "a term is named twice"),
@@ -273,6 +274,7 @@ def test_results_that_cannot_be_written(refused, tmp_path, verb):
         ("confirm s --top -1", "--top: expected at least 1, got -1"),
         ("front s --objective val_acc", "expected COLUMN=max or COLUMN=min"),
         ("front s --objective nope=max", "nope"),
+        ("front s --objective host=max", "unknown objective 'host'"),
         ("trial --replay s s-00001", "unknown trial 's-00001'; did you mean s-00000"),
         ("run digits --name s", "--name s: there is such a sweep"),
         ("teacher adopt s s-00001", "unknown trial 's-00001'"),
@@ -285,6 +287,15 @@ def test_a_mistake_about_a_sweep(refused, finished, arguments, expected):
 def test_broken_sql(refused, finished):
     for sql in ("SELEKT 1", "SELECT nope FROM trials", "SELECT * FROM '/etc/passwd'", "DROP x"):
         assert "query" in refused("query", sql, "--results", finished)
+
+
+def test_every_column_is_explained(finished, capsys):
+    assert main(["query", "--columns"]) == 0
+    explained = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    for table in ("trials", "epochs"):
+        text = f"SELECT column_name FROM (DESCRIBE {table})"
+        assert main(["query", text, "--csv", "--results", finished]) == 0
+        assert {*capsys.readouterr().out.split()[1:]} <= explained
 
 
 def test_changed_data_is_refused(refused, finished):

@@ -16,6 +16,7 @@ from orchestrator.front import (
     nothing_finished,
     objectives_of,
     over_seeds,
+    with_confirmation,
 )
 from orchestrator.store import Store
 from trainables.errors import UserError
@@ -160,6 +161,42 @@ def test_seeds_are_averaged(recorded, trial_row):
     assert math.isnan(points.loc["s-00003"]["val_acc_sd"])
 
 
+def test_what_differs_from_seed_to_seed_is_averaged(recorded, trial_row):
+    facts = {"params": 7, "compression_params": 0.1, "peak_memory_bytes": 1, "epochs": 3}
+    measured = ({"peak_memory_bytes": 2, "latency_ms": 1.0}, {"latency_ms": 4.0}, {})
+    frame = recorded(
+        trial_row(seed, seed=seed, **{**facts, **ours}) for seed, ours in enumerate(measured)
+    )
+    (point,) = over_seeds(frame).to_dict("records")
+    assert {name: point[name] for name in facts} == facts | {"peak_memory_bytes": 4 / 3}
+    assert point["latency_ms"] == 2.5
+
+
+@pytest.mark.parametrize("method", ["kd", "kd+theirs"])
+def test_confirmed_configs_are_found_whatever_their_version(recorded, trial_row, method):
+    """Rows of before a setting was there, and of a term that is not installed here."""
+    old = {"theirs.seed": 3} if "theirs" in method else {}
+    new = old | {"images": "auto", "channels_last": True}
+    rows = [
+        trial_row(8 * version + 4 * (stage == "confirm") + seed, method, seed=seed, stage=stage,
+                  val_acc=0.5, test_acc=0.5 + version / 10, settings=settings)
+        for version, settings in enumerate((old, new))
+        for stage in ("search", "confirm")
+        for seed in range(2)
+    ]  # fmt: skip
+    found = with_confirmation(recorded(rows), "test_acc")
+    shown = found[["shown_stage", "shown_n", "val_acc"]].to_numpy().tolist()
+    assert shown == [["confirm", 2, 0.5], ["confirm", 2, 0.5]]
+
+
+def test_where_the_images_lie_makes_no_other_experiment(recorded, trial_row):
+    frame = recorded(
+        trial_row(seed, seed=seed, settings={"images": place})
+        for seed, place in enumerate(("host", "device"))
+    )
+    assert over_seeds(frame)["n"].tolist() == [2]
+
+
 def test_trial_that_ran_twice_counts_once(recorded, trial_row):
     rows = [trial_row(0, seed=0, val_acc=0.6), trial_row(1, seed=1, val_acc=0.8)]
     recorded(rows, "a")
@@ -204,8 +241,11 @@ def test_front_is_of_means_and_of_validation(recorded, trial_row):
     assert found["trial_ids"].tolist() == ["s-00010 s-00011", "s-00030 s-00031", "s-00040 s-00041"]
     assert found["compression_params"].is_monotonic_increasing
     assert found["val_acc"].tolist() == pytest.approx([0.71, 0.61, 0.57])
-    for name in ("test_acc", "teacher_test_acc"):
+    for name in ("test_acc", "teacher_test_acc", "peer_test_acc"):
         with pytest.raises(UserError, match=f"objective '{name}': selection is on validation"):
+            front(frame, {name: "max"})
+    for name in ("host", "seed", "val_accuracy", "started_at"):
+        with pytest.raises(UserError, match=f"unknown objective '{name}'"):
             front(frame, {name: "max"})
 
 

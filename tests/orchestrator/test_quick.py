@@ -95,12 +95,14 @@ def test_lists_load_no_frames_either(folder: Path) -> None:
         *("studies", "studies digits", "studies compare_kd_cifar100", "studies pareto_cifar10"),
         *("studies digitz", "studies --help", "datasets", "datasets --help", "datasets nope"),
         *("datasets cifar10", "cache list", "cache list --help", "cache clear nope", "cache lst"),
+        *("query --columns", "query"),
     )
     for command, (_, loaded, _) in found.items():
         assert not loaded & (HEAVY | FRAMES), command
     wrong = {command for command, (code, _, _) in found.items() if code == 2}
     assert wrong == {
-        *("studies digitz", "datasets nope", "datasets cifar10", "cache clear nope", "cache lst")
+        *("studies digitz", "datasets nope", "datasets cifar10", "cache clear nope", "cache lst"),
+        "query",
     }
     assert "compare_kd_cifar100" in found["studies"][2]
     assert "kd.alpha" in found["studies digits"][2]

@@ -138,6 +138,17 @@ def test_methods_that_read_the_teacher_are_never_lent(booked):
     assert len(shared) == len(frame) + 1
 
 
+def test_what_a_row_says_of_its_teacher_is_not_lent(booked):
+    study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
+    frame = trials(booked(study, lambda config: 0.5), ["s"])
+    frame["teacher_note"] = "of " + frame["teacher"]
+    shared = for_every_teacher(frame)
+    assert len(shared) > len(frame)
+    assert shared["teacher_note"].tolist() == ("of " + shared["teacher"]).tolist()
+    for column in ("teacher_test_acc", "teacher_params", "compression_params"):
+        assert (shared.groupby("teacher")[column].nunique() == 1).all()
+
+
 def test_confirmed_students_are_lent_too(booked):
     """Also to a teacher beside which one seed of the search was trained."""
     pairs = {"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}}

@@ -171,6 +171,16 @@ def test_a_point_may_leave_out_dimensions():
         ({"points": [{"facto": 2}]}, "points: facto is not a dimension"),
         ({"points": [{"factor": 3}]}, "points: factor 3 is not in its dimension"),
         ({"objectives": {"test_acc": "max"}}, "nothing is ever selected on the test set"),
+        ({"objectives": {"teacher_test_acc": "max"}}, "ever selected on the test set"),
+        ({"objectives": {"peer_test_acc": "max"}}, "ever selected on the test set"),
+        ({"objectives": {"val_accuracy": "max"}}, "did you mean val_acc"),
+        ({"objectives": {"host": "max"}}, "unknown objective 'host'"),
+        ({"objectives": {"seed": "max"}}, "unknown objective 'seed'"),
+        ({"objectives": {"peer_val_acc": "max"}}, "peer_val_acc: needs a method with peers"),
+        (
+            {"objectives": {"compression_macs": "max"}, "teacher": None},
+            "objectives.compression_macs: needs a teacher",
+        ),
         ({"objectives": {"val_acc": "up"}}, "objectives.val_acc"),
         ({"objectives": {}}, "objectives"),
         ({"sampler": "tpee"}, "sampler"),
@@ -203,6 +213,13 @@ def test_a_mistake_is_named_in_one_line(changes, expected):
 )
 def test_what_only_some_trials_would_meet_is_refused_at_once(changes, expected):
     assert expected in mistake(**changes)
+
+
+def test_what_peers_measure_can_be_optimised_where_there_are_any():
+    methods = {"method": ["student", "kd+dml"], "factor": [2]}
+    study(objectives={"peer_val_acc": "max"}, dimensions=methods)
+    pairs = {"resnet14->resnet8": {"method": "dml"}, "resnet20->resnet8": None}
+    study(objectives={"peer_val_acc": "max"}, teacher=None, pairs=pairs, dimensions={})
 
 
 def test_the_last_seeds_are_fine():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig, config_key, decisive, settings_with
 from trainables.errors import UserError
 from trainables.settings import settings_of
 
@@ -116,6 +116,34 @@ class TestConfigKey:
         """A change here orphans every stored result: it must be meant."""
         assert key(make(temperature=4, lr=0.1)) == "2d17998bfa036ac8"
 
+    @pytest.mark.parametrize(
+        ("values", "expected"),
+        [
+            ({"method": "student", "teacher": None}, "d4076ca797cc13d9"),
+            ({"method": "student", "teacher_cache": "off"}, "d4076ca797cc13d9"),
+            ({}, "1bb8ddbdb90d0970"),
+            ({"channels_last": True}, "1bb8ddbdb90d0970"),
+            ({"channels_last": False}, "da2e68aa658fcfff"),
+            ({"method": "dkd"}, "c4bdbae7b9f8c92a"),
+            ({"method": "reviewkd"}, "c5f52239bff44ac3"),
+            ({"method": "kd+dkd", "dkd.warmup_fraction": 0.1}, "0eeb00655e84b43c"),
+            ({"method": "dml", "teacher": None, "peers": 2}, "77e81989006ef107"),
+            (
+                {"method": "kd+at", "factor": 4, "student": "wrn", "stage": "confirm"}
+                | {"val_fraction": 0, "seed": 1000, "view_seed": 1000, "images": "host"},
+                "2de4f88aee7ae3fb",
+            ),
+            (
+                {"method": "kd+mixup", "width": 0.5, "teacher_cache": "float32", "compile": True},
+                "519be7a533d1f514",
+            ),
+            ({"method": "ttm+crd", "train_fraction": 0.1, "split_seed": 3}, "e2214aeceedcf126"),
+        ],
+    )
+    def test_recorded(self, values: dict, expected: str) -> None:
+        """Keys as they were when settings got their roles."""
+        assert key(make(**values)) == expected
+
     def test_a_setting_that_terms_got_later_changes_no_key(self) -> None:
         both = make(method="dkd+reviewkd")
         assert key(both) == "d282083c0c906f0a"  # from before there was a warmup_fraction
@@ -177,8 +205,7 @@ class TestConfigKey:
 
     def test_every_field_was_thought_of(self) -> None:
         """A new field must be put on one side: decisive above, or other words for the same."""
-        words = {"dataset", "teacher", "student", "stage", "compression", "images"}
-        words |= {"depth", "width", "factor"}
+        words = {*settings_with("words", "stage", "place")}
         marks = type(self).test_everything_decisive_changes_it.pytestmark
         (decisive,) = [mark.args[1] for mark in marks]
         tested = {name for change in decisive for name in change if "." not in name}
@@ -227,3 +254,36 @@ class TestConfigKey:
         values = {"method": method, "teacher": "wrn_16_2"}
         plain, changed = (TrialConfig.from_mapping(values | more) for more in ({}, changes))
         assert key(plain) != key(changed)
+
+
+class TestDecisive:
+    def test_roles(self) -> None:
+        assert settings_with("seed") == ["seed", "view_seed"]
+        assert settings_with("split") == ["val_fraction"]
+        assert settings_with("stage", "place") == ["images", "stage"]
+        assert settings_with("teacher") == ["teacher_precision", "teacher_cache"]
+        assert settings_with("words") == [
+            *("dataset", "teacher", "student", "compression", "depth", "width", "factor")
+        ]
+
+    def test_repeats_have_it_in_common_and_their_confirmation(self) -> None:
+        first = make(seed=1, view_seed=1, images="host").to_dict()
+        second = make(seed=2, view_seed=3).to_dict()
+        confirmed = make(seed=1000, view_seed=1000, stage="confirm", val_fraction=0).to_dict()
+        assert decisive(first) != decisive(second)
+        assert decisive(first, "seed") == decisive(second, "seed")
+        assert decisive(first, "seed") != decisive(confirmed, "seed")
+        assert decisive(first, "seed", "split") == decisive(confirmed, "seed", "split")
+        for change in ({"split_seed": 1}, {"factor": 2, "student": "wrn"}, {"alpha": 0.5}):
+            other = make(**change).to_dict()
+            assert decisive(first, "seed", "split") != decisive(other, "seed", "split")
+
+    def test_what_is_not_known_decides(self) -> None:
+        """Rows of another version, and of terms of a package that is not installed."""
+        row = {"method": "kd+theirs", "theirs.seed": 1, "lr": 0.1, "seed": 3, "gone": "x"}
+        assert decisive(row, "seed", "split") == {
+            "method": "kd+theirs",
+            "theirs.seed": 1,
+            "lr": 0.1,
+            "gone": "x",
+        }

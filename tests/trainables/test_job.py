@@ -6,12 +6,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from orchestrator.store import Store
+from trainables.columns import COLUMNS, TrialRow
 from trainables.compression.measure import count_params
 from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
@@ -24,6 +26,7 @@ from trainables.teachers.teacher import Teacher
 from trainables.training import Training
 
 CPU = torch.device("cpu")
+EPOCHS = COLUMNS["epochs"]
 CLOCK = {
     "trial_id",
     "train_seconds",
@@ -66,7 +69,7 @@ def test_a_whole_run(
     row = finish(Run(job, CPU))
     assert row["status"] == "completed"
     assert row["epochs"] == 3
-    assert row["error"] is None
+    assert "error" not in row
     assert 0 < row["test_acc"] <= 1
     assert row["latency_ms"] > 0
     assert row["teacher"] == "resnet8"
@@ -324,6 +327,36 @@ def test_peers_stand_in_the_row(digits: Dataset, quick: Quick, make_job: MakeJob
     assert card.model == row["student"] == "wrn_10_0.5"
     assert card.params == row["params"]
     assert Teacher(network, card, CPU).score(digits.read_test()).acc == row["test_acc"]
+
+
+def test_a_stray_column_is_refused_before_the_first_epoch(
+    quick: Quick, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[Training] = []
+    monkeypatch.setattr(Training, "run_epoch", epochs.append)
+
+    def stray(row: TrialRow, *facts: object) -> TrialRow:
+        return replace(row, stray=1)  # type: ignore[call-arg]
+
+    monkeypatch.setattr("trainables.job.with_facts", stray)
+    for keep in (True, False):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'stray'"):
+            Run(make_job(quick(), "stray"), CPU, keep=keep)
+    assert epochs == []
+
+
+def test_rows_of_epochs_are_the_tables(quick: Quick, make_job: MakeJob, tmp_path) -> None:
+    run = Run(make_job(quick(epochs=2), "epochs"), CPU)
+    said = [run.run_epoch() for _ in range(2)]
+    rows = run.epoch_rows(0)
+    assert run.epoch_rows(1) == rows[1:]
+    for row, epoch in zip(rows, said, strict=True):
+        assert set(row) == set(EPOCHS)
+        assert (row["trial_id"], row["attempt"]) == ("epochs", 1)
+        assert {key: row[key] for key in epoch if key in EPOCHS}.items() <= epoch.items()
+    store = Store(str(tmp_path), "s")
+    store.add_epochs(rows)
+    assert store.flush()
 
 
 def test_no_peers_no_columns(quick: Quick, make_job: MakeJob) -> None:

@@ -88,7 +88,11 @@ class DKDConfig:
     temperature: float = setting(4.0, "softens both softmaxes", above=0, search=(1, 10), log=True)
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
     warmup_fraction: float | None = setting(
-        None, "the same as a share of the training; none: by warmup", at_least=0, at_most=1
+        None,
+        "the same as a share of the training; none: by warmup",
+        at_least=0,
+        at_most=1,
+        implied=(None,),
     )
 
 

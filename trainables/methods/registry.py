@@ -8,12 +8,11 @@ known without torch; a term's file, and torch with it, is loaded when somebody a
 from __future__ import annotations
 
 import functools
-import importlib
-import importlib.metadata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trainables.errors import UserError, unknown
+from trainables.registry import Registry
 from trainables.settings import Scalar, Setting, settings_of
 
 if TYPE_CHECKING:
@@ -46,13 +45,16 @@ TERMS = {
     "wttm": "trainables.methods.ttm:WTTM",
 }
 
+PARTS: Registry[Part] = Registry("method", "kdsweep.terms", TERMS, also=(PLAIN,))
+"""Every term and modifier, other packages' as well."""
+
 WITHOUT_TEACHER = frozenset({"dml", "mixup"})
 """Those of `TERMS` that read nothing of a teacher; others say it when they are loaded."""
 
 
 def term_names() -> list[str]:
     """Every registered term and modifier, sorted."""
-    return sorted({**TERMS, **_plugins()})
+    return sorted(PARTS)
 
 
 @functools.cache
@@ -62,10 +64,7 @@ def term_class(name: str) -> Part:
     Raises:
         UserError: no such term.
     """
-    _check_name(name)
-    module, _, attribute = {**_plugins(), **TERMS}[name].partition(":")
-    found: Part = getattr(importlib.import_module(module), attribute)
-    return found
+    return PARTS[name]
 
 
 def parse_method(method: str) -> tuple[str, ...]:
@@ -90,16 +89,10 @@ def _names(method: str) -> tuple[str, ...]:
     for name in names:
         if name == PLAIN:
             raise UserError(f"method '{method}': '{PLAIN}' is cross-entropy alone; leave it out")
-        _check_name(name)
+        PARTS.check(name)
     if len(set(names)) < len(names):
         raise UserError(f"method '{method}': a term is named twice")
     return names
-
-
-def _check_name(name: str) -> None:
-    places = {**_plugins(), **TERMS}
-    if name not in places:
-        raise unknown("method", name, [PLAIN, *places])
 
 
 def _check_together(method: str, names: tuple[str, ...]) -> None:
@@ -182,9 +175,3 @@ def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Sca
         else:
             resolved[full] = found.default
     return resolved
-
-
-@functools.cache
-def _plugins() -> dict[str, str]:
-    found = importlib.metadata.entry_points(group="kdsweep.terms")
-    return {point.name: point.value for point in found}

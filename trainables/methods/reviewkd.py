@@ -108,7 +108,11 @@ class ReviewKDConfig:
     )
     warmup: float = setting(20.0, "epochs over which the weight rises from 0", at_least=0)
     warmup_fraction: float | None = setting(
-        None, "the same as a share of the training; none: by warmup", at_least=0, at_most=1
+        None,
+        "the same as a share of the training; none: by warmup",
+        at_least=0,
+        at_most=1,
+        implied=(None,),
     )
     channels: int = setting(512, "at most so many channels are fused", at_least=1)
     embedding: bool = setting(True, "whether the pooled embedding is the deepest stage")

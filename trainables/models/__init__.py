@@ -1,7 +1,7 @@
 """The zoo: every model is made by name and returns `Outputs`."""
 
 from trainables.models.outputs import Network, Outputs, Shapes
-from trainables.models.registry import canonical_name, create_model, describe_models, families
+from trainables.models.registry import canonical_name, create_model, describe_models
 from trainables.models.shapes import output_shapes
 
 __all__ = [
@@ -11,6 +11,5 @@ __all__ = [
     "canonical_name",
     "create_model",
     "describe_models",
-    "families",
     "output_shapes",
 ]

@@ -7,21 +7,22 @@ from trainables.errors import UserError, unknown
 from trainables.models import external, mobilenetv2, resnet, resnet18, vgg, wrn
 from trainables.models.family import Design, Family, ImageShape, number
 from trainables.models.outputs import Network
+from trainables.registry import Registry
 
-FAMILIES: dict[str, Family] = {
-    family.name: family
-    for family in (
-        resnet.FAMILY,
-        *resnet.ECA_FAMILIES,
-        resnet18.FAMILY,
-        *resnet18.ECA_FAMILIES,
-        wrn.FAMILY,
-        mobilenetv2.FAMILY,
-        mobilenetv2.FAMILY_S2,
-        vgg.FAMILY,
-    )
-}
-"""Every own family by name."""
+_OWN = (
+    resnet.FAMILY,
+    *resnet.ECA_FAMILIES,
+    resnet18.FAMILY,
+    *resnet18.ECA_FAMILIES,
+    wrn.FAMILY,
+    mobilenetv2.FAMILY,
+    mobilenetv2.FAMILY_S2,
+    vgg.FAMILY,
+)
+FAMILIES: Registry[Family] = Registry(
+    "model family", "kdsweep.families", {family.name: family for family in _OWN}
+)
+"""Every family by name: ours, and those of other packages."""
 
 _WIDTH_SUFFIX = re.compile(r"(.+)_x(\d+(?:\.\d+)?)")
 
@@ -40,11 +41,6 @@ class ModelDescription(NamedTuple):
     description: str
     paper: str
     example: str
-
-
-def families() -> list[str]:
-    """Names of the own families, of which `compression` can choose members."""
-    return list(FAMILIES)
 
 
 def describe_models() -> list[ModelDescription]:

@@ -26,8 +26,7 @@ def load_again() -> Callable[..., Dataset]:
     """`load_dataset` as a new process would call it: nothing is remembered."""
 
     def load(*args: object, **kwargs: object) -> Dataset:
-        for remembered in (sources._digits, sources._cifar, sources._load_folder):
-            remembered.cache_clear()
+        sources._load.cache_clear()
         return sources.load_dataset(*args, **kwargs)  # type: ignore[arg-type]
 
     return load

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.data.sources import describe_datasets, load_dataset
+from trainables.data.sources import SOURCES, load_dataset
 from trainables.errors import UserError
 
 
@@ -59,9 +59,9 @@ def test_a_data_set_is_loaded_once_per_process() -> None:
 
 
 def test_every_data_set_is_described() -> None:
-    names = [known.name for known in describe_datasets()]
+    names = [known.name for known in SOURCES.values()]
     assert names == ["digits", "cifar10", "cifar100", "imagefolder:PATH", "parquet:PATH"]
-    assert all(known.description and known.expects for known in describe_datasets())
+    assert all(known.description and known.expects for known in SOURCES.values())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,239 @@
+"""A package of somebody else: one file and its entry points bring whatever has a name."""
+
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+
+from orchestrator.cli import main
+from orchestrator.query import trials
+from orchestrator.samplers import make_sampler
+from search_spaces.load import parse_study
+from search_spaces.schema import study_schema
+from trainables import registry
+from trainables.data.sources import SOURCES, load_dataset
+from trainables.errors import UserError
+from trainables.methods.registry import PARTS, term_class
+from trainables.models.registry import FAMILIES, create_model
+
+THEIRS = '''
+"""Theirs: what another package may bring."""
+
+import re
+from dataclasses import dataclass
+
+import torch
+from optuna.samplers import BaseSampler
+from torch import nn
+
+from trainables.data.dataset import Content, Images
+from trainables.data.sources import Source
+from trainables.methods.term import Term
+from trainables.models.family import Design, Family
+from trainables.models.outputs import Network, Outputs
+from trainables.settings import setting
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NudgeConfig:
+    weight: float = setting(0.5, "of the distance of the logits", at_least=0)
+
+
+class Nudge(Term):
+    needs = frozenset({"logits"})
+    Config = NudgeConfig
+
+    def forward(self, student, teacher, batch):
+        return self.config.weight * (student.logits - teacher.logits).float().square().mean()
+
+
+class Dot(Network):
+    def __init__(self, channels, classes, image_shape):
+        super().__init__()
+        self.conv = nn.Conv2d(image_shape[0], channels, 3, padding=1)
+        self.classifier = nn.Linear(channels, classes)
+
+    def forward(self, images, depth=None):
+        stage = self.conv(images).relu()
+        embedding = stage.mean((2, 3))
+        return Outputs(self.classifier(embedding), embedding, (stage,))
+
+
+def parse(base, width):
+    match = re.fullmatch(r"dot(\\d+)", base)
+    if match is None:
+        return None
+    channels = max(1, round(int(match[1]) * width))
+    return Design(f"dot{channels}", lambda classes, shape: Dot(channels, classes, shape))
+
+
+DOT = Family(
+    name="dot",
+    pattern="dot{channels}",
+    description="one convolution",
+    paper="theirs",
+    example="dot4",
+    members=("dot4", "dot8"),
+    parse=parse,
+    ladder=(tuple(f"dot{channels}" for channels in range(1, 17)),),
+)
+
+
+def stripes(asked):
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.arange(240) % 2
+    images = torch.randint(0, 99, (240, 1, 8, 8), generator=draw, dtype=torch.uint8)
+    images[labels == 1, :, ::2] += 99
+    train, test = Images(images[:160], labels[:160]), Images(images[160:], labels[160:])
+    content = Content.measure(("noise", "stripes"), train, test)
+    return content.dataset(asked.name, crop_padding=0, flip=False)
+
+
+STRIPES = Source("stripes", "noise, with and without stripes", "nothing", stripes)
+
+
+class Last(BaseSampler):
+    """Always the last choice."""
+
+    def __init__(self, seed):
+        pass
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        return param_distribution.choices[-1]
+'''
+
+POINTS = """
+[kdsweep.terms]
+nudge = theirs:Nudge
+kd = theirs:Nudge
+
+[kdsweep.families]
+dot = theirs:DOT
+
+[kdsweep.datasets]
+stripes = theirs:STRIPES
+
+[kdsweep.samplers]
+last = theirs:Last
+broken = theirs_is_not_there:Broken
+"""
+
+STUDY = {
+    "name": "theirs",
+    "dataset": "stripes",
+    "teacher": {"model": "dot8"},
+    "fixed": {"student": "dot", "compression": "factor", "epochs": 2, "lr": 0.1, "batch_size": 16}
+    | {"nudge.weight": 0.25, "precision": "fp32"},
+    "dimensions": {"method": ["student", "nudge"], "factor": [1, 2, 4]},
+    "sampler": "last",
+    "trials": 1,
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    """A folder into which the package was installed."""
+    folder = tmp_path / "site"
+    facts = folder / "theirs-1.0.dist-info"
+    facts.mkdir(parents=True)
+    (folder / "theirs.py").write_text(THEIRS.lstrip())
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(POINTS)
+    return folder
+
+
+@pytest.fixture
+def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this process."""
+    monkeypatch.syspath_prepend(str(site))
+    importlib.invalidate_caches()
+    forgotten = (registry._others, term_class, load_dataset.__globals__["_load"])
+    for cache in forgotten:
+        cache.cache_clear()
+    yield
+    sys.modules.pop("theirs", None)
+    for cache in forgotten:
+        cache.cache_clear()
+
+
+def test_they_are_known_and_nothing_is_loaded(installed: None) -> None:
+    assert "nudge" in PARTS
+    assert [*FAMILIES][-1] == "dot"
+    assert [*SOURCES][-1] == "stripes"
+    assert PARTS.title("nudge") == "what another package may bring"
+    assert "theirs" not in sys.modules
+    assert "last" in study_schema()["properties"]["sampler"]["enum"]
+
+
+def test_a_name_of_ours_stays_ours(installed: None) -> None:
+    assert PARTS["kd"].__module__ == "trainables.methods.kd"
+    assert [*PARTS].count("kd") == 1
+
+
+def test_they_are_listed_and_described(installed: None, capsys) -> None:
+    for words in (["datasets"], ["models"], ["models", "dot4"], ["datasets", "stripes"]):
+        assert main(words) == 0
+    printed = capsys.readouterr().out
+    for text in ("noise, with and without stripes", "dot{channels}", "noise, stripes"):
+        assert text in printed, text
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (lambda: PARTS["nudgee"], "unknown method 'nudgee'; did you mean nudge"),
+        (lambda: create_model("dott4", 2, (1, 8, 8)), "unknown model 'dott4'; did you mean dot4"),
+        (lambda: load_dataset("stripe"), "unknown dataset 'stripe'; did you mean stripes"),
+        (lambda: load_dataset("stripes:here"), "unknown dataset 'stripes:here'"),
+        (lambda: parse_study(STUDY | {"sampler": "lst"}), "unknown sampler 'lst'; did you mean "),
+        (
+            lambda: make_sampler(parse_study(STUDY | {"sampler": "broken"}), known=0),
+            "sampler 'broken' of another package (theirs_is_not_there:Broken) cannot be loaded: "
+            "ModuleNotFoundError: No module named 'theirs_is_not_there'",
+        ),
+    ],
+)
+def test_mistakes_are_named(installed: None, look, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        look()
+    assert expected in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_their_sampler_chooses(installed: None) -> None:
+    sampler = make_sampler(parse_study(STUDY), known=0)
+    trial = optuna.create_study(sampler=sampler).ask()
+    assert trial.suggest_categorical("factor", [1, 2, 4]) == 4
+
+
+@pytest.mark.slow
+def test_a_sweep_of_theirs(site: Path, tmp_path: Path) -> None:
+    """In processes of Ray, which find the package by themselves."""
+    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(STUDY))
+    paths = [str(site), str(Path(__file__).parents[1])]
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "run", "theirs.yaml", "--results", "results"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (row,) = trials(str(tmp_path / "results")).to_dict("records")
+    assert (row["status"], row["method"], row["dataset"]) == ("completed", "nudge", "stripes")
+    assert (row["student"], row["teacher"]) == ("dot2", "dot8")
+    assert '"nudge.weight":0.25' in row["config"]
+    assert row["test_acc"] >= 0.5

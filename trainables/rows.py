@@ -1,0 +1,148 @@
+"""Rows of ``trials`` and ``epochs`` as they are filled in: as asked, as begun, as trained."""
+
+import json
+import platform
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from trainables.columns import EpochRow, TrialRow
+from trainables.compression.measure import count_params, macs_of, size_bytes
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset
+from trainables.evaluation import Score
+from trainables.models.outputs import Network
+from trainables.teachers.classes import remark
+from trainables.teachers.teacher import Teacher
+from trainables.training import Training
+from trainables.version import code_version, versions
+
+
+def asked(
+    config: TrialConfig, sweep: str, trial_id: str, attempt: int, key: str | None
+) -> TrialRow:
+    """The row of an attempt as far as it is known without its networks.
+
+    Args:
+        config: what is asked for.
+        sweep, trial_id, attempt: of whom.
+        key: the config's key; None where the config leads to no network.
+    """
+    return TrialRow(
+        sweep=sweep,
+        trial_id=trial_id,
+        attempt=attempt,
+        config_key=key,
+        stage=config.stage,
+        method=config.method,
+        dataset=config.dataset,
+        student_requested=config.student,
+        compression_kind=config.compression,
+        compression_requested=None if config.amount is None else float(config.amount),
+        seed=config.seed,
+        view_seed=config.view_seed,
+        config=config.to_json(),
+    )
+
+
+def with_facts(
+    row: TrialRow,
+    model: str,
+    student: Network,
+    dataset: Dataset,
+    teacher: Teacher | None,
+    device: torch.device,
+) -> TrialRow:
+    """A row with what else is known before the first epoch.
+
+    Args:
+        row: as `asked`.
+        model: canonical name of the student.
+        student: the network itself.
+        dataset, teacher, device: what it is trained with; None without a teacher.
+    """
+    params, size = count_params(student), size_bytes(student)
+    macs = macs_of(model, dataset.num_classes, dataset.image_shape)
+    row = replace(
+        row,
+        student=model,
+        params=params,
+        macs=macs,
+        size_bytes=size,
+        host=platform.node(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        code_version=code_version(),
+        versions=json.dumps(versions()),
+    )
+    if teacher:
+        card = teacher.card
+        row.teacher, row.teacher_test_acc = card.name, card.test_acc
+        row.teacher_note = remark(card, dataset)
+        row.teacher_params, row.teacher_macs = card.params, card.macs
+        row.compression_params = card.params / params
+        row.compression_macs = card.macs / macs
+        row.compression_bytes = size_bytes(teacher.network) / size
+    return row
+
+
+def epoch_row(sweep: str, trial_id: str, attempt: int, epoch: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of ``epochs``, as far as it is known.
+
+    Args:
+        sweep, trial_id, attempt: whose.
+        epoch: what `Training.run_epoch` said of it.
+    """
+    row = EpochRow(
+        sweep=sweep,
+        trial_id=trial_id,
+        attempt=attempt,
+        epoch=epoch["epoch"],
+        lr=epoch["lr"],
+        train_loss=epoch["train_loss"],
+        val_loss=epoch["val_loss"],
+        val_acc=epoch["val_acc"],
+        seconds=epoch["seconds"],
+        images_per_second=epoch["images_per_second"],
+    )
+    return row.known()
+
+
+def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) -> None:
+    """Fills in the columns of the networks that learned beside the student.
+
+    Args:
+        row: of the student.
+        training: of all of them.
+        tested: the peers' scores on the test set; empty where there are none.
+    """
+    peers: list[dict[str, Any]] = []
+    for name, score in tested.items():
+        network = training.method.peers[name]
+        val = training.val_score(network)
+        peers.append(
+            {
+                "name": name,
+                "params": count_params(network),
+                "val_acc": val.acc if val else None,
+                "test_acc": score.acc,
+            }
+        )
+    if peers:
+        row.peers = json.dumps(peers)
+        row.peer_val_acc = _mean([peer["val_acc"] for peer in peers])
+        row.peer_test_acc = _mean([peer["test_acc"] for peer in peers])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes at the highest so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
