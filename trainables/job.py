@@ -207,7 +207,7 @@ class Run:
             "train_seconds": self.training.train_seconds,
             "images_per_second": seen / self.training.train_seconds if self.rows else None,
             "precision": self.training.precision,
-            "teacher_precision": self.training.teacher_precision if self.training.teacher else None,
+            "teacher_precision": self.training.teacher_precision,
             "teacher_cache_hit_rate": self.training.hit_rate,
             "peak_memory_bytes": _peak_memory(self.device),
             "started_at": self.started_at,
@@ -231,12 +231,11 @@ class Run:
         """Columns of the networks that learned beside the student."""
         peers: list[dict[str, Any]] = []
         for name, score in tested.items():
-            network = self.training.method.peers[name]
-            val = self.training.val_score(network)
+            val = self.training.val_score(name)
             peers.append(
                 {
                     "name": name,
-                    "params": count_params(network),
+                    "params": count_params(self.training.learner.networks[name]),
                     "val_acc": val.acc if val else None,
                     "test_acc": score.acc,
                 }
