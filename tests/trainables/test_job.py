@@ -218,7 +218,7 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "old": (old, "is damaged, or of another version"),
     "later": (
         lambda p: p.replace(b'"format": 3', b'"format": 4', 1),
-        r"is of another version \(format 3, not 2\)",
+        r"is of another version \(format 4, not 3\)",
     ),
     "foreign": (foreign, "cannot be restored"),
     "half foreign": (half_foreign, "cannot be restored"),
