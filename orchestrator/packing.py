@@ -13,6 +13,7 @@ from orchestrator.plan import Plan
 from trainables.compression.measure import count_macs
 from trainables.config import TrialConfig
 from trainables.engine.memory import GpuMemory, measure_memory
+from trainables.methods.registry import peer_models
 from trainables.models.registry import create_model
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,9 @@ def largest(plan: Plan) -> TrialConfig:
     """The config whose student, with its peers, computes most: that takes most memory."""
 
     def macs(config: TrialConfig) -> int:
-        names = [plan.student(config).name]
-        names += [str(config.terms.get("dml.peer") or names[0])] * int(
-            config.terms.get("dml.peers") or 0
-        )
-        return config.batch_size * sum(_macs(plan, name) for name in names)
+        student = plan.student(config).name
+        peers = peer_models(config.method, config.terms).values()
+        return config.batch_size * sum(_macs(plan, name or student) for name in (student, *peers))
 
     return max((config for _, config in plan.corners()), key=macs)
 

@@ -24,6 +24,7 @@ from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
 from trainables.job import Job
 from trainables.methods.method import Method
+from trainables.methods.registry import peer_models
 from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
@@ -217,7 +218,8 @@ class Plan:
         for pair, config in self.corners():
             with naming(pair):
                 student = self.student(config).name
-                networks = (pair, student, config.method, config.terms.get("dml.peer"))
+                peers = frozenset(peer_models(config.method, config.terms).values())
+                networks = (pair, student, config.method, peers)
                 if networks in built:
                     continue
                 built.add(networks)
@@ -231,8 +233,9 @@ class Plan:
             above = self._shapes(teacher.model) if teacher else None
             shapes = self._shapes(student)
             with torch.device("meta"):
-                method = Method(config.method, config.terms, shapes, above)
-                method.recruit(lambda name: self._network(name or student))
+                Method(config.method, config.terms, shapes, above)
+                for peer in set(peer_models(config.method, config.terms).values()):
+                    self._network(peer or student)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 

@@ -20,8 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.engine.remembering import TABLED
+from trainables.methods import term
 from trainables.methods.method import Method
-from trainables.methods.term import Batch
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
@@ -128,7 +128,7 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
     """A method, and the FLOPs that it adds to the passes of student and teacher.
 
     None where its loss does not reach all of the student, whose backward pass then is another
-    one. This is `Training.step` with the networks' outputs given; a test compares the sums.
+    one. This is `Learner.step` with the networks' outputs given; a test compares the sums.
     """
     config = _config(method)
     indices = torch.arange(_IMAGES)
@@ -136,7 +136,10 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
     with device:
         student, teacher = _network(STUDENT, device), _network(TEACHER, device)
         made = Method(config.method, config.terms, _shapes(STUDENT), _shapes(TEACHER))
-        made.recruit(lambda name: create_model(name or STUDENT, CLASSES, IMAGE))
+        peers = {
+            name: create_model(model or STUDENT, CLASSES, IMAGE).train()
+            for name, model in made.peers.items()
+        }
         images = torch.zeros(BATCH, *IMAGE)
         said = _outputs(_shapes(STUDENT), learning=True)
         taught = _outputs(_shapes(TEACHER), learning=False) if made.needs else None
@@ -144,7 +147,7 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
         made.attach(teacher.requires_grad_(False), labels, indices)
     made.to(device).train()
     first = (labels[:BATCH].to(device), indices[:BATCH].to(device))
-    batch = Batch(*first, config.epochs / 2, 0.5)
+    batch = term.Batch(*first, config.epochs / 2, 0.5)
     with _counting() as counter:
         batch = made.draw(batch)
         if taught is not None:
@@ -153,10 +156,15 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
             else:
                 made.images(images, batch)
         inputs = made.images(images, batch)
-        batch = batch._replace(inputs=inputs)
+        outputs = {name: peer(inputs) for name, peer in peers.items()}
+        batch = batch._replace(inputs=inputs, peers=outputs)
         made(said, taught, batch).sum().backward()
-        for name in made.learners(batch.progress):
-            made.peer_loss(name, lambda: observe(student, inputs), batch).backward()
+        networks, outputs = {term.STUDENT: student} | peers, {term.STUDENT: said} | outputs
+        for before, name in zip(networks, peers, strict=False):
+            if made.takes_turns(name):
+                outputs[before] = observe(networks[before], inputs)
+            made.peer_loss(name, outputs, batch).backward()
+        made.after_step(batch)
     return made, None if said.logits.grad is None else counter.get_total_flops()
 
 
@@ -215,10 +223,9 @@ class _WithoutBatchNorm(TorchFunctionMode):
 
 def step(training: Training) -> None:
     """A step in the middle of the training."""
-    training.student.train()
-    training.method.train()
-    (feed,) = training.feeder(0, [torch.arange(BATCH)])
-    training.step(feed, training.config.epochs / 2)
+    training.learner.train()
+    (feed,) = training.stream(0, [torch.arange(BATCH)])
+    training.learner.step(feed, training.config.epochs / 2)
 
 
 def training_of(method: str, device: torch.device) -> Training:

@@ -211,7 +211,7 @@ class Run:
             train_seconds=self.training.train_seconds,
             images_per_second=seen / self.training.train_seconds if self.rows else None,
             precision=self.training.precision,
-            teacher_precision=self.training.teacher_precision if self.training.teacher else None,
+            teacher_precision=self.training.teacher_precision,
             teacher_cache_hit_rate=self.training.hit_rate,
             peak_memory_bytes=peak_memory(self.device),
             started_at=self.started_at,

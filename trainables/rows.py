@@ -120,12 +120,11 @@ def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) ->
     """
     peers: list[dict[str, Any]] = []
     for name, score in tested.items():
-        network = training.method.peers[name]
-        val = training.val_score(network)
+        val = training.val_score(name)
         peers.append(
             {
                 "name": name,
-                "params": count_params(network),
+                "params": count_params(training.learner.networks[name]),
                 "val_acc": val.acc if val else None,
                 "test_acc": score.acc,
             }

@@ -84,7 +84,7 @@ class Baseline:
         for module in (self.student, self.teacher, self.method):
             module.to(device)
         self.optimizer = torch.optim.SGD(
-            [*self.student.parameters(), *self.method.adaptors()],
+            [*self.student.parameters(), *self.method.parameters()],
             lr=0.05,
             momentum=0.9,
             weight_decay=5e-4,
@@ -118,6 +118,7 @@ class Baseline:
             self.optimizer.zero_grad()
             losses.sum().backward()
             self.optimizer.step()
+            self.method.after_step(batch)
             losses.sum().item()  # as a progress bar shows it
             images += len(target)
         return images, time.perf_counter() - started

@@ -83,9 +83,6 @@ def _ours(contestant: Contestant) -> Prepare:
 
     from trainables.compression.measure import count_macs, count_params
     from trainables.config import TrialConfig
-    from trainables.data.batches import epoch_order, train_batches
-    from trainables.engine.feeding import Feed
-    from trainables.engine.precision import computing
     from trainables.models.registry import create_model
     from trainables.models.weights import Card
     from trainables.teachers.teacher import Teacher
@@ -125,34 +122,24 @@ def _ours(contestant: Contestant) -> Prepare:
         epochs=10_000,
     )
     training = Training(config, dataset, contestant.student, Teacher(network, card, device), device)
-    training.student.train()
-    training.method.train()
-
-    def ask(feed: Feed) -> None:
-        if training.answers and feed.known:
-            training.answers(feed.views, feed.indices, feed.known)
-        elif training.teacher:
-            with computing(training.teacher_precision, device):
-                training.teacher(feed.views)
+    training.learner.train()
+    stream, lesson = training.stream, training.learner.lesson
 
     def prepare(count: int) -> Callable[[], tuple[int, float]]:
-        order = epoch_order(config.seed, training.epoch, training.train_indices)
-        batches = train_batches(order, config.batch_size)[:count]
+        batches = stream.plan(training.epoch)[:count]
         if contestant.table == "full":  # as the first trial of the sweep left it
-            for feed in training.feeder(training.epoch, batches):
-                ask(feed)
-            if training.answers:
-                training.answers.flush()
+            for feed in stream(training.epoch, batches):
+                lesson(feed)
+            stream.flush()
 
         def train() -> tuple[int, float]:
             started = time.perf_counter()
-            for feed in training.feeder(training.epoch, batches):
+            for feed in stream(training.epoch, batches):
                 if contestant.loop == "forward":
-                    ask(feed)
+                    lesson(feed)
                 else:
-                    training.step(feed, float(training.epoch))
-            if training.answers:
-                training.answers.flush()
+                    training.learner.step(feed, float(training.epoch))
+            stream.flush()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds = time.perf_counter() - started

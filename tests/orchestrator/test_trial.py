@@ -13,6 +13,7 @@ from orchestrator.cli import main
 from trainables.models.weights import read_network, save_network
 from trainables.teachers.teacher import load_teacher, teacher_folder
 from trainables.training import Training
+from trainables.training.learner import Learner
 
 Trial = Callable[..., tuple[int, str, str]]
 
@@ -44,10 +45,10 @@ def raising(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
     """Has the training's steps raise something."""
 
     def raise_it(error: BaseException) -> None:
-        def step(training: Training, *_: object) -> None:
+        def step(learner: Learner, *_: object) -> None:
             raise error
 
-        monkeypatch.setattr(Training, "step", step)
+        monkeypatch.setattr(Learner, "step", step)
 
     return raise_it
 

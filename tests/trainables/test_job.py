@@ -209,7 +209,7 @@ def half_foreign(progress: bytes) -> bytes:
     """Whole, and its student fits: what fails comes after that."""
     head, _, body = progress.partition(b"\n")
     state = torch.load(io.BytesIO(body), weights_only=True)
-    del state["training"]["optimizer"]
+    del state["training"]["learner"]["optimizers"]
     return pack_progress(state, json.loads(head)["config_key"])
 
 
@@ -220,8 +220,8 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "text": (lambda progress: b"hello", "is damaged, or of another version"),
     "old": (old, "is damaged, or of another version"),
     "later": (
-        lambda p: p.replace(b'"format": 2', b'"format": 3', 1),
-        r"is of another version \(format 3, not 2\)",
+        lambda p: p.replace(b'"format": 3', b'"format": 4', 1),
+        r"is of another version \(format 4, not 3\)",
     ),
     "foreign": (foreign, "cannot be restored"),
     "half foreign": (half_foreign, "cannot be restored"),
@@ -315,10 +315,11 @@ def test_peers_stand_in_the_row(digits: Dataset, quick: Quick, make_job: MakeJob
     peers = json.loads(row["peers"])
     assert [peer["name"] for peer in peers] == ["dml.1", "dml.2"]
     for peer in peers:
-        network = run.training.method.peers[peer["name"]]
+        learner = run.training.learner
+        network = learner.networks[peer["name"]]
         assert peer["params"] == count_params(network) != row["params"]
-        assert peer["test_acc"] == run.training.score(digits.read_test(), network).acc
-        assert peer["val_acc"] == run.training.val_score(network).acc
+        assert peer["test_acc"] == learner.score(digits.read_test(), peer["name"]).acc
+        assert peer["val_acc"] == run.training.val_score(peer["name"]).acc
     assert row["peer_test_acc"] == pytest.approx(sum(p["test_acc"] for p in peers) / 2)
     assert row["peer_val_acc"] == pytest.approx(sum(p["val_acc"] for p in peers) / 2)
     assert Store(str(tmp_path), "s").add_trial(row), "every column is one of the store's"

@@ -31,7 +31,7 @@ def test_peers_begin_elsewhere_and_leave_the_student_its_start(
     digits: Dataset, quick: Quick
 ) -> None:
     training = train(quick(method="dml", peers=2), digits)
-    networks = [training.student, *training.method.peers.values()]
+    networks = [*training.learner.networks.values()]
     firsts = [next(network.parameters()) for network in networks]
     assert len({first.detach().numpy().tobytes() for first in firsts}) == 3
     assert_same_weights(training.student, train(quick(), digits).student)
@@ -67,15 +67,16 @@ def test_mutual_learning_step_by_step(digits: Dataset, quick: Quick, update: str
     config = quick(method="dml", peers=2, update=update, peer="resnet8", momentum=0, epochs=4)
     config = config.replace(weight_decay=0.0, schedule="constant", lr=0.05)
     training = train(config, digits)
-    networks = [training.student.train(), *training.method.train().peers.values()]
+    training.learner.train()
+    networks = [*training.learner.networks.values()]
     twins = [copy.deepcopy(network) for network in networks]
     for step in range(2):
-        indices = training.train_indices[32 * step : 32 * (step + 1)]
-        (feed,) = training.feeder(0, [indices])
-        training.step(feed, 0.1 * step)
-        views = training.views.images(digits.train.images, 0, indices)
+        indices = training.stream.train_indices[32 * step : 32 * (step + 1)]
+        (feed,) = training.stream(0, [indices])
+        training.learner.step(feed, 0.1 * step)
+        views = training.stream.views.images(digits.train.images, 0, indices)
         inputs = to_float(views, digits.mean, digits.std)
-        mutual_reference(twins, inputs, training.labels[indices], 0.05, update == "in_turn")
+        mutual_reference(twins, inputs, training.stream.labels[indices], 0.05, update == "in_turn")
     for network, twin in zip(networks, twins, strict=True):
         ours, theirs = network.state_dict(), twin.state_dict()
         for key in ours:
@@ -99,9 +100,9 @@ def test_peers_follow_the_learning_rate(digits: Dataset, quick: Quick) -> None:
     config = quick(method="dml", peers=2, schedule="step", milestones="0.5", epochs=2, lr=1e-2)
     training = train(config, digits)
     assert [training.run_epoch()["lr"] for _ in range(2)] == pytest.approx([1e-2, 1e-3])
-    groups = [one.param_groups[0] for one in training.peer_optimizers.values()]
-    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-3])
-    assert [group["momentum"] for group in groups] == [0.9, 0.9]
+    groups = [one.param_groups[0] for one in training.learner.optimizers.values()]
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-3, 1e-3])
+    assert [group["momentum"] for group in groups] == [0.9, 0.9, 0.9]
 
 
 def test_peers_wait_while_another_term_is_alone(
@@ -115,7 +116,7 @@ def test_peers_wait_while_another_term_is_alone(
         **{"fitnet.schedule": "two_stage", "fitnet.hint_fraction": 0.5},
     )
     training = train(config, digits, digits_teacher.load())
-    peer = training.method.peers["dml.1"]
+    peer = training.learner.networks["dml.1"]
     before = copy.deepcopy(peer)
     row = training.run_epoch()
     assert row["term_losses"]["dml"] == 0

@@ -40,7 +40,7 @@ def epochs(training: Training, count: int) -> list[dict[str, Any]]:
 
 
 def one_batch(training: Training, indices: Tensor) -> Feed:
-    (feed,) = training.feeder(0, [indices])
+    (feed,) = training.stream(0, [indices])
     return feed
 
 
@@ -89,7 +89,7 @@ def test_rows_say_what_happened(digits: Dataset, quick: Quick, digits_teacher) -
     assert set(row["term_losses"]) == {"ce", "kd", "at"}
     assert row["train_loss"] == pytest.approx(sum(row["term_losses"].values()))
     assert 0 <= row["val_acc"] <= 1
-    steps = len(training.train_indices) // 32
+    steps = len(training.stream.train_indices) // 32
     assert row["lr"] == pytest.approx(learning_rate(config, (steps - 1) / steps))
     assert row["images_per_second"] == pytest.approx(steps * 32 / row["seconds"])
     assert training.train_seconds == row["seconds"]
@@ -134,7 +134,7 @@ def test_the_teacher_sees_exactly_the_students_views(
     training = train(config, digits, spy)
     inputs = seen_by(training.student)
     epochs(training, 2)
-    assert len(inputs) == len(spy.views) == 2 * (len(training.train_indices) // 32)
+    assert len(inputs) == len(spy.views) == 2 * (len(training.stream.train_indices) // 32)
     for ours, theirs in zip(inputs, spy.views, strict=True):
         assert theirs.dtype == torch.uint8
         assert torch.equal(ours, to_float(theirs, digits.mean, digits.std))
@@ -163,9 +163,9 @@ def test_a_teacher_that_stops_early_teaches_the_same(
     def steps() -> tuple[Tensor, Training, list[int | None]]:
         spy = SpyTeacher(digits_teacher.load())
         training = train(config, digits, spy)
-        training.student.train()
-        batches = training.train_indices[:96].split(32)
-        losses = [training.step(feed, epoch=0.0) for feed in training.feeder(0, batches)]
+        training.learner.train()
+        batches = training.stream.train_indices[:96].split(32)
+        losses = [training.learner.step(feed, epoch=0.0) for feed in training.stream(0, batches)]
         return torch.stack(losses), training, spy.depths
 
     losses, training, depths = steps()
@@ -189,7 +189,7 @@ def test_nothing_runs_behind_what_is_read(digits: Dataset, quick: Quick, digits_
         config = quick(method="fitnet", teacher="resnet8", crop_padding=0, flip=False)
         training = train(config, digits, teacher)
         ran.clear()
-        training.step(one_batch(training, training.train_indices[:8]), 0.0)
+        training.learner.step(one_batch(training, training.stream.train_indices[:8]), 0.0)
     finally:
         for handle in handles:
             handle.remove()
@@ -217,7 +217,11 @@ def test_training_leaves_the_teacher_alone(digits: Dataset, quick: Quick, digits
     epochs(training, 1)
     after = teacher.network.state_dict()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    ours = {id(weight) for group in training.optimizer.param_groups for weight in group["params"]}
+    ours = {
+        id(weight)
+        for group in training.learner.optimizers["student"].param_groups
+        for weight in group["params"]
+    }
     assert ours.isdisjoint(id(weight) for weight in teacher.network.parameters())
 
 
@@ -269,7 +273,7 @@ def test_training_validation_and_test_images_are_disjoint(quick: Quick) -> None:
 
 def test_all_images_train_where_nothing_is_held_out(digits: Dataset, quick: Quick) -> None:
     training = train(quick(val_fraction=0, train_fraction=1.0, epochs=1), digits)
-    assert len(training.train_indices) == len(digits.train)
+    assert len(training.stream.train_indices) == len(digits.train)
     row = training.run_epoch()
     assert row["val_acc"] is None
     assert row["val_loss"] is None
@@ -288,7 +292,7 @@ def test_scores_by_hand(digits: Dataset, quick: Quick) -> None:
     training = train(quick(epochs=1), digits)
     training.run_epoch()
     images = Images(digits.train.images[:700], digits.train.labels[:700])  # two batches
-    found = training.score(images)
+    found = training.learner.score(images)
     logits = training.student.eval()(to_float(images.images, digits.mean, digits.std)).logits
     assert found.acc == (logits.argmax(1) == images.labels).sum().item() / 700
     assert found.loss == pytest.approx(
@@ -326,7 +330,8 @@ def test_an_interruption_leaves_no_trace(
 
     assert second.train_seconds > first.train_seconds
     assert interrupted == rows
-    assert_same_weights(second.student, undisturbed.student)
+    for name, network in undisturbed.learner.networks.items():
+        assert_same_weights(second.learner.networks[name], network)
     assert_same_weights(second.method, undisturbed.method)
     assert second.test() == undisturbed.test()
 
@@ -338,11 +343,14 @@ def test_every_generator_goes_on_where_it_stood(digits: Dataset, quick: Quick) -
         return [random.gauss(), np.random.standard_normal(), torch.randn(()).item()]
 
     training = train(quick(), digits)
-    draw()
+    with training.learner.random:
+        draw()
     state = torch.load(io.BytesIO(saved(training)), weights_only=True)
-    expected = draw()
+    with training.learner.random:
+        expected = draw()
     training.load_state_dict(state)
-    assert draw() == expected
+    with training.learner.random:
+        assert draw() == expected
 
 
 def test_dropout_is_at_work_in_that_student(digits: Dataset, quick: Quick) -> None:
@@ -449,7 +457,8 @@ def test_a_teacher_that_breaks_on_later_images_gets_the_blame(
 ) -> None:
     config = quick(method="kd", teacher="resnet8", epochs=1)
     training = train(config, digits, digits_teacher.load())
-    training.teacher = broken(training.teacher)
+    lesson = training.learner.lesson
+    lesson.teacher = broken(lesson.teacher)
     with pytest.raises(TeacherBroken, match="teacher resnet8 says nan to images of the data"):
         training.run_epoch()
 
@@ -475,7 +484,7 @@ def test_a_method_is_told_how_far_the_training_is(
 
     monkeypatch.setattr(training.method, "draw", noted)
     epochs(training, 3)
-    steps = len(training.train_indices) // 32
+    steps = len(training.stream.train_indices) // 32
     expected = [step / (3 * steps) for step in range(3 * steps)]
     assert steps > 3
     assert [batch.progress for batch in told] == pytest.approx(expected)
@@ -489,8 +498,8 @@ def test_the_learning_rate_reaches_the_optimizer(
     config = quick(optimizer=optimizer, schedule="step", milestones="0.5", epochs=2, lr=1e-3)
     training = train(config, digits)
     assert [row["lr"] for row in epochs(training, 2)] == pytest.approx([1e-3, 1e-4])
-    assert training.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4)
-    assert type(training.optimizer).__name__.lower() == optimizer
+    assert training.learner.optimizers["student"].param_groups[0]["lr"] == pytest.approx(1e-4)
+    assert type(training.learner.optimizers["student"]).__name__.lower() == optimizer
 
 
 @pytest.mark.parametrize("method", ["student", "kd+mixup", "dml", "dml+mixup"])
@@ -501,9 +510,13 @@ def test_a_step_never_waits_for_the_device(
     settings = {"mixup.teacher_mix": form} if "mixup" in method else {}
     config = quick(method=method, teacher="resnet8", **settings)
     training = train(config, digits, digits_teacher.load())
-    training.step(one_batch(training, training.train_indices[:8]), 0.0)  # made once: may wait
+    training.learner.step(
+        one_batch(training, training.stream.train_indices[:8]), 0.0
+    )  # made once: may wait
     with no_waiting():
-        losses = training.step(one_batch(training, training.train_indices[8:16]), 0.1)
+        losses = training.learner.step(
+            one_batch(training, training.stream.train_indices[8:16]), 0.1
+        )
     assert losses.isfinite().all()
 
 
@@ -541,18 +554,19 @@ def test_mixed_answers_of_the_teacher(digits: Dataset, quick: Quick, digits_teac
     teacher = digits_teacher.load()
     settings = {"kd.alpha": 1.0, "kd.temperature": 3.0, "mixup.teacher_mix": "logits"}
     training = train(quick(method="kd+mixup", teacher="resnet8", **settings), digits, teacher)
-    indices = training.train_indices[:32]
-    views = training.views.images(digits.train.images, 0, indices)
+    indices = training.stream.train_indices[:32]
+    views = training.stream.views.images(digits.train.images, 0, indices)
     torch.manual_seed(7)
     modifier = training.method.input_modifiers["mixup"]
-    mix = modifier.draw(Batch(training.labels[indices], indices, 0.0, 0.0)).mix
+    mix = modifier.draw(Batch(training.stream.labels[indices], indices, 0.0, 0.0)).mix
     with torch.no_grad():
         mixed = mix(to_float(views, digits.mean, digits.std))
         said = copy.deepcopy(training.student).train()(mixed).logits
         expected = kd_loss(said, mix(teacher(views).logits), 3.0)
-    torch.manual_seed(7)
-    training.student.train()
-    losses = training.step(one_batch(training, indices), 0.0)
+    training.learner.train()
+    with training.learner.random:
+        torch.manual_seed(7)
+        losses = training.learner.step(one_batch(training, indices), 0.0)
     torch.testing.assert_close(losses, torch.stack([0 * expected, expected]))
 
 
@@ -569,7 +583,7 @@ def test_remembered_answers_are_mixed_like_fresh_ones(
         )
         training = train(config, digits, digits_teacher.load())
         rows[cache] = epochs(training, 3)
-        assert (training.answers is None) == (cache == "off")
+        assert (training.learner.lesson.answers is None) == (cache == "off")
     assert rows["float32"] == rows["off"]
 
 

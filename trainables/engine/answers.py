@@ -8,18 +8,22 @@ from torch import Tensor
 from trainables.engine.precision import computing
 from trainables.errors import Diverged, TeacherBroken
 from trainables.evaluation import Score
-from trainables.methods.method import Method
 from trainables.teachers.teacher import Teacher
 
 
 def check_answers(
-    teacher: Teacher, method: Method, precision: str, batches: Iterable[Tensor]
+    teacher: Teacher,
+    needs: frozenset[str],
+    depth: int | None,
+    precision: str,
+    batches: Iterable[Tensor],
 ) -> None:
-    """Asks a teacher for what a method reads of it. Waits for the device: not for a step.
+    """Asks a teacher for what is read of it. Waits for the device: not for a step.
 
     Args:
         teacher: the frozen teacher.
-        method: what it does not read may be what it will.
+        needs: fields of `Outputs`; the others may be what they will.
+        depth: how many stages are read, None for the whole teacher.
         precision: in which the teacher computes.
         batches: real images, uint8 ``[B, C, H, W]``, on the teacher's device.
 
@@ -28,8 +32,8 @@ def check_answers(
     """
     for images in batches:
         with computing(precision, images.device):
-            outputs = teacher(images, depth=method.depth)
-        for what in sorted(method.needs):
+            outputs = teacher(images, depth=depth)
+        for what in sorted(needs):
             found = getattr(outputs, what)
             for values in found if isinstance(found, tuple) else (found,):
                 bad = values[~values.isfinite()]

@@ -5,7 +5,7 @@ for many batches, at once: on a GPU small steps of their own would cost more tha
 a small student.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,14 +26,16 @@ class Feed(NamedTuple):
     Attributes:
         indices: positions of the images in the training set, int64 ``[B]``, on the CPU.
         there: the same on the device.
-        views: the pixels that are shown, uint8 ``[B, C, H, W]``, on the device.
-        known: the teacher's answers as far as they were found; None where none are kept.
+        offsets: which views are shown, on the device.
+        views: their pixels, uint8 ``[B, C, H, W]``, on the device.
+        known: of every teacher that remembers, its answers as far as they were found.
     """
 
     indices: Tensor
     there: Tensor
+    offsets: Offsets
     views: Tensor
-    known: Known | None
+    known: Mapping[RememberingTeacher, Known]
 
 
 class Feeder:
@@ -42,30 +44,26 @@ class Feeder:
     Args:
         images: the training images.
         plan: which view of which image is shown when.
-        answers: the teacher's tables; None where there are none.
         device: where the steps compute.
     """
 
-    def __init__(
-        self,
-        images: PlacedImages,
-        plan: ViewPlan,
-        answers: RememberingTeacher | None,
-        device: torch.device,
-    ) -> None:
-        self.images, self.plan, self.answers, self.device = images, plan, answers, device
+    def __init__(self, images: PlacedImages, plan: ViewPlan, device: torch.device) -> None:
+        self.images, self.plan, self.device = images, plan, device
 
     @property
     def _ahead(self) -> int:
         # On a CPU as late as can be: what other trials learn in the meantime is found, too.
         return 1 if self.device.type == "cpu" else AHEAD
 
-    def __call__(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Feed]:
+    def __call__(
+        self, epoch: int, batches: Sequence[Tensor], teachers: Sequence[RememberingTeacher] = ()
+    ) -> Iterator[Feed]:
         """The batches of ``epoch`` in their order.
 
         Args:
             epoch: the epoch, from 0.
             batches: int64 ``[B]`` each, positions in the training set, on the CPU.
+            teachers: those whose answers are looked up.
         """
         sizes = [len(indices) for indices in batches]
         indices = torch.cat([*batches])
@@ -75,20 +73,27 @@ class Feeder:
         shown = (
             Offsets(*found) for found in zip(*(part.split(sizes) for part in offsets), strict=True)
         )
-        known = self._known(batches, view_ids.split(sizes))
+        known = self._known(batches, view_ids.split(sizes), teachers)
         pixels = self.images.batches(batches, there)
         for batch, places, views, answers, images in zip(
             batches, there, shown, known, pixels, strict=True
         ):
-            yield Feed(batch, places, self.plan.show(images, views), answers)
+            yield Feed(batch, places, views, self.plan.show(images, views), answers)
 
     def _known(
-        self, batches: Sequence[Tensor], view_ids: Sequence[Tensor]
-    ) -> Iterator[Known | None]:
+        self,
+        batches: Sequence[Tensor],
+        view_ids: Sequence[Tensor],
+        teachers: Sequence[RememberingTeacher],
+    ) -> Iterator[Mapping[RememberingTeacher, Known]]:
         """What the tables say to each batch, looked up when it is due, or a little earlier."""
         for start in range(0, len(batches), self._ahead):
             chunk = slice(start, start + self._ahead)
-            if self.answers is None:
-                yield from [None] * len(batches[chunk])
-            else:
-                yield from self.answers.look_up(batches[chunk], view_ids[chunk], self.device)
+            found = [
+                teacher.look_up(batches[chunk], view_ids[chunk], self.device)
+                for teacher in teachers
+            ]
+            for place in range(len(batches[chunk])):
+                yield {
+                    teacher: known[place] for teacher, known in zip(teachers, found, strict=True)
+                }

@@ -30,11 +30,10 @@ def measure_memory(job: Job) -> GpuMemory:
     before, _ = torch.cuda.mem_get_info(device)
     run = Run(job, device, keep=False)
     training = run.training
-    training.student.train()
-    training.method.train()
-    first = training.train_indices[: training.config.batch_size]
-    for feed in training.feeder(0, [first] * STEPS):
-        training.step(feed, 0.0)
+    training.learner.train()
+    first = training.stream.plan(0)[0]
+    for feed in training.stream(0, [first] * STEPS):
+        training.learner.step(feed, 0.0)
     training.val_score()
     torch.cuda.synchronize(device)
     free, total = torch.cuda.mem_get_info(device)

@@ -109,6 +109,7 @@ class CRD(Term):
         self.student_head = nn.Linear(student.embedding, config.dimension)
         self.teacher_head = nn.Linear(teacher.embedding, config.dimension)
         self.register_buffer("constants", torch.zeros(2))  # Z of both sides; 0 before the first
+        self._seen: tuple[Tensor, Tensor, Tensor] | None = None  # of the current step
 
     def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         classes = labels[indices]
@@ -131,21 +132,26 @@ class CRD(Term):
         ours = project(student.embedding, self.student_head)
         theirs = project(teacher.embedding, self.teacher_head)
         candidates = torch.cat([batch.indices.unsqueeze(1), self._others(batch.target)], dim=1)
-        # Autograd keeps what it multiplied by, and the buffers change below: it gets copies.
-        against = ((ours, self.teacher_memory.clone()), (theirs, self.student_memory.clone()))
+        against = ((ours, self.teacher_memory), (theirs, self.student_memory))
         scores = torch.stack(
             [similarities(*side, candidates, self.config.temperature) for side in against]
         )
         constants = self._constants(scores.detach())
+        if self.training:
+            self._seen = constants, ours.detach(), theirs.detach()
         losses = [
             crd_loss(side, self.images, constant)
             for side, constant in zip(scores, constants, strict=True)
         ]
-        if self.training:
-            self.constants.copy_(constants)
-            self._remember(self.student_memory, ours, batch.indices)
-            self._remember(self.teacher_memory, theirs, batch.indices)
         return self.config.beta * torch.stack(losses).sum()
+
+    def after_step(self, batch: Batch) -> None:
+        # Not in `forward`: the backward pass still needs the buffers that it multiplied by.
+        assert self._seen is not None
+        (constants, ours, theirs), self._seen = self._seen, None
+        self.constants.copy_(constants)
+        self._remember(self.student_memory, ours, batch.indices)
+        self._remember(self.teacher_memory, theirs, batch.indices)
 
     def _others(self, target: Tensor) -> Tensor:
         """Training images of other classes than ``target``, ``[B, K]``, uniformly drawn."""
@@ -161,7 +167,6 @@ class CRD(Term):
         estimates = self.images * scores.exp().mean(dim=(1, 2))
         return torch.where(self.constants > 0, self.constants, estimates)
 
-    @torch.no_grad()
     def _remember(self, memory: Tensor, embeddings: Tensor, indices: Tensor) -> None:
         kept = self.config.momentum
         mixed = kept * memory[indices] + (1 - kept) * embeddings

@@ -23,21 +23,18 @@ without peers, by the pass that has gradients; a prediction that is computed ane
 they are. It draws new dropout masks.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.errors import UserError
 from trainables.methods.kd import kd_loss
 from trainables.methods.term import Batch, Term, cross_entropy
-from trainables.models.observe import observe
-from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.models.outputs import Outputs, Shapes
 from trainables.models.registry import canonical_name
 from trainables.settings import setting
-
-STUDENT = "student"
 
 
 def dml_loss(logits: Tensor, others: Sequence[Tensor], temperature: float) -> Tensor:
@@ -72,7 +69,7 @@ class DMLConfig:
 
 
 class DML(Term):
-    """The student's share of mutual learning, and its peers.
+    """Mutual learning of the student and its peers.
 
     Raises:
         UserError: no such model.
@@ -88,47 +85,18 @@ class DML(Term):
                 canonical_name(config.peer)
             except UserError as error:
                 raise UserError(f"dml.peer: {error}") from error
-        self.networks = nn.ModuleDict()
-        # Of the current step: each network's latest logits, and those of the peers that have not
-        # had their update, with gradients. Empty again after the last update.
-        self._latest: dict[str, Tensor] = {}
-        self._waiting: dict[str, Tensor] = {}
+        self.takes_turns = config.update == "in_turn"
 
-    @property
-    def peers(self) -> Mapping[str, Network]:
-        return {
-            name: network for name, network in self.networks.items() if isinstance(network, Network)
-        }
-
-    def recruit(self, create: Callable[[str | None], Network]) -> None:
-        for number in range(1, self.config.peers + 1):
-            self.networks[str(number)] = create(self.config.peer)
+    @classmethod
+    def peers(cls, config: DMLConfig) -> Mapping[str, str | None]:
+        return {str(number): config.peer for number in range(1, config.peers + 1)}
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        self._waiting = {name: peer(batch.inputs).logits for name, peer in self.peers.items()}
-        theirs = {name: logits.detach() for name, logits in self._waiting.items()}
-        self._latest = {STUDENT: student.logits.detach(), **theirs}
-        return self._mutual(STUDENT, student.logits)
+        return self._mutual(student, batch.peers)
 
-    def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
-        logits = self._waiting.pop(name)
-        if self.config.update == "in_turn":
-            self._renew_the_one_before(name, student, batch)
-        loss = cross_entropy(logits, batch) + self._mutual(name, logits)
-        if not self._waiting:
-            self._latest = {}
-        return loss
+    def peer_loss(self, peer: Outputs, others: Mapping[str, Outputs], batch: Batch) -> Tensor:
+        return cross_entropy(peer.logits, batch) + self._mutual(peer, others)
 
-    def _mutual(self, name: str, logits: Tensor) -> Tensor:
-        others = [said for other, said in self._latest.items() if other != name]
-        return self.config.beta * dml_loss(logits, others, self.config.temperature)
-
-    def _renew_the_one_before(
-        self, name: str, student: Callable[[], Outputs], batch: Batch
-    ) -> None:
-        """The logits of the network that has just been updated, computed anew."""
-        assert batch.inputs is not None
-        order = [*self._latest]
-        before = order[order.index(name) - 1]
-        renewed = student() if before == STUDENT else observe(self.peers[before], batch.inputs)
-        self._latest[before] = renewed.logits
+    def _mutual(self, own: Outputs, others: Mapping[str, Outputs]) -> Tensor:
+        said = [other.logits.detach() for other in others.values()]
+        return self.config.beta * dml_loss(own.logits, said, self.config.temperature)

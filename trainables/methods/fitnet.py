@@ -16,6 +16,7 @@ r is a 1x1 convolution with BatchNorm, and the larger map is pooled to the small
 end in the same non-linearity (section 2.2): as hints may stand before a ReLU, r has none.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from trainables.errors import UserError
 from trainables.methods.adaptors import StageAdaptor
+from trainables.methods.phases import THROUGHOUT, Stretch
 from trainables.methods.stages import pair_stages
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Outputs, Shapes
@@ -90,12 +92,14 @@ class FitNet(Term):
     def depth(self) -> int | None:
         return self.pair[1] + 1
 
-    def alone(self, progress: float) -> bool:
-        return self.config.schedule == "two_stage" and progress < self.config.hint_fraction
+    @property
+    def stretches(self) -> Sequence[Stretch]:
+        if self.config.schedule == "one_stage":
+            return THROUGHOUT
+        return Stretch(self.config.hint_fraction, "alone"), Stretch(1.0, "not")
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         guided = self.regressor(student.stages[self.pair[0]])
         hint = self.regressor.match(teacher.stages[self.pair[1]])
-        loss = self.config.beta * fitnet_loss(guided, hint)
-        over = self.config.schedule == "two_stage" and not self.alone(batch.progress)
-        return 0 * loss if over else loss
+        loss: Tensor = self.config.beta * fitnet_loss(guided, hint)
+        return loss

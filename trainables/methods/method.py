@@ -1,16 +1,24 @@
 """A method: cross-entropy and any number of terms, each with its weight, and their modifiers."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from trainables.errors import UserError
-from trainables.methods.registry import method_settings, needs_teacher, parse_method, term_class
+from trainables.methods.phases import CE, Phase, phases_of
+from trainables.methods.registry import (
+    config_of,
+    method_settings,
+    needs_teacher,
+    parse_method,
+    peer_models,
+    term_class,
+)
 from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
 from trainables.models.outputs import Network, Outputs, Shapes
-from trainables.settings import Scalar, read
+from trainables.settings import Scalar
 
 
 class Method(nn.Module):
@@ -25,11 +33,14 @@ class Method(nn.Module):
         needs: what all terms together read of the teacher; empty without a teacher.
         weights: of every summand, by full key (``kd.alpha``), and of the cross-entropy (``ce``).
         parts: names of the summands, ``ce`` first, as `forward` returns them; a modifier is none.
+        phases: which parts count when.
+        peers: models of the networks that learn beside the student, by term and name (``dml.1``),
+            in the order in which they learn; None for the student's own.
         plain_teacher: whether the teacher sees the views as they are.
 
     Raises:
-        UserError: no teacher, weights that leave the cross-entropy a negative share, or a term
-            that needs more of the teacher than a modifier leaves.
+        UserError: no teacher, weights that leave the cross-entropy a negative share, a term that
+            needs more of the teacher than a modifier leaves, or two terms with peers.
     """
 
     def __init__(
@@ -48,12 +59,7 @@ class Method(nn.Module):
         input_modifiers: dict[str, InputModifier] = {}
         for name in names:
             kind = term_class(name)
-            own = {
-                key.partition(".")[2]: value
-                for key, value in settings.items()
-                if key.startswith(name + ".")
-            }
-            config = kind.Config(**read(kind.Config, own, prefix=name + "."))
+            config = config_of(name, settings)
             if issubclass(kind, LogitModifier):
                 logit_modifiers[name] = kind(config)
             elif issubclass(kind, InputModifier):
@@ -82,7 +88,14 @@ class Method(nn.Module):
                 f"method '{method}': {name} with the teacher's logits of the plain images serves "
                 f"terms that read logits only; this one reads {', '.join(sorted(self.needs))}"
             )
-        self.parts = ("ce", *terms)
+        self.parts = (CE, *terms)
+        self.phases = phases_of({name: term.stretches for name, term in terms.items()})
+        self.peers = peer_models(method, settings)
+        if len(peered := {_term_of(name) for name in self.peers}) > 1:
+            raise UserError(
+                f"method '{method}': {' and '.join(sorted(peered))} both have networks that learn "
+                f"beside the student; leave one of them out"
+            )
         self.factor = math.prod(modifier.factor for modifier in logit_modifiers.values())
         self.ce_weight = 1.0 - sum(term.ce_share for term in terms.values())
         if self.ce_weight < -1e-9:
@@ -91,7 +104,7 @@ class Method(nn.Module):
                 f"cross-entropy; at most 1 can be taken (lower an alpha)"
             )
 
-        self.weights = {"ce": self.ce_weight} | {
+        self.weights = {CE: self.ce_weight} | {
             key: float(settings[key])  # type: ignore[arg-type]
             for key, found in method_settings(method).items()
             if found.weight
@@ -104,31 +117,12 @@ class Method(nn.Module):
         for term in self._terms.values():
             term.attach(teacher, labels, indices)
 
-    def recruit(self, create: Callable[[str | None], Network]) -> None:
-        """Makes the networks that learn beside the student: `Term.recruit`."""
-        for term in self._terms.values():
-            term.recruit(create)
-
     @property
     def depth(self) -> int | None:
         """How many of the teacher's stages all terms together read; None: the whole teacher."""
         depths = [term.depth for term in self._terms.values() if term.needs]
         known = [depth for depth in depths if depth is not None]
         return max(known) if known and len(known) == len(depths) else None
-
-    @property
-    def peers(self) -> dict[str, Network]:
-        """The networks that learn beside the student, by term and name: ``dml.1``."""
-        return {
-            f"{key}.{name}": peer
-            for key, term in self._terms.items()
-            for name, peer in term.peers.items()
-        }
-
-    def adaptors(self) -> list[nn.Parameter]:
-        """The parameters that are trained together with the student's."""
-        theirs = {id(weight) for peer in self.peers.values() for weight in peer.parameters()}
-        return [weight for weight in self.parameters() if id(weight) not in theirs]
 
     # In a step
 
@@ -152,13 +146,18 @@ class Method(nn.Module):
         return teacher
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        """The weighted summands ``[len(parts)]``, float32; their sum is the training loss."""
-        alone = self._alone(batch.progress)
+        """The weighted summands ``[len(parts)]``, float32; their sum is the training loss.
+
+        Args:
+            student, teacher: outputs for the batch; no teacher where nobody `reads` it.
+            batch: with ``inputs`` and with what the `learners` say to them, by name.
+        """
+        parts = self.phase(batch.progress).parts
         zero = torch.zeros((), device=student.logits.device)
-        losses = [zero if alone else self.ce_weight * cross_entropy(student.logits, batch)]
         changed = [self._modified(outputs) for outputs in (student, teacher)]
+        losses = [self.ce_weight * cross_entropy(student.logits, batch) if CE in parts else zero]
         for name, term in self._terms.items():
-            if alone and name not in alone:
+            if name not in parts:
                 losses.append(zero)
             elif term.modifiable:
                 losses.append(self.factor * term(*changed, batch))
@@ -166,25 +165,50 @@ class Method(nn.Module):
                 losses.append(term(student, teacher, batch))
         return torch.stack(losses)
 
+    def phase(self, progress: float) -> Phase:
+        """The phase in which a training is after a share of it, in [0, 1)."""
+        return next(phase for phase in self.phases if progress < phase.until)
+
+    def reads(self, progress: float) -> bool:
+        """Whether anything is read of the teacher now."""
+        return any(term.needs for term in self._counting(progress).values())
+
     def learners(self, progress: float) -> list[str]:
-        """Names of the `peers` that learn now: those of a term wait while another is alone."""
-        alone = self._alone(progress)
-        return [name for name in self.peers if not alone or name.partition(".")[0] in alone]
+        """Names of the ``peers`` that learn now: those of a term that does not count wait."""
+        counting = self._counting(progress)
+        return [name for name in self.peers if _term_of(name) in counting]
 
-    def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
-        """The loss of one of `learners`, in their order: `Term.peer_loss`."""
-        key, _, own = name.partition(".")
-        return self._terms[key].peer_loss(own, student, batch)
+    def takes_turns(self, peer: str) -> bool:
+        """Whether a peer's loss is of outputs that are computed anew: `Term.takes_turns`."""
+        return self._terms[_term_of(peer)].takes_turns
 
-    def _alone(self, progress: float) -> list[str]:
-        """Names of the terms that now are the only ones; empty where all of the method count."""
-        return [name for name, term in self._terms.items() if term.alone(progress)]
+    def peer_loss(self, name: str, said: Mapping[str, Outputs], batch: Batch) -> Tensor:
+        """The loss of one of the `learners`, in their order: `Term.peer_loss`.
+
+        Args:
+            name: of the peer.
+            said: outputs of all networks by name, the student's first; that of the network which
+                has just had its update is a new one where the peer `takes_turns`.
+            batch: as for `forward`.
+        """
+        others = {other: outputs for other, outputs in said.items() if other != name}
+        return self._terms[_term_of(name)].peer_loss(said[name], others, batch)
+
+    @torch.no_grad()
+    def after_step(self, batch: Batch) -> None:
+        """Called when all networks have had their updates: `Term.after_step`."""
+        for term in self._counting(batch.progress).values():
+            term.after_step(batch)
+
+    def _counting(self, progress: float) -> dict[str, Term]:
+        parts = self.phase(progress).parts
+        return {name: term for name, term in self._terms.items() if name in parts}
 
     def _modified(self, outputs: Outputs | None) -> Outputs | None:
         """The outputs as the terms with a softmax read them."""
-        for modifier in self.modifiers.values():
-            assert outputs is not None
-            outputs = outputs._replace(logits=modifier(outputs.logits))
+        if outputs is not None:
+            for modifier in self.modifiers.values():
+                outputs = outputs._replace(logits=modifier(outputs.logits))
         return outputs
 
     @property
@@ -194,3 +218,7 @@ class Method(nn.Module):
     @property
     def _input_modifiers(self) -> list[InputModifier]:
         return [one for one in self.input_modifiers.values() if isinstance(one, InputModifier)]
+
+
+def _term_of(peer: str) -> str:
+    return peer.partition(".")[0]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError, unknown
 from trainables.registry import Registry
-from trainables.settings import Scalar, Setting, settings_of
+from trainables.settings import Scalar, Setting, read, settings_of
 
 if TYPE_CHECKING:
     from trainables.methods.term import InputModifier, LogitModifier, Term
@@ -175,3 +175,40 @@ def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Sca
         else:
             resolved[full] = found.default
     return resolved
+
+
+def config_of(name: str, settings: Mapping[str, Scalar]) -> Any:
+    """The config of one term of a method.
+
+    Args:
+        name: of the term.
+        settings: of the whole method, as `resolve_settings` returns them.
+
+    Raises:
+        UserError: a setting that the term does not have, or out of its range.
+    """
+    kind, start = term_class(name).Config, name + "."
+    own = {key: value for key, value in settings.items() if key.startswith(start)}
+    values = {key.removeprefix(start): value for key, value in own.items()}
+    return kind(**read(kind, values, prefix=start))
+
+
+def peer_models(method: str, settings: Mapping[str, Scalar]) -> dict[str, str | None]:
+    """The networks that learn beside a method's student, by term and name: ``dml.1``.
+
+    Args:
+        method: ``+``-joined terms.
+        settings: as `resolve_settings` returns them.
+
+    Returns:
+        Their models, None for the student's own, in the order in which they learn.
+    """
+    from trainables.methods.term import Term
+
+    kinds = {name: term_class(name) for name in parse_method(method)}
+    return {
+        f"{name}.{own}": model
+        for name, kind in kinds.items()
+        if issubclass(kind, Term)
+        for own, model in kind.peers(config_of(name, settings)).items()
+    }

@@ -4,13 +4,19 @@ A `Term` adds a loss. A `LogitModifier` changes the logits that terms read, an `
 images that the networks see.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.data.views import Offsets
+from trainables.methods.phases import THROUGHOUT, Stretch
 from trainables.models.outputs import Network, Outputs, Shapes
+
+STUDENT = "student"
+"""The student among the networks of a trial, beside the names of its peers."""
 
 
 class Mix(NamedTuple):
@@ -37,16 +43,20 @@ class Batch(NamedTuple):
         indices: positions of the images in the training set, ``[B]``.
         epoch: epochs done, with the fraction of the current one.
         progress: the share of the whole training that is done, in [0, 1).
-        inputs: the student's normalised input ``[B, C, H, W]``, for networks that learn beside it.
+        offsets: which views of the images are shown; None where nobody knows.
+        inputs: the student's normalised input ``[B, C, H, W]``.
         mix: how images and labels are mixed; None where they are not.
+        peers: what the networks that learn beside the student say to ``inputs``, by name.
     """
 
     target: Tensor
     indices: Tensor
     epoch: float
     progress: float
+    offsets: Offsets | None = None
     inputs: Tensor | None = None
     mix: Mix | None = None
+    peers: Mapping[str, Outputs] = MappingProxyType({})
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -141,9 +151,10 @@ class Term(nn.Module):
         """The share of the cross-entropy that this term takes over, in [0, 1]."""
         return 0.0
 
-    def alone(self, progress: float) -> bool:
-        """Whether at this point of the training the term's loss is the only one."""
-        return False
+    @property
+    def stretches(self) -> Sequence[Stretch]:
+        """How the term counts in which share of the training, in the order of time."""
+        return THROUGHOUT
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """The weighted loss, a scalar in float32.
@@ -156,32 +167,38 @@ class Term(nn.Module):
         """
         raise NotImplementedError
 
-    # Of terms whose student does not learn alone
+    def after_step(self, batch: Batch) -> None:
+        """Called without gradients when all networks have had their updates on a batch.
 
-    @property
-    def peers(self) -> Mapping[str, Network]:
-        """Networks that learn beside the student, by name, each with an optimiser of its own."""
-        return {}
-
-    def recruit(self, create: Callable[[str | None], Network]) -> None:
-        """Makes the peers. Called once, before anything is trained or loaded.
-
-        Args:
-            create: from a model's name, or None for the student's own, to a fresh network for
-                the trial's images and classes.
+        Not in a phase in which the term does not count.
         """
 
-    def peer_loss(self, name: str, student: Callable[[], Outputs], batch: Batch) -> Tensor:
+    # Of terms whose student does not learn alone
+
+    takes_turns: bool = False
+    """Whether a network's outputs are computed anew after its update, for the losses that are
+    still to come in the step. A setting may change it."""
+
+    @classmethod
+    def peers(cls, config: Any) -> Mapping[str, str | None]:
+        """Networks that learn beside the student, each with an optimiser of its own.
+
+        Returns:
+            Their models by name, None for the student's own. The method calls them by the term's
+            name and this one: ``dml.1``.
+        """
+        return {}
+
+    def peer_loss(self, peer: Outputs, others: Mapping[str, Outputs], batch: Batch) -> Tensor:
         """The whole loss of a peer, a scalar.
 
-        Called after `forward` and the student's update, for every peer in the order of ``peers``;
-        an earlier one has had its own update by then.
+        Called after the student's update, for every peer in the order of ``peers``; an earlier
+        one has had its own update by then.
 
         Args:
-            name: key of ``peers``.
-            student: gives the student's outputs for the batch after its update, without
-                gradients: `observe`.
-            batch: the batch, with ``inputs``.
+            peer: its outputs for the batch, with gradients.
+            others: those of the student, first, and of the other peers; no gradient may go there.
+            batch: the batch.
         """
         raise NotImplementedError
 

@@ -52,9 +52,10 @@ def train(digits: Dataset, quick: Callable[..., TrialConfig], digits_teacher: An
         config = quick(**{"epochs": 2, "lr": 0.02, **changes})
         teacher = digits_teacher.load() if config.teacher else None
         training = Training(config, digits, config.student, teacher, device)
-        assert training.forward is training.student
+        assert training.learner.forward is training.student
         if backend is not None:
-            training.forward = CompiledNetwork(training.student, config.student, backend)
+            compiled = CompiledNetwork(training.student, config.student, backend)
+            training.learner.forward = compiled
         training.losses = [training.run_epoch()["train_loss"] for _ in range(epochs)]  # type: ignore[attr-defined]
         return training
 
@@ -120,16 +121,17 @@ def test_bf16(train: Train, backend: str) -> None:
     images = compiled.dataset.train.images[:32].float().to(memory_format=torch.channels_last)
     compiled.student.train()
     with torch.autocast("cpu", torch.bfloat16):
-        assert compiled.forward(images).logits.dtype == torch.bfloat16
+        assert compiled.learner.forward(images).logits.dtype == torch.bfloat16
     assert {v.dtype for v in compiled.student.state_dict().values()} == {torch.float32, torch.int64}
 
 
 def test_the_setting(digits: Dataset, quick: Callable[..., TrialConfig]) -> None:
     config = quick(compile=True)
     training = Training(config, digits, config.student, None, CPU)
-    assert isinstance(training.forward, CompiledNetwork)
-    assert training.forward.network is training.student
-    assert training.forward.backend == "inductor"
+    forward = training.learner.forward
+    assert isinstance(forward, CompiledNetwork)
+    assert forward.network is training.student
+    assert forward.backend == "inductor"
 
 
 def test_checkpoints_do_not_show_it(train: Train) -> None:

@@ -35,19 +35,23 @@ def test_batches_show_the_views_of_the_plan(
     digits: Dataset, quick: Quick, digits_teacher: Any, sizes: list[int]
 ) -> None:
     training = trained(digits, quick(method="kd", teacher="resnet8", flip=True), digits_teacher)
-    batches = training.train_indices[:96].split(sizes)
-    feeds = list(training.feeder(5, batches))
+    batches = training.stream.train_indices[:96].split(sizes)
+    feeds = list(training.stream(5, batches))
     for feed, indices in zip(feeds, batches, strict=True):
         assert torch.equal(feed.indices, indices)
         assert torch.equal(feed.there, indices)
-        assert torch.equal(feed.views, training.views.images(digits.train.images, 5, indices))
-        assert feed.known is None
+        assert torch.equal(
+            feed.views, training.stream.views.images(digits.train.images, 5, indices)
+        )
+        assert feed.known == {}
+        again = training.stream.views.show(digits.train.images[indices], feed.offsets)
+        assert torch.equal(feed.views, again)
 
 
 def test_without_augmentation_images_are_as_they_are(digits: Dataset, quick: Quick) -> None:
     config = quick(crop_padding=0, flip=False)
     training = Training(config, digits, config.student, None, CPU)
-    (feed,) = training.feeder(0, [torch.tensor([5, 3])])
+    (feed,) = training.stream(0, [torch.tensor([5, 3])])
     assert torch.equal(feed.views, digits.train.images[[5, 3]])
 
 
@@ -57,7 +61,7 @@ def test_images_may_stay_on_the_host(digits: Dataset, quick: Quick, digits_teach
     for images in ("device", "host"):
         config = quick(method="kd", teacher="resnet8", flip=True, images=images)
         training = trained(digits, config, digits_teacher)
-        assert type(training.feeder.images) is (
+        assert type(training.stream.feeder.images) is (
             ImagesOnHost if images == "host" else ImagesOnDevice
         )
         row = training.run_epoch()
@@ -73,12 +77,13 @@ def test_looking_up_ahead_finds_the_same(
 ) -> None:
     settings = {"teacher": "resnet8", "teacher_cache": "float32", "view_seed": 77}
     training = trained(digits, quick(method="kd+rkd", **settings), digits_teacher)
-    batches = training.train_indices[:100].split(25)
-    assert training.answers
+    batches = training.stream.train_indices[:100].split(25)
+    answers = training.learner.lesson.answers
+    assert answers
 
     def ask(asking: Training, *some: Tensor) -> None:
-        for feed in asking.feeder(0, some):
-            asking.answers(feed.views, feed.indices, feed.known)  # type: ignore[misc,arg-type]
+        for feed in asking.stream(0, some):
+            asking.learner.lesson(feed)
 
     ask(training, batches[0], batches[1][:10], batches[3])
     # Of the third batch only the logits are known, which is not enough.
@@ -87,9 +92,9 @@ def test_looking_up_ahead_finds_the_same(
     def looked_up() -> list[tuple[Tensor, ...]]:
         """As on a GPU: by look-ups for many batches. Nothing is asked of the teacher."""
         return [
-            (feed.known.found, feed.known.view_ids, *feed.known.values.values())
-            for feed in training.feeder(0, batches)
-            if feed.known
+            (known.found, known.view_ids, *known.values.values())
+            for feed in training.stream(0, batches)
+            for known in [feed.known[answers]]
         ]
 
     one_by_one = looked_up()
@@ -161,16 +166,14 @@ def test_a_gpu_is_never_waited_for(
     )
     for _ in range(2):
         training = trained(digits, config, digits_teacher, torch.device("cuda", 0))
-        training.student.train()
-        training.method.train()
-        batches = training.train_indices[: 8 * 16].split(16)
-        for step, feed in enumerate(training.feeder(0, batches)):
+        training.learner.train()
+        batches = training.stream.train_indices[: 8 * 16].split(16)
+        for step, feed in enumerate(training.stream(0, batches)):
             torch.cuda.set_sync_debug_mode("error" if step > 2 else "default")
             try:
-                training.step(feed, 0.0)
+                training.learner.step(feed, 0.0)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        if training.answers:
-            training.answers.flush()
-    if training.answers:
+        training.stream.flush()
+    if training.hit_rate is not None:
         assert training.hit_rate == 1.0

@@ -12,6 +12,7 @@ import torch
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine import remembering as engine
+from trainables.engine.remembering import RememberingTeacher
 from trainables.job import Job, Run
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
@@ -125,27 +126,30 @@ def test_the_first_answer_holds_for_everybody(
     """Two trials ask at once; the one that comes second takes over what the first has stored."""
     first = train(epochs=0)
     second = train(epochs=0)
-    indices = first.train_indices[:32]
-    assert first.answers
-    assert second.answers
-    (feed,) = first.feeder(0, [indices])
+    indices = first.stream.train_indices[:32]
+    (feed,) = first.stream(0, [indices])
+
+    def answers_of(training: Training) -> RememberingTeacher:
+        answers = training.learner.lesson.answers  # type: ignore[union-attr]
+        assert answers
+        return answers
 
     def ask(training: Training) -> torch.Tensor:
-        return training.answers(feed.views, indices, feed.known).logits  # type: ignore[misc,arg-type]
+        (known,) = feed.known.values()
+        return answers_of(training)(feed.views, indices, known).logits
 
     theirs: list[torch.Tensor] = []
-    live = second.answers._live
+    live = answers_of(second)._live
 
     def while_another_answers(views: torch.Tensor) -> dict[str, torch.Tensor]:
-        monkeypatch.setattr(second.answers, "_live", live)
+        monkeypatch.setattr(answers_of(second), "_live", live)
         theirs.append(ask(first))
         return {what: answer + 1 for what, answer in live(views).items()}
 
-    monkeypatch.setattr(second.answers, "_live", while_another_answers)
+    monkeypatch.setattr(answers_of(second), "_live", while_another_answers)
     assert torch.equal(ask(second), theirs[0])
-    (feed,) = second.feeder(0, [indices])  # looked up anew
-    assert feed.known
-    assert feed.known.found.all()
+    (feed,) = second.stream(0, [indices])  # looked up anew
+    assert feed.known[answers_of(second)].found.all()
     assert torch.equal(ask(second), theirs[0])
 
 

@@ -6,7 +6,6 @@ A new term is covered by its line in the registry; nothing here names one.
 import copy
 import dataclasses
 import functools
-import itertools
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,14 @@ from torch import Tensor
 from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.registry import parse_method, resolve_settings, term_class, term_names
-from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
+from trainables.methods.term import (
+    STUDENT,
+    Batch,
+    InputModifier,
+    LogitModifier,
+    Term,
+    cross_entropy,
+)
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
@@ -29,7 +35,7 @@ from trainables.settings import read, settings_of
 PARTS = frozenset(Outputs._fields)
 TERMS = [name for name in term_names() if issubclass(term_class(name), Term)]
 MODIFIERS = [name for name in term_names() if issubclass(term_class(name), LogitModifier)]
-PEERED = [name for name in TERMS if term_class(name).recruit is not Term.recruit]
+PEERED = [name for name in TERMS if term_class(name).peers(term_class(name).Config())]
 INPUT_MODIFIERS = [name for name in term_names() if issubclass(term_class(name), InputModifier)]
 SOFTMAX = [name for name in TERMS if term_class(name).reads_softmax()]
 IMAGE = (3, 32, 32)
@@ -74,14 +80,9 @@ def build(name: str, student: Shapes, teacher: Shapes, network: Network | None =
 
 
 def attached(term: Term, teacher: Network) -> Term:
-    """The term with a training set of 60 images, the last ten of them held out, and its peers."""
+    """The term with a training set of 60 images, the last ten of them held out."""
     term.attach(teacher, labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
-    term.recruit(peer)
     return term
-
-
-def peer(model: str | None) -> Network:
-    return create_model(model or "wrn_10_0.5", CLASSES, IMAGE)
 
 
 class Classifier(Network):
@@ -134,9 +135,19 @@ def some_images(batch: int) -> Tensor:
     return torch.randn(batch, *IMAGE, generator=torch.Generator().manual_seed(6))
 
 
+PEERS = ("1", "2")
+
+
 def batch_of(target: Tensor) -> Batch:
-    indices = torch.arange(len(target))
-    return Batch(target, indices, epoch=30.0, progress=0.5, inputs=some_images(len(target)))
+    """The middle of a training, with what two peers say, should somebody have any."""
+    return Batch(
+        target,
+        torch.arange(len(target)),
+        epoch=30.0,
+        progress=0.5,
+        inputs=some_images(len(target)),
+        peers={name: random_outputs(OURS, len(target), 6 + int(name)) for name in PEERS},
+    )
 
 
 def loss_of(term: Term, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
@@ -145,18 +156,21 @@ def loss_of(term: Term, student: Outputs, teacher: Outputs, target: Tensor) -> T
     return loss
 
 
-def peer_losses(term: Term, student: Outputs, target: Tensor) -> list[Tensor]:
-    """Of the term's peers, when the student's update has added 0.1 to its first logit."""
-
-    def updated() -> Outputs:
-        return student._replace(logits=student.logits.detach() + 0.1 * torch.eye(1, CLASSES))
-
-    return [term.peer_loss(name, updated, batch_of(target)) for name in term.peers]
+def peer_losses(term: Term, student: Outputs, batch: Batch) -> list[Tensor]:
+    """Of the batch's peers, when the student's update has added 0.1 to its first logit."""
+    if not term.peers(term.config):
+        return []
+    updated = student._replace(logits=student.logits + 0.1 * torch.eye(1, CLASSES))
+    said = {STUDENT: updated if term.takes_turns else student, **batch.peers}
+    return [
+        term.peer_loss(own, {other: said[other] for other in said if other != name}, batch)
+        for name, own in batch.peers.items()
+    ]
 
 
 def all_losses(term: Term, student: Outputs, teacher: Outputs, target: Tensor) -> Tensor:
     loss = loss_of(term, student, teacher, target)
-    return torch.stack([loss, *peer_losses(term, student, target)])
+    return torch.stack([loss, *peer_losses(term, student, batch_of(target))])
 
 
 def weights_of(network: Network) -> list[Tensor]:
@@ -346,7 +360,7 @@ def test_a_step_never_waits_for_the_device(
     with no_waiting():
         for _ in range(2):
             loss_of(term, student, teacher, target).backward()
-            for loss in peer_losses(term, student, target):
+            for loss in peer_losses(term, student, batch_of(target)):
                 loss.backward()
 
 
@@ -367,13 +381,10 @@ def test_real_pairs_and_where_the_gradient_goes(name: str, teacher: str, student
     first = next(networks.student.parameters())
     assert first.grad is not None
     assert first.grad.abs().sum() > 0
-    theirs = {id(weight) for peer in term.peers.values() for weight in peer.parameters()}
     silent = [
         key
         for key, weight in term.named_parameters()
-        if weight.requires_grad
-        and id(weight) not in theirs
-        and (weight.grad is None or not weight.grad.abs().sum() > 0)
+        if weight.requires_grad and (weight.grad is None or not weight.grad.abs().sum() > 0)
     ]
     assert silent == []
     assert all(weight.grad is None for weight in networks.teacher.parameters())
@@ -423,23 +434,27 @@ def test_settings_are_complete(name: str) -> None:
 
 
 def test_the_loss_follows_every_number_of_its_config(name: str) -> None:
-    """No setting is without effect: half of a default gives another loss."""
+    """No setting is without effect: another choice gives another loss, or counts at other times."""
     kind = term_class(name)
     student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
 
-    def loss(config: object) -> Tensor:
+    def made(config: object) -> Term:
         torch.manual_seed(1)
-        term = attached(kind(config, OURS, THEIRS), Classifier(THEIRS))
+        return attached(kind(config, OURS, THEIRS), Classifier(THEIRS))
+
+    def loss(term: Term) -> Tensor:
         return all_losses(term, student, teacher, torch.arange(4))
 
-    usual = loss(kind.Config())
+    usual = made(kind.Config())
+    expected = loss(usual)
     for key, found in settings_of(kind.Config).items():
         values = [choice for choice in found.choices if choice != found.default]
         if found.search is not None:
             values = [value for value in found.search if value != found.default]
         for value in values:
-            changed = read(kind.Config, {key: value})
-            assert not torch.equal(loss(kind.Config(**changed)), usual), (key, value)
+            changed = made(kind.Config(**read(kind.Config, {key: value})))
+            same = torch.equal(loss(changed), expected)
+            assert changed.stretches != usual.stretches or not same, (key, value)
 
 
 @pytest.mark.parametrize("name", term_names())
@@ -505,7 +520,6 @@ def joined(method: str, **settings: object) -> Method:
     torch.manual_seed(1)
     made = Method(method, resolve_settings(method, settings), OURS, THEIRS)
     made.attach(Classifier(THEIRS), labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
-    made.recruit(peer)
     return made
 
 
@@ -573,42 +587,42 @@ def gradients(network: torch.nn.Module) -> list[Tensor]:
     return [weight.grad for weight in network.parameters() if weight.grad is not None]
 
 
-def test_peers_begin_with_weights_of_their_own(peered: Term) -> None:
-    networks = [*peered.peers.values()]
-    assert networks
-    firsts = [next(network.parameters()) for network in [*networks, peer(None)]]
-    for first, second in itertools.combinations(firsts, 2):
-        assert not torch.equal(first, second)
+def test_peers_have_names_and_models(peered: Term) -> None:
+    for name, model in peered.peers(peered.config).items():
+        assert "." not in name
+        assert name != STUDENT
+        create_model(model or "wrn_10_0.5", CLASSES, IMAGE)
+
+
+def reached(outputs: Outputs) -> bool:
+    return any(part.grad is not None and part.grad.any() for part in tensors(outputs))
 
 
 def test_the_students_loss_leaves_the_peers_alone(peered: Term) -> None:
     student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
-    loss_of(peered, student, teacher, torch.arange(4)).backward()
-    assert [network for network in peered.peers.values() if gradients(network)] == []
+    batch = batch_of(torch.arange(4))
+    peered(student, teacher, batch).backward()
+    assert reached(student)
+    assert not any(map(reached, batch.peers.values()))
 
 
 def test_a_peers_loss_reaches_that_peer_only(peered: Term) -> None:
-    student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
-    target = torch.arange(4)
-    loss_of(peered, student, teacher, target)
-    for loss, network in zip(
-        peer_losses(peered, student, target), peered.peers.values(), strict=True
-    ):
+    student = random_outputs(OURS, 4, 1)
+    for name in PEERS:
+        batch = batch_of(torch.arange(4))
+        loss = peer_losses(peered, student, batch)[PEERS.index(name)]
         assert loss.shape == ()
         assert loss.dtype == torch.float32
-        peered.zero_grad()
         loss.backward()
-        found = gradients(network)
-        assert len(found) == len([*network.parameters()])
-        assert all(gradient.isfinite().all() for gradient in found)
-        assert sum(len(gradients(other)) for other in peered.peers.values()) == len(found)
-    assert all(part.grad is None for part in tensors(student))
+        assert batch.peers[name].logits.grad.isfinite().all()
+        assert [other for other, said in batch.peers.items() if reached(said)] == [name]
+    assert not reached(student)
 
 
-def test_no_graph_outlives_the_step(peered: Term) -> None:
+def test_no_graph_outlives_the_step(name: str, term: Term) -> None:
     student, teacher = random_outputs(OURS, 4, 1), random_outputs(THEIRS, 4, 2)
-    all_losses(peered, student, teacher, torch.arange(4)).sum().backward()
-    copy.deepcopy(peered)  # refuses tensors with a graph
+    all_losses(term, student, teacher, torch.arange(4)).sum().backward()
+    copy.deepcopy(term)  # refuses tensors with a graph
 
 
 class Changer(NamedTuple):
@@ -699,7 +713,7 @@ def test_labels_reach_a_student_that_sees_changed_images(
     changer: Changer, no_waiting: Callable[[], AbstractContextManager[object]]
 ) -> None:
     modifier = changer.build()
-    network = peer(None)
+    network = create_model("wrn_10_0.5", CLASSES, IMAGE)
     with no_waiting():
         batch = drawn(modifier, 4)
         loss = cross_entropy(network(modifier(some_images(4), batch)).logits, batch)

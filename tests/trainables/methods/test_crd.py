@@ -130,6 +130,7 @@ def test_a_step(critic: str, monkeypatch: pytest.MonkeyPatch) -> None:
         sides = [reference(anchors[i], memory[1 - i], candidates, 8, z[i]) for i in range(2)]
         loss = term(student, teacher, BATCH)
         loss.backward()
+        term.after_step(BATCH)
         assert loss.item() == pytest.approx(2 * sum(sides), rel=1e-4)
         for own, anchor in zip(memory, anchors, strict=True):
             mixed = 0.3 * own[INDICES] + 0.7 * anchor
@@ -205,9 +206,9 @@ def test_held_out_images_are_never_touched(digits: Dataset, digits_teacher) -> N
     )
     training = Training(config, digits, "wrn_10_0.5", digits_teacher.load(), torch.device("cpu"))
     term = training.method.terms["crd"]
-    assert set(term.order.tolist()) == set(training.train_indices.tolist())
+    assert set(term.order.tolist()) == set(training.stream.train_indices.tolist())
     before = term.student_memory.clone()
     training.run_epoch()
     touched = (term.student_memory != before).any(dim=1).nonzero().flatten().tolist()
     assert touched
-    assert set(touched) <= set(training.train_indices.tolist())
+    assert set(touched) <= set(training.stream.train_indices.tolist())

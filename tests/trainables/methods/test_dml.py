@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import UserError
-from trainables.methods.dml import DML, DMLConfig, dml_loss
+from trainables.methods.dml import dml_loss
 from trainables.methods.method import Method
-from trainables.methods.registry import resolve_settings
-from trainables.methods.term import Batch, Mix
-from trainables.models.observe import observe
+from trainables.methods.registry import peer_models, resolve_settings
+from trainables.methods.term import STUDENT, Batch, Mix
 from trainables.models.outputs import Network, Outputs, Shapes
 
 Array = np.ndarray
@@ -81,13 +80,14 @@ def test_two_classes_by_hand() -> None:
     assert dml_loss(sure, [sure, sure], 1.0).item() == pytest.approx(0, abs=1e-7)
 
 
-def made(**settings: object) -> tuple[Linear, Method]:
-    """A linear student and the method with its linear peers."""
+Networks = dict[str, Linear]
+
+
+def made(**settings: object) -> tuple[Method, Networks]:
+    """The method, a linear student and its linear peers."""
     torch.manual_seed(0)
-    student = Linear()
     method = Method("dml", resolve_settings("dml", settings), SHAPES, None)
-    method.recruit(lambda name: Linear())
-    return student, method
+    return method, {name: Linear() for name in (STUDENT, *method.peers)}
 
 
 def a_batch(mix: Mix | None = None) -> Batch:
@@ -96,19 +96,26 @@ def a_batch(mix: Mix | None = None) -> Batch:
     return Batch(target, torch.arange(BATCH), epoch=0.0, progress=0.0, inputs=images, mix=mix)
 
 
-def step(student: Linear, method: Method, batch: Batch, lr: float) -> None:
+def heard(networks: Networks, batch: Batch) -> tuple[dict[str, Outputs], Batch]:
+    """What all networks say, and the batch with that of the peers."""
+    said = {name: network(batch.inputs) for name, network in networks.items()}
+    return said, batch._replace(peers={name: said[name] for name in said if name != STUDENT})
+
+
+def step(method: Method, networks: Networks, batch: Batch, lr: float) -> None:
     """One step, as the interface of terms describes it."""
-    names = method.learners(batch.progress)
-    optimizers = {name: torch.optim.SGD(method.peers[name].parameters(), lr) for name in names}
-    first = torch.optim.SGD(student.parameters(), lr)
-    method(student(batch.inputs), None, batch).sum().backward()
-    first.step()
-    for name, optimizer in optimizers.items():
-        loss = method.peer_loss(name, lambda: observe(student, batch.inputs), batch)
-        optimizer.zero_grad()
+
+    def update(network: Linear, loss: Tensor) -> None:
+        network.zero_grad()
         loss.backward()
-        optimizer.step()
-    student.zero_grad()
+        torch.optim.SGD(network.parameters(), lr).step()
+
+    said, batch = heard(networks, batch)
+    update(networks[STUDENT], method(said[STUDENT], None, batch).sum())
+    for before, name in zip(networks, method.learners(batch.progress), strict=False):
+        if method.takes_turns(name):
+            said[before] = networks[before](batch.inputs)
+        update(networks[name], method.peer_loss(name, said, batch))
 
 
 @pytest.mark.parametrize("update", ["in_turn", "together"])
@@ -118,10 +125,9 @@ def test_two_steps_of_linear_networks(
     update: str, peers: int, beta: float, temperature: float
 ) -> None:
     """The gradients of a linear network are known: xᵀ (p − y), and T xᵀ (p − q) of a divergence."""
-    student, method = made(peers=peers, beta=beta, temperature=temperature, update=update)
+    method, networks = made(peers=peers, beta=beta, temperature=temperature, update=update)
     batch, lr = a_batch(), 0.5
-    networks = [student, *method.peers.values()]
-    weights = [network.weights for network in networks]
+    weights = [network.weights for network in networks.values()]
     pixels = batch.inputs.flatten(1).double().numpy()
     labels = np.eye(CLASSES)[batch.target.numpy()]
     for _ in range(2):
@@ -132,63 +138,48 @@ def test_two_steps_of_linear_networks(
             gap = sum(own - softmax(z / temperature) for j, z in enumerate(seen) if j != k) / peers
             gradient = softmax(seen[k]) - labels + beta * temperature * gap
             weights[k] = weights[k] - lr * gradient.T @ pixels / BATCH
-        step(student, method, batch, lr)
-    for network, expected in zip(networks, weights, strict=True):
+        step(method, networks, batch, lr)
+    for network, expected in zip(networks.values(), weights, strict=True):
         np.testing.assert_allclose(network.weights, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_ways_of_updating_differ() -> None:
     ends = []
     for update in ("in_turn", "together"):
-        student, method = made(update=update)
-        step(student, method, a_batch(), 0.5)
-        ends.append((student.weights, method.peers["dml.1"].weights))
+        method, networks = made(update=update)
+        step(method, networks, a_batch(), 0.5)
+        ends.append([network.weights for network in networks.values()])
     (student, peer), (same, other) = ends
     assert np.array_equal(student, same)  # the student comes first
     assert not np.allclose(peer, other)
 
 
 def test_the_students_part_is_the_mutual_loss_alone() -> None:
-    student, method = made(peers=2, beta=0.3)
-    batch = a_batch()
-    ce, part = method(student(batch.inputs), None, batch).tolist()
+    method, networks = made(peers=2, beta=0.3)
+    said, batch = heard(networks, a_batch())
+    ce, part = method(said[STUDENT], None, batch).tolist()
     pixels = batch.inputs.flatten(1).double().numpy()
-    own, *others = (pixels @ w.weights.T for w in (student, *method.peers.values()))
+    own, *others = (pixels @ network.weights.T for network in networks.values())
     assert ce == pytest.approx(cross_entropy(own, batch.target.numpy()), rel=1e-5)
     assert part == pytest.approx(0.3 * mutual(own, others, 1.0), rel=1e-5)
 
 
 def test_mixed_labels_reach_the_peers() -> None:
     partner = torch.tensor([3, 0, 1, 4, 2])
-    batch = a_batch(Mix(partner, torch.tensor(0.3)))
-    student, method = made(update="together")
-    outputs = student(batch.inputs)
-    method(outputs, None, batch)
-    found = method.peer_loss("dml.1", lambda: outputs, batch).item()
+    method, networks = made(update="together")
+    said, batch = heard(networks, a_batch(Mix(partner, torch.tensor(0.3))))
+    found = method.peer_loss("dml.1", said, batch).item()
     pixels, target = batch.inputs.flatten(1).double().numpy(), batch.target.numpy()
-    own, other = pixels @ method.peers["dml.1"].weights.T, pixels @ student.weights.T
+    other, own = (pixels @ network.weights.T for network in networks.values())
     ce = 0.3 * cross_entropy(own, target) + 0.7 * cross_entropy(own, target[partner.numpy()])
     assert found == pytest.approx(ce + mutual(own, [other], 1.0), rel=1e-5)
 
 
 @pytest.mark.parametrize("peer", [None, "resnet8"])
-def test_peers_are_made_as_wished(peer: str | None) -> None:
-    term = DML(DMLConfig(peers=3, peer=peer), SHAPES, None)
-    asked: list[str | None] = []
-
-    def create(name: str | None) -> Network:
-        asked.append(name)
-        return Linear()
-
-    term.recruit(create)
-    assert asked == [peer] * 3
-    assert [*term.peers] == ["1", "2", "3"]
-
-
-def test_only_the_students_adaptors_go_to_its_optimiser() -> None:
-    _, method = made(peers=2)
-    assert method.adaptors() == []
-    assert [*method.peers] == ["dml.1", "dml.2"]
+def test_peers_are_named_from_settings_alone(peer: str | None) -> None:
+    found = peer_models("kd+dml", resolve_settings("kd+dml", {"peers": 3, "peer": peer}))
+    assert found == {"dml.1": peer, "dml.2": peer, "dml.3": peer}
+    assert peer_models("kd", resolve_settings("kd", {})) == {}
 
 
 @pytest.mark.parametrize(

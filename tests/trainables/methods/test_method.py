@@ -24,7 +24,6 @@ from trainables.methods.registry import (
 )
 from trainables.methods.term import Batch, Term
 from trainables.models.outputs import Network, Outputs, Shapes
-from trainables.models.registry import create_model
 from trainables.settings import settings_of
 
 SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)))
@@ -40,8 +39,9 @@ def outputs(seed: int) -> Outputs:
 
 
 STUDENT, TEACHER, TARGET = outputs(1), outputs(2), torch.arange(5)
-IMAGES = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(3))
-BATCH = Batch(TARGET, indices=torch.arange(5), epoch=30.0, progress=0.5, inputs=IMAGES)
+BATCH = Batch(
+    TARGET, indices=torch.arange(5), epoch=30.0, progress=0.5, peers={"dml.1": outputs(4)}
+)
 
 CLASSIFIER = Network()
 CLASSIFIER.classifier = torch.nn.Linear(8, 10)
@@ -174,7 +174,6 @@ def test_every_pair_of_terms_composes() -> None:
         if share <= 1:
             made = method(f"{first}+{second}")
             made.attach(CLASSIFIER, labels=torch.arange(20) % 10, indices=torch.arange(20))
-            made.recruit(lambda name: create_model(name or "wrn_10_0.5", 10, (1, 8, 8)))
             losses = made(STUDENT, TEACHER, BATCH)
             assert losses.shape == (3,)
             assert losses.isfinite().all()

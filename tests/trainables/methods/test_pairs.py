@@ -63,16 +63,16 @@ def lesson(teacher: str) -> Lesson:
     network.train()(images)
     network.eval()
     target = torch.arange(BATCH)
-    batch = Batch(target, target, epoch=30.0, progress=0.5, inputs=images)
+    peers = {"1": create_model("resnet8", CLASSES, IMAGE).requires_grad_(False)(images)}
+    batch = Batch(target, target, epoch=30.0, progress=0.5, inputs=images, peers=peers)
     return Lesson(network, batch, network(images))
 
 
-def build(name: str, given: Lesson, student: Network, model: str) -> Term:
+def build(name: str, given: Lesson, student: Network) -> Term:
     kind = term_class(name)
     shapes = [output_shapes(network, IMAGE) for network in (student, given.teacher)]
     term = kind(kind.Config(), *shapes)
     term.attach(given.teacher, labels=torch.arange(60) % CLASSES, indices=torch.arange(50))
-    term.recruit(lambda peer: create_model(peer or model, CLASSES, IMAGE))
     return term
 
 
@@ -83,7 +83,7 @@ class Pupil:
         self.given = lesson(teacher)
         torch.manual_seed(1)
         self.network = create_model(student, CLASSES, IMAGE).train()
-        self.term = build(name, self.given, self.network, student).train()
+        self.term = build(name, self.given, self.network).train()
 
     def loss(self) -> Tensor:
         given = self.given
@@ -128,7 +128,7 @@ def test_a_first_step_reaches_the_student(name: str, teacher: str, student: str)
 
 def loss_in_evaluation(name: str, given: Lesson, student: Network) -> float:
     with torch.no_grad():
-        term = build(name, given, student, "wrn_16_2").eval()
+        term = build(name, given, student).eval()
         torch.manual_seed(2)
         loss: Tensor = term(student(given.batch.inputs), given.taught, given.batch)
     return loss.item()

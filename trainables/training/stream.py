@@ -1,0 +1,216 @@
+"""What the students of one repeat are shown: the order, the views, and what the teacher says."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from trainables.config import TrialConfig
+from trainables.data.batches import epoch_order, train_batches
+from trainables.data.dataset import Dataset
+from trainables.data.resident import place_images
+from trainables.data.split import stratified_split, stratified_subset
+from trainables.data.views import ViewPlan
+from trainables.engine.answers import check_answers
+from trainables.engine.feeding import Feed, Feeder
+from trainables.engine.precision import choose_precision, computing
+from trainables.engine.remembering import RememberingTeacher, remembering
+from trainables.errors import UserError
+from trainables.methods.method import Method
+from trainables.models.outputs import Outputs
+from trainables.teachers.teacher import Teacher
+
+SHOWN = (
+    *("dataset", "image_size", "split_seed", "val_fraction", "train_fraction"),
+    *("seed", "batch_size", "view_seed", "crop_padding", "flip"),
+)
+"""Settings that decide what students are shown. Those of a stream agree in them."""
+
+
+def _teaching(config: TrialConfig) -> tuple[str | None, ...]:
+    """What decides what the teacher says to that."""
+    return config.teacher, config.teacher_precision or config.precision, config.teacher_cache
+
+
+class Lesson:
+    """What the teacher says to the views of a batch, for all students that read the same of it.
+
+    Args:
+        teacher: the frozen teacher.
+        needs: what is read of it: fields of `Outputs`.
+        depth: how many of its stages are read; None: the whole teacher.
+        precision: in which it computes.
+        answers: its tables; None where there are none.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        needs: frozenset[str],
+        depth: int | None,
+        precision: str,
+        answers: RememberingTeacher | None,
+    ) -> None:
+        self.teacher, self.needs, self.depth = teacher, needs, depth
+        self.precision, self.answers = precision, answers
+        self._last: tuple[Feed, Outputs] | None = None
+
+    def __call__(self, feed: Feed) -> Outputs:
+        """Its outputs for the views; asked once for a batch, however many students read them."""
+        if self._last is None or self._last[0] is not feed:
+            self._last = None  # its memory is free before the next is computed
+            self._last = feed, self._said(feed)
+        return self._last[1]
+
+    def _said(self, feed: Feed) -> Outputs:
+        if self.answers:
+            return self.answers(feed.views, feed.indices, feed.known[self.answers])
+        with computing(self.precision, feed.views.device):
+            return self.teacher(feed.views, depth=self.depth)
+
+    def changed(self, feed: Feed, change: Callable[[Tensor], Tensor]) -> Outputs:
+        """Its outputs for the views after ``change`` of the normalised images, which is one
+        student's own."""
+        with computing(self.precision, feed.views.device):
+            return self.teacher(feed.views, change, self.depth)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many answers were wanted of the tables, and how many of them were found."""
+        return (self.answers.asked, self.answers.found) if self.answers else (0, 0)
+
+    def check(self, views: Iterable[Tensor]) -> None:
+        """Asks the teacher for numbers.
+
+        Raises:
+            TeacherBroken: an answer to some of the views holds none.
+        """
+        check_answers(self.teacher, self.needs, self.depth, self.precision, views)
+
+
+class Stream:
+    """The order, the views and what the teacher says to them.
+
+    It follows from the repeat alone and from no student, so that several may learn from one.
+
+    Args:
+        config: of one of the trials of the repeat.
+        dataset: its data.
+        teacher: the frozen teacher; None where no method reads one.
+        device: where everything lives.
+
+    Attributes:
+        train_indices, val_indices: positions of the training images that are trained on, and of
+            those that are held out.
+        labels: of all of them, on the device.
+        views: which view of which image is shown when.
+
+    Raises:
+        UserError: the split leaves nothing to train on.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        teacher: Teacher | None,
+        device: torch.device,
+    ) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.teacher = teacher
+        labels = dataset.train.labels
+        indices, self.val_indices = stratified_split(labels, config.val_fraction, config.split_seed)
+        self.train_indices = stratified_subset(
+            labels, indices, config.train_fraction, config.split_seed
+        )
+        if not len(self.train_indices):
+            raise UserError(
+                f"val_fraction: {config.val_fraction:g} of {len(dataset.train)} training images "
+                "leaves none to train on; expected less, or more images"
+            )
+        self.labels = labels.to(device)
+        self.views = ViewPlan(
+            padding=dataset.crop_padding if config.crop_padding is None else config.crop_padding,
+            flip=dataset.flip if config.flip is None else config.flip,
+            seed=config.view_seed,
+        )
+        images = place_images(dataset.train.images, device, config.images)
+        self.feeder = Feeder(images, self.views, device)
+        self._lessons: dict[object, Lesson] = {}
+
+    def check(self, config: TrialConfig, method: Method) -> None:
+        """Refuses a student of another repeat, which would learn something else than it says.
+
+        Raises:
+            ValueError: its config differs in what is shown or taught.
+        """
+        differ = [key for key in SHOWN if getattr(config, key) != getattr(self.config, key)]
+        if method.needs and _teaching(config) != _teaching(self.config):
+            differ.append("teacher, its precision or cache")
+        if differ:
+            raise ValueError(f"a student of another repeat: its {', '.join(differ)} differ")
+
+    def plan(self, epoch: int) -> tuple[Tensor, ...]:
+        """The batches of an epoch, positions of images in their order; each ``[B]``."""
+        order = epoch_order(self.config.seed, epoch, self.train_indices)
+        return train_batches(order, self.config.batch_size)
+
+    def __call__(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Feed]:
+        """Batches with the views of ``epoch``.
+
+        Args:
+            epoch: the epoch, from 0.
+            batches: as `plan` gives them, or some of them.
+        """
+        return self.feeder(epoch, batches, self._remembering)
+
+    def lesson(self, method: Method) -> Lesson | None:
+        """What the teacher says to students of a method; None for one that reads nothing of it."""
+        if not method.needs:
+            return None
+        assert self.teacher is not None
+        asked = (method.needs, method.depth, method.plain_teacher)
+        if asked not in self._lessons:
+            config, data = self.config, self.dataset
+            precision = choose_precision(
+                config.teacher_precision or config.precision,
+                "infer",
+                self.teacher.card.model,
+                data.num_classes,
+                data.image_shape,
+                config.batch_size,
+                self.device,
+            )
+            remembers = method.plain_teacher and config.teacher_cache != "off"
+            answers = self._tables(method.needs, precision) if remembers else None
+            self._lessons[asked] = Lesson(
+                self.teacher, method.needs, method.depth, precision, answers
+            )
+        return self._lessons[asked]
+
+    def _tables(self, needs: frozenset[str], precision: str) -> RememberingTeacher | None:
+        assert self.teacher is not None
+        cache = self.config.teacher_cache
+        return remembering(self.teacher, needs, self.dataset, self.views, cache, precision)
+
+    @property
+    def _remembering(self) -> list[RememberingTeacher]:
+        return [lesson.answers for lesson in self._lessons.values() if lesson.answers]
+
+    def flush(self) -> None:
+        """Stores what the teacher has said and its tables do not hold yet."""
+        for answers in self._remembering:
+            answers.flush()
+
+    def state_dict(self) -> list[tuple[str, int, int]]:
+        """Of every lesson the teacher's precision, and how many answers were looked up."""
+        return [(lesson.precision, *lesson.counts) for lesson in self._lessons.values()]
+
+    def load_state_dict(self, state: list[tuple[str, int, int]]) -> None:
+        """Goes on as another stream, which has the same lessons."""
+        for lesson, (precision, asked, found) in zip(self._lessons.values(), state, strict=True):
+            if precision != lesson.precision:  # another machine's
+                lesson.precision = precision
+                lesson.answers = lesson.answers and self._tables(lesson.needs, precision)
+            if lesson.answers:
+                lesson.answers.asked, lesson.answers.found = asked, found

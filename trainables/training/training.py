@@ -1,0 +1,167 @@
+"""Training: one trial, epoch by epoch. Knows no Ray and no files."""
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset
+from trainables.engine.answers import check_score
+from trainables.errors import Diverged
+from trainables.evaluation import Score
+from trainables.methods.term import STUDENT
+from trainables.teachers.teacher import Teacher
+from trainables.training.learner import Learner
+from trainables.training.stream import Stream
+
+ASKED_FIRST = 8
+"""Images that the teacher is shown before a training, to see whether it says numbers at all."""
+
+ASKED_AGAIN = 16
+"""Batches that it is shown again after a loss broke, to see whose fault that was."""
+
+
+class Training:
+    """One stream and one learner, through the phases of its method (`Method.phases`).
+
+    Everything random follows from ``config.seed`` (initialisation, order, dropout) and
+    ``config.view_seed`` (augmented views), so that equal configs give equal students on equal
+    hardware, in whatever process and after whatever interruption.
+
+    Args:
+        config: the trial.
+        dataset: its data; only `test` reads the test set.
+        student: name of the network to train, as `choose_student` resolved it.
+        teacher: the frozen teacher; None for a method without one.
+        device: where everything lives.
+
+    Attributes:
+        epoch: epochs done.
+        student, method: the learner's.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        student: str,
+        teacher: Teacher | None,
+        device: torch.device,
+    ) -> None:
+        self.config, self.dataset, self.device = config, dataset, device
+        self.stream = Stream(config, dataset, teacher, device)
+        self.learner = Learner(config, student, self.stream)
+        self.student, self.method = self.learner.student, self.learner.method
+        self.epoch = 0
+        self.train_seconds = 0.0
+
+    def run_epoch(self) -> dict[str, Any]:
+        """Trains one epoch and scores the validation split.
+
+        Returns:
+            A row of the ``epochs`` table, without its keys, and ``term_losses``: the mean
+            weighted value of every summand of the loss.
+
+        Raises:
+            Diverged: naming the epoch and the summand.
+            TeacherBroken: where it was the teacher that said no numbers.
+        """
+        started = time.perf_counter()
+        plan = self.stream.plan(self.epoch)
+        total = torch.zeros(len(self.method.parts), device=self.device)
+        with self.learner.random:  # once for all steps: nobody else draws between them
+            self.learner.train()
+            for step, feed in enumerate(self.stream(self.epoch, plan)):
+                total += self.learner.step(feed, self.epoch + step / len(plan))
+        means = (total / len(plan)).tolist()  # the epoch's only wait for the device
+        self.stream.flush()
+        seconds = time.perf_counter() - started
+        self.train_seconds += seconds
+        self.epoch += 1
+
+        terms = dict(zip(self.method.parts, means, strict=True))
+        self._check_losses(terms)
+        val = self.val_score()
+        check_score(val, "validation", self.epoch)
+        return {
+            "epoch": self.epoch,
+            "lr": self.learner.optimizers[STUDENT].param_groups[0]["lr"],
+            "train_loss": sum(means),
+            "val_loss": val.loss if val else None,
+            "val_acc": val.acc if val else None,
+            "seconds": seconds,
+            "images_per_second": sum(len(indices) for indices in plan) / seconds,
+            "term_losses": terms,
+        }
+
+    def _check_losses(self, terms: dict[str, float]) -> None:
+        broken = [name for name, value in terms.items() if not np.isfinite(value)]
+        if not broken:
+            return
+        if self.learner.lesson:
+            first = self.stream.plan(self.epoch - 1)[:ASKED_AGAIN]
+            self.learner.lesson.check(feed.views for feed in self.stream(self.epoch - 1, first))
+        raise Diverged(
+            f"the loss became {terms[broken[0]]} in epoch {self.epoch}, "
+            f"term {', '.join(broken)}; lower lr or the term's weight"
+        )
+
+    def val_score(self, name: str = STUDENT) -> Score | None:
+        """Scores the student, or a peer, on the validation split; None where there is none."""
+        positions = self.stream.val_indices
+        return self.learner.score(self.dataset.train, name, positions) if len(positions) else None
+
+    def test(self) -> dict[str, Score]:
+        """Scores the test set: of the student (key ``student``) and of every peer, by name.
+
+        The only place where it is read, after the last epoch.
+        """
+        if self.epoch < self.config.epochs:
+            raise RuntimeError("the test set is read after the last epoch only")
+        images = self.dataset.read_test()
+        scores = {name: self.learner.score(images, name) for name in self.learner.networks}
+        check_score(scores[STUDENT], "test", self.epoch)
+        return scores
+
+    def check_teacher(self) -> None:
+        """Asks the teacher whether it says numbers to the first images.
+
+        Raises:
+            TeacherBroken: it does not.
+        """
+        if self.learner.lesson:
+            first = self.dataset.train.images[self.stream.train_indices[:ASKED_FIRST]]
+            self.learner.lesson.check([first.to(self.device)])
+
+    @property
+    def precision(self) -> str:
+        """Of the student's arithmetic."""
+        return self.learner.precision
+
+    @property
+    def teacher_precision(self) -> str | None:
+        """Of the teacher's; None where nothing is read of one."""
+        return self.learner.lesson.precision if self.learner.lesson else None
+
+    @property
+    def hit_rate(self) -> float | None:
+        """The share of the teacher's answers that were looked up; None where none can be."""
+        asked, found = self.learner.lesson.counts if self.learner.lesson else (0, 0)
+        return found / asked if asked else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, random numbers included."""
+        return {
+            "epoch": self.epoch,
+            "train_seconds": self.train_seconds,
+            "stream": self.stream.state_dict(),
+            "learner": self.learner.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues exactly where the other training stood."""
+        self.epoch, self.train_seconds = state["epoch"], state["train_seconds"]
+        self.stream.load_state_dict(state["stream"])
+        self.learner.load_state_dict(state["learner"])
