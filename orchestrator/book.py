@@ -15,6 +15,7 @@ from orchestrator.proposal import ANSWERED, TRAINED, Proposal, Row, Source
 from orchestrator.store import SCHEMAS, Store
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.rows import asked
 
 
 class Watcher(Protocol):
@@ -163,7 +164,7 @@ class Book:
             Whether the trial has ended for good.
         """
         error = {"status": "failed", "error": reason.partition("\n")[0]}
-        return self._end(ask, {**_blank(ask), **ask.last, **error})
+        return self._end(ask, {**self._asked(ask), **ask.last, **error})
 
     def _take(self, proposal: Proposal) -> None:
         """Queues the repeats of a proposal that are not booked yet."""
@@ -183,7 +184,7 @@ class Book:
             try:
                 ask.key = self.plan.key(config)
             except UserError as error:
-                row = {**_blank(ask), "status": "infeasible", "error": str(error)}
+                row = {**self._asked(ask), "status": "infeasible", "error": str(error)}
                 self._book(ask, row)
             else:
                 self._queue.append(ask)
@@ -212,6 +213,11 @@ class Book:
             self.watcher.noted(ask.trial_id, note)
         for row in rows:
             self.watcher.epoch(row, ask.config.epochs)
+
+    def _asked(self, ask: Ask) -> Row:
+        """A row of what is known without training."""
+        key = ask.key or None
+        return asked(ask.config, self.plan.sweep, ask.trial_id, ask.attempt, key).known()
 
     def _end(self, ask: Ask, row: Row) -> bool:
         """Books the row of an attempt; another one follows, or the trial has ended for good."""
@@ -262,21 +268,3 @@ class Book:
         while not written:
             self._pause()
             written = self.store.flush()
-
-
-def _blank(ask: Ask) -> dict[str, Any]:
-    """A row of what is known without training."""
-    return {
-        "trial_id": ask.trial_id,
-        "attempt": ask.attempt,
-        "config_key": ask.key or None,
-        "stage": ask.config.stage,
-        "method": ask.config.method,
-        "dataset": ask.config.dataset,
-        "student_requested": ask.config.student,
-        "compression_kind": ask.config.compression,
-        "compression_requested": ask.config.amount,
-        "seed": ask.config.seed,
-        "view_seed": ask.config.view_seed,
-        "config": ask.config.to_json(),
-    }
