@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainables.columns import TrialRow
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import (
     canonical_method,
@@ -251,6 +252,33 @@ def config_key(
     }
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def asked(
+    config: TrialConfig, sweep: str, trial_id: str, attempt: int, key: str | None
+) -> TrialRow:
+    """The row of an attempt as far as it is known without its networks.
+
+    Args:
+        config: what is asked for.
+        sweep, trial_id, attempt: of whom.
+        key: the config's key; None where the config leads to no network.
+    """
+    return TrialRow(
+        sweep=sweep,
+        trial_id=trial_id,
+        attempt=attempt,
+        config_key=key,
+        stage=config.stage,
+        method=config.method,
+        dataset=config.dataset,
+        student_requested=config.student,
+        compression_kind=config.compression,
+        compression_requested=None if config.amount is None else float(config.amount),
+        seed=config.seed,
+        view_seed=config.view_seed,
+        config=config.to_json(),
+    )
 
 
 def _implied_compression(checked: Mapping[str, object]) -> str:

@@ -11,14 +11,14 @@ import torch
 
 from trainables.compression.architecture import choose_student
 from trainables.compression.measure import count_params, latency_of, macs_of
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig, asked, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
-from trainables.rows import add_peers, asked, epoch_row, peak_memory, with_facts
+from trainables.rows import add_peers, epoch_row, peak_memory, with_facts
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
 

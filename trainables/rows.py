@@ -1,4 +1,4 @@
-"""Rows of ``trials`` and ``epochs`` as they are filled in: as asked, as begun, as trained."""
+"""Rows of ``trials`` and ``epochs`` as they are filled in: as begun, as trained."""
 
 import json
 import platform
@@ -11,7 +11,6 @@ import torch
 
 from trainables.columns import EpochRow, TrialRow
 from trainables.compression.measure import count_params, macs_of, size_bytes
-from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.evaluation import Score
 from trainables.models.outputs import Network
@@ -19,33 +18,6 @@ from trainables.teachers.classes import remark
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
 from trainables.version import code_version, versions
-
-
-def asked(
-    config: TrialConfig, sweep: str, trial_id: str, attempt: int, key: str | None
-) -> TrialRow:
-    """The row of an attempt as far as it is known without its networks.
-
-    Args:
-        config: what is asked for.
-        sweep, trial_id, attempt: of whom.
-        key: the config's key; None where the config leads to no network.
-    """
-    return TrialRow(
-        sweep=sweep,
-        trial_id=trial_id,
-        attempt=attempt,
-        config_key=key,
-        stage=config.stage,
-        method=config.method,
-        dataset=config.dataset,
-        student_requested=config.student,
-        compression_kind=config.compression,
-        compression_requested=None if config.amount is None else float(config.amount),
-        seed=config.seed,
-        view_seed=config.view_seed,
-        config=config.to_json(),
-    )
 
 
 def with_facts(
@@ -59,7 +31,7 @@ def with_facts(
     """A row with what else is known before the first epoch.
 
     Args:
-        row: as `asked`.
+        row: as `trainables.config.asked` gives it.
         model: canonical name of the student.
         student: the network itself.
         dataset, teacher, device: what it is trained with; None without a teacher.
