@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from orchestrator.ledger import DEATH, Ledger
 from orchestrator.plan import Plan
 from orchestrator.proposal import ANSWERED, TRAINED, Proposal, Row, Source
-from orchestrator.store import SCHEMAS, Store
-from trainables.config import TrialConfig
+from orchestrator.store import Store
+from trainables.config import TrialConfig, asked
 from trainables.errors import UserError
-from trainables.rows import asked
 
 
 class Watcher(Protocol):
@@ -204,9 +203,7 @@ class Book:
         return False
 
     def _note(self, ask: Ask, result: Mapping[str, Any]) -> None:
-        columns = SCHEMAS["epochs"].names
-        keys = {"trial_id": ask.trial_id, "attempt": ask.attempt}
-        rows = [{key: row[key] for key in columns if key in row} | keys for row in result["epochs"]]
+        rows = result["epochs"]
         self.store.add_epochs(rows)
         ask.last = result["trial"][0]
         for note in result.get("notes", ()):

@@ -66,6 +66,11 @@ def test_rows_come_back_with_their_types(results):
 
 
 FROZEN = {
+    "proposals": {
+        "string": "sweep params attrs state trial_ids",
+        "int64": "number",
+        "timestamp[us, tz=UTC]": "proposed_at",
+    },
     "trials": {
         "string": "sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
