@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 SCHEMA_VERSION = 4
 """Raised whenever a table or a column is added; columns are never renamed, retyped or removed."""
 
-TableName = Literal["proposals", "epochs", "trials"]
+TableName = Literal["trials", "epochs", "proposals"]
 
 _TYPES = {
     "text": pa.string(),
@@ -40,16 +40,6 @@ def _schema(**columns: str) -> pa.Schema:
 
 
 SCHEMAS: dict[TableName, pa.Schema] = {
-    "proposals": _schema(
-        text="sweep params attrs state trial_ids",
-        int="number",
-        time="proposed_at",
-    ),
-    "epochs": _schema(
-        text="sweep trial_id",
-        int="attempt epoch",
-        float="lr train_loss val_loss val_acc seconds images_per_second",
-    ),
     "trials": _schema(
         text="sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
@@ -62,19 +52,30 @@ SCHEMAS: dict[TableName, pa.Schema] = {
         "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc",
         time="started_at ended_at",
     ),
+    "epochs": _schema(
+        text="sweep trial_id",
+        int="attempt epoch",
+        float="lr train_loss val_loss val_acc seconds images_per_second",
+    ),
+    "proposals": _schema(
+        text="sweep params attrs state trial_ids",
+        int="number",
+        time="proposed_at",
+    ),
 }
 """Accuracies are fractions in [0, 1]; compression factors are teacher / student; ``config``,
 ``term_losses``, ``term_weights``, ``peers`` and ``versions`` are JSON; ``size_bytes`` is at the
 student's bit width. Of a proposal ``params`` is what was drawn and ``attrs`` what the sampler noted
 (JSON); once it was told, its ``state`` is ``trained``, or ``answered`` by other trials alone, and
-``trial_ids`` (JSON) are those whose rows it was told.
+``trial_ids`` (JSON) are those whose rows it was told."""
 
-In this order are buffered rows written: a proposal before its trials, a trial after its epochs."""
+_ORDER: tuple[TableName, ...] = ("proposals", "epochs", "trials")
+"""In which buffered rows are written: a proposal before its trials, a trial after its epochs."""
 
 _KEYS: dict[TableName, list[str]] = {
-    "proposals": ["sweep", "number"],
     "trials": ["sweep", "trial_id", "attempt"],
     "epochs": ["sweep", "trial_id", "attempt", "epoch"],
+    "proposals": ["sweep", "number"],
 }
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -104,7 +105,7 @@ class Store:
         self._flush_seconds = flush_seconds
         self._last_flush = time.monotonic()
         self._failing = False
-        self._tables = {table: self._parts(table) for table in SCHEMAS}
+        self._tables = {table: self._parts(table) for table in _ORDER}
 
     def _parts(self, table: TableName) -> Parts:
         place = {"sweep": self.sweep}
