@@ -224,7 +224,7 @@ class Book:
         if share is None:
             self._book(ask, row)
             return True
-        self._write(row)
+        self._await(self.store.add_trial(row))
         self.watcher.retried(row)
         attempt = ask.attempt + 1
         self._queue.appendleft(replace(ask, attempt=attempt, gpus=share, errors=errors, last={}))
@@ -232,7 +232,7 @@ class Book:
 
     def _book(self, ask: Ask, row: Row) -> None:
         """Writes a trial's last row; tells the source when the whole proposal is done."""
-        self._write(row)
+        self._await(self.store.add_trial(row))
         self.watcher.ended(row)
         ask.group.rows[ask.repeat], ask.group.trained = row, True
         if row["status"] == "completed":
@@ -255,9 +255,6 @@ class Book:
             told = {"trial_ids": json.dumps([row["trial_id"] for row in rows])}
             state = TRAINED if group.trained else ANSWERED
             self.store.add_proposal({**proposal.row, **told, "state": state})
-
-    def _write(self, row: Row) -> None:
-        self._await(self.store.add_trial(row))
 
     def _await(self, written: bool) -> None:
         # The sweep pauses: no trial may start, and no result be told, that is not on disk. The

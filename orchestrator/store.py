@@ -36,13 +36,15 @@ SCHEMAS: dict[TableName, pa.Schema] = {
     table: pa.schema([(column.name, _TYPES[column.kind]) for column in columns.values()])
     for table, columns in COLUMNS.items()
 }
-"""What the columns mean: see `trainables.columns`. In this order are buffered rows written: a
-proposal before its trials, a trial after its epochs."""
+"""What the columns mean: see `trainables.columns`."""
+
+_ORDER: tuple[TableName, ...] = ("proposals", "epochs", "trials")
+"""In which buffered rows are written: a proposal before its trials, a trial after its epochs."""
 
 _KEYS: dict[TableName, list[str]] = {
-    "proposals": ["sweep", "number"],
     "trials": ["sweep", "trial_id", "attempt"],
     "epochs": ["sweep", "trial_id", "attempt", "epoch"],
+    "proposals": ["sweep", "number"],
 }
 _SWEEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -72,7 +74,7 @@ class Store:
         self._flush_seconds = flush_seconds
         self._last_flush = time.monotonic()
         self._failing = False
-        self._tables = {table: self._parts(table) for table in SCHEMAS}
+        self._tables = {table: self._parts(table) for table in _ORDER}
 
     def _parts(self, table: TableName) -> Parts:
         place = {"sweep": self.sweep}

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from trainables.errors import UserError, unknown
 
-TableName = Literal["proposals", "epochs", "trials"]
+TableName = Literal["trials", "epochs", "proposals"]
 Kind = type[str] | type[int] | type[float] | type[datetime]
 Direction = Literal["max", "min"]
 Role = Literal["identity", "setting", "fact", "measured", "result"]
@@ -262,9 +262,9 @@ def columns_of(row: type) -> Mapping[str, Column]:
 
 TRIALS = columns_of(TrialRow)
 COLUMNS: Mapping[TableName, Mapping[str, Column]] = {
-    "proposals": columns_of(ProposalRow),
-    "epochs": columns_of(EpochRow),
     "trials": TRIALS,
+    "epochs": columns_of(EpochRow),
+    "proposals": columns_of(ProposalRow),
 }
 
 OBJECTIVES = [name for name, c in TRIALS.items() if c.better and "test" not in c.needs]
