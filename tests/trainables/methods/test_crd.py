@@ -140,6 +140,20 @@ def test_a_step(critic: str, monkeypatch: pytest.MonkeyPatch) -> None:
     np.testing.assert_allclose(term.constants.numpy(), z, rtol=1e-4)
 
 
+def test_the_memory_changes_after_the_step_only() -> None:
+    """The backward pass multiplies by it; nothing of a step is kept behind it."""
+    term = made()
+    buffers = {key: value.clone() for key, value in term.named_buffers()}
+    loss = term(outputs(5, 1), outputs(7, 2), BATCH)
+    assert all(torch.equal(value, buffers[key]) for key, value in term.named_buffers())
+    loss.backward()
+    with torch.no_grad():
+        term.after_step(BATCH)
+    changed = {key for key, value in term.named_buffers() if not torch.equal(value, buffers[key])}
+    assert changed == {"constants", "student_memory", "teacher_memory"}
+    assert term._seen is None
+
+
 def test_nothing_is_remembered_outside_training() -> None:
     term = made().eval()
     before = {key: value.clone() for key, value in term.state_dict().items()}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from trainables.errors import UserError
 from trainables.methods import registry
 from trainables.methods.at import at_loss
+from trainables.methods.dml import DML
 from trainables.methods.kd import KD, kd_loss
 from trainables.methods.method import Method
 from trainables.methods.registry import (
@@ -122,6 +123,19 @@ def test_shares_above_the_whole_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
         assert method("kd+second", kd__alpha=0.5, second__alpha=0.5).ce_weight == 0
         with pytest.raises(UserError, match=r"take over 1\.1 of the cross-entropy.*alpha"):
             method("kd+second", kd__alpha=0.5, second__alpha=0.6)
+    finally:
+        term_class.cache_clear()
+
+
+class SecondDML(DML):
+    """Has peers, as DML has."""
+
+
+def test_peers_of_two_terms_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.TERMS, "second", f"{__name__}:SecondDML")
+    try:
+        with pytest.raises(UserError, match="'dml\\+second': dml and second both have networks"):
+            method("dml+second")
     finally:
         term_class.cache_clear()
 
