@@ -325,7 +325,8 @@ class History:
         row = {"trial_id": ask.trial_id, "attempt": ask.attempt, "error": None, "val_acc": 0.5}
         row |= {"config_key": ask.key, "stage": "search", "config": self.names[ask.trial_id]}
         row |= {"ended_at": datetime(2026, 1, 1, tzinfo=UTC)}
-        return {"epochs": [{"epoch": 1}], "trial": [row | ending]}
+        epoch = {"trial_id": ask.trial_id, "attempt": ask.attempt, "epoch": 1}
+        return {"epochs": [epoch], "trial": [row | ending]}
 
     def move(self, byte):
         """Does what a byte says."""

@@ -140,7 +140,8 @@ class Driver:
             "config": config.to_json(),
         }
         row |= columns
-        rows = [{"epoch": e, "lr": 0.1, "val_acc": 0.5, "term_losses": {"ce": 1.0}} for e in epochs]
+        whose = {"trial_id": job["trial_id"], "attempt": job["attempt"]}
+        rows = [{**whose, "epoch": e, "lr": 0.1, "val_acc": 0.5} for e in epochs]
         return {"epoch": row["epochs"], "epochs": rows, "trial": [row], "done": status != "stopped"}
 
     def run(self, calls=10**6):
