@@ -76,6 +76,9 @@ def trial(options: Namespace) -> int:
             )
             _print_row(now)
             print(f"val_acc of {trial_id}: {before['val_acc']}, now {now.get('val_acc')}")
+            if before["code_version"] != now["code_version"]:
+                made, this = before["code_version"], now["code_version"]
+                print(f"{trial_id} was made by kdsweep {made}; this is {this}")
             return 0
         _print_row(local.run_trial(study, chosen, say=local.print_line, profile=profile))
         return 0
