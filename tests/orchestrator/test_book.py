@@ -242,7 +242,11 @@ class History:
     def __post_init__(self):
         self.chance = random.Random(self.seed)
         self.plan = SimpleNamespace(
-            study=SimpleNamespace(repeats=self.repeats), origin="s", gpus=self.gpus, key=key
+            study=SimpleNamespace(repeats=self.repeats),
+            sweep="s",
+            origin="s",
+            gpus=self.gpus,
+            key=key,
         )
         self.sampler = self.chance.choice(["random", "tpe", "nsga2", "grid"])
         self.start()
