@@ -1,0 +1,134 @@
+"""The interfaces of a chain's parts.
+
+A `Choice` picks the architecture before anything is built. A `Step` changes the built network:
+before the training, at points of it, or after it. A new one of either kind is one file in this
+folder and one line in the registry.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainables.models.blueprint import Edit
+from trainables.models.family import ImageShape
+from trainables.models.outputs import Network
+
+
+class Choice:
+    """A choice of architecture. A chain has at most one, in the first place.
+
+    Args:
+        config: an instance of `Config`.
+
+    Attributes:
+        Config: a frozen dataclass of `trainables.settings.setting` fields. The one called
+            ``amount`` has the choice's own name as its key (``factor: 8``), any other is written
+            behind it (``factor.tolerance``).
+    """
+
+    Config: ClassVar[type]
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def named(self, student: str) -> str | None:
+        """What can be told without the images and the teacher.
+
+        Args:
+            student: a model name, or the name of a family where the choice takes one.
+
+        Returns:
+            The canonical name of the student; None where the teacher decides.
+
+        Raises:
+            UserError: an unknown name, or a request that this student cannot meet.
+        """
+        raise NotImplementedError
+
+    def choose(
+        self, student: str, *, teacher_params: int | None, classes: int, image_shape: ImageShape
+    ) -> str:
+        """The canonical name of the network to train.
+
+        Args:
+            student: as for `named`.
+            teacher_params: trainable parameters of the teacher; None without one.
+            classes: number of classes of the data.
+            image_shape: ``(C, H, W)`` of its images.
+
+        Raises:
+            UserError: a request that this student cannot meet.
+        """
+        raise NotImplementedError
+
+
+class Scene(NamedTuple):
+    """What a step may look at when its moment has come.
+
+    Attributes:
+        network: the student, in evaluation mode. Weights may be changed in place; modules only by
+            the edits that the step returns.
+        batches: called with a number of images: that many training images in batches, normalised
+            and not augmented, ``[B, C, H, W]``, with their targets; the same ones in every call.
+        generator: for whatever the step draws; it follows from the trial's seed and the moment.
+        image_shape: ``(C, H, W)``.
+        device: where the network is.
+    """
+
+    network: Network
+    batches: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+    generator: torch.Generator
+    image_shape: ImageShape
+    device: torch.device
+
+
+class Step:
+    """A change of the network.
+
+    Args:
+        config: an instance of `Config`.
+
+    Attributes:
+        Config: as for `Choice`.
+        moments: when `at` is called, as shares of the training in [0, 1], growing: 0 is before
+            the first epoch, 1 behind the last update and before the last validation. A moment
+            between two epochs counts as the next beginning of one.
+    """
+
+    Config: ClassVar[type]
+    moments: Sequence[float] = ()
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def check(self, network: Network, image_shape: ImageShape) -> None:
+        """Refuses a student that the step cannot work on, before anything is trained.
+
+        Args:
+            network: as the choice of architecture made it; on the ``meta`` device, perhaps.
+            image_shape: ``(C, H, W)``.
+
+        Raises:
+            UserError: naming the step's key, and what was expected.
+        """
+
+    def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
+        """Changes weights in place, and says what else is to be done to the network.
+
+        Args:
+            moment: one of ``moments``.
+            scene: the network and its surroundings.
+
+        Returns:
+            Edits, applied in their order after the call; what they are is part of the
+            network's blueprint from then on. None for weights alone.
+        """
+        return ()
+
+    def after_update(self, network: Network) -> None:
+        """Called after every update of the student's weights, without gradients.
+
+        Here masks are kept. It must not wait for the device.
+        """
