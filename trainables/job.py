@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables.compression.architecture import choose_student
+from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, latency_of, macs_of
 from trainables.config import TrialConfig, asked, config_key
 from trainables.data.sources import load_dataset
@@ -103,10 +103,9 @@ class Run:
             if job.teacher
             else None
         )
-        self.choice = choose_student(
+        self.chain = Chain(self.config.compression, self.config.chain)
+        self.model = self.chain.choose(
             self.config.student,
-            self.config.compression,
-            self.config.amount,
             teacher_params=self.teacher.card.params if self.teacher else None,
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
@@ -121,19 +120,19 @@ class Run:
         self._checkpointed = time.monotonic()
         self._key = config_key(
             self.config,
-            student=self.choice.name,
+            student=self.model,
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
         )
         row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
         self._facts = with_facts(
-            row, self.choice.name, self.training.student, self.dataset, self.teacher, device
+            row, self.model, self.training.student, self.dataset, self.teacher, device
         )
         if keep:
             self._go_on()
 
     def _untrained(self) -> Training:
-        return Training(self.config, self.dataset, self.choice.name, self.teacher, self.device)
+        return Training(self.config, self.dataset, self.model, self.teacher, self.device)
 
     def _go_on(self) -> None:
         """Continues from the trial's progress, if it has one that can be continued from."""
@@ -222,7 +221,7 @@ class Run:
             row.test_acc, row.test_loss = student.acc, student.loss
             add_peers(row, self.training, scores)
             row.latency_ms = latency_of(
-                self.choice.name,
+                self.model,
                 self.dataset.num_classes,
                 self.dataset.image_shape,
                 str(self.device),
@@ -242,7 +241,7 @@ class Run:
     def _save_student(self, test_acc: float) -> None:
         card = Card(
             name=self.job.trial_id,
-            model=self.choice.name,
+            model=self.model,
             dataset=self.config.dataset,
             data_fingerprint=self.dataset.fingerprint,
             classes=self.dataset.num_classes,
@@ -253,7 +252,7 @@ class Run:
             normalisation="dataset",
             test_acc=test_acc,
             params=count_params(self.training.student),
-            macs=macs_of(self.choice.name, self.dataset.num_classes, self.dataset.image_shape),
+            macs=macs_of(self.model, self.dataset.num_classes, self.dataset.image_shape),
             origin=self.config.to_json(),
         )
         while True:

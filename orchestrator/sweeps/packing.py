@@ -39,7 +39,7 @@ def largest(plan: Plan) -> TrialConfig:
     """The config whose student, with its peers, computes most: that takes most memory."""
 
     def macs(config: TrialConfig) -> int:
-        student = plan.student(config).name
+        student = plan.student(config)
         peers = peer_models(config.method, config.terms).values()
         return config.batch_size * sum(_macs(plan, name or student) for name in (student, *peers))
 

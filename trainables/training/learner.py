@@ -31,7 +31,7 @@ class Learner:
 
     Args:
         config: the trial.
-        student: name of the network to train, as `choose_student` resolved it.
+        student: name of the network to train, as `Chain.choose` found it.
         stream: what it learns from, of the same repeat.
 
     Attributes:
