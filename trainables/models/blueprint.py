@@ -58,6 +58,7 @@ EDITS: Registry[type[Edit]] = Registry(
     {
         "channels": "trainables.models.edits:Channels",
         "bits": "trainables.models.edits:Bits",
+        "masked": "trainables.models.masks:Masked",
     },
 )
 """Every kind of edit by name: ours, and those of other packages."""
