@@ -185,7 +185,8 @@ def test_lockstep_sees_both_networks_and_leaves_no_trace(drawn):
 
     weights = changed_weights(network, images, change)
 
-    assert list(seen) == list(weights) and set(weights) == set(layers(network))
+    assert list(seen) == list(weights)
+    assert set(weights) == set(layers(network))
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert not any("forward" in module.__dict__ for module in network.modules())
     changed = copy.deepcopy(network)
@@ -218,7 +219,8 @@ def test_steps_quantise_every_layer_and_nothing_else(drawn, step, model):
     for key, value in network.state_dict().items():
         if key in weights:
             one = value[0] if step is RTN else value
-            assert len(one.unique()) <= levels and not torch.equal(value, before[key])
+            assert len(one.unique()) <= levels
+            assert not torch.equal(value, before[key])
         else:  # BatchNorm's statistics, biases
             assert torch.equal(value, before[key])
 

@@ -116,7 +116,9 @@ def test_masks_hold_after_every_update(name):
 
 def test_rounds_only_add_zeros():
     step = Sparsify(Sparsify.Config(amount=1 - 0.8**16, rounds=16, begin=0.0, end=0.75))
-    assert step.moments[0] == 0.0 and step.moments[-1] == 0.75 and len(step.moments) == 16
+    assert step.moments[0] == 0.0
+    assert step.moments[-1] == 0.75
+    assert len(step.moments) == 16
     network = student()
     before = None
     for number, moment in enumerate(step.moments):
