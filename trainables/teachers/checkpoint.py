@@ -18,7 +18,8 @@ from torch import Tensor
 from trainables.errors import UserError
 from trainables.teachers.facts import Statistics, find_class_names, find_statistics, metadata
 from trainables.teachers.file_kinds import foreign, is_safetensors, safetensors_header
-from trainables.teachers.inert_pickle import NotAPickle, Trap, fields
+from trainables.teachers.inert_pickle import NotAPickle, Trap
+from trainables.teachers.inert_values import fields
 from trainables.teachers.shards import whole_file
 from trainables.teachers.torch_file import Stored, as_stored, read_torch
 

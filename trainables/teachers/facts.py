@@ -8,7 +8,7 @@ from typing import TypeGuard
 
 from torch import Tensor
 
-from trainables.teachers.inert_pickle import array, fields
+from trainables.teachers.inert_values import array, fields
 from trainables.teachers.torch_file import Stored
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]

@@ -16,7 +16,8 @@ from trainables.teachers.checkpoint import read_checkpoint
 from trainables.teachers.classes import aligned, matching_order
 from trainables.teachers.filing import file_teacher, same_teacher
 from trainables.teachers.matching import fit_weights
-from trainables.teachers.normalisation import candidates_of, named, probe
+from trainables.teachers.normalisation import probe
+from trainables.teachers.normalisations import candidates_of, named
 from trainables.teachers.plausible import check_plausible
 from trainables.teachers.teacher import Teacher, check_name, teacher_folder
 

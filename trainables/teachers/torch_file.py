@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from trainables.teachers.inert_pickle import PLAIN, Global, NotAPickle, Object, Trap, array, load
+from trainables.teachers.inert_pickle import Global, NotAPickle, Trap, load
+from trainables.teachers.inert_values import PLAIN, Object, array
 
 _MAGIC = 0x1950A86A20F9469CFC6C  # of the layout before the zip archive
 

@@ -20,7 +20,8 @@ from trainables.data.sources import load_dataset
 from trainables.errors import UserError
 from trainables.models.registry import create_model
 from trainables.teachers.importing import import_teacher
-from trainables.teachers.normalisation import NORMALISATIONS, balanced, known, probe
+from trainables.teachers.normalisation import balanced, probe
+from trainables.teachers.normalisations import NORMALISATIONS, known
 
 CLASSES = ("ant", "bee", "cow", "dog")
 SIDE = 16

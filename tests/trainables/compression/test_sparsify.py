@@ -1,0 +1,166 @@
+"""Masks: which weights they take, when, and that they hold."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from trainables.compression.lockstep import layers
+from trainables.compression.sparsify import Sparsify, pattern_mask, share_after, smallest
+from trainables.compression.step import Scene
+from trainables.errors import UserError
+from trainables.models.blueprint import Blueprint, build
+from trainables.models.edits import Bits
+from trainables.models.masks import masks
+
+SHAPE = (3, 8, 8)
+
+
+def student(model="resnet8"):
+    torch.manual_seed(0)
+    return build(Blueprint(model), 4, SHAPE)
+
+
+def begin(step, network, moment):
+    scene = Scene(network, lambda _: iter(()), torch.Generator(), SHAPE, torch.device("cpu"))
+    return step.at(moment, scene)
+
+
+def zeros(network):
+    weights = [layer.weight for layer in layers(network).values()]
+    total = sum(weight.numel() for weight in weights)
+    return sum((weight == 0).sum().item() for weight in weights), total
+
+
+def test_sixteen_rounds_of_a_fifth():
+    """0.8^16 of the weights are left: 97.19 % are zero."""
+    shares = [share_after(16, done, 1 - 0.8**16, "geometric") for done in range(1, 17)]
+    assert shares[0] == pytest.approx(0.2)
+    assert shares[1] == pytest.approx(0.36)
+    assert shares[-1] == pytest.approx(0.9719, abs=5e-5)
+
+
+def test_cubic_share_by_hand():
+    assert share_after(2, 1, 0.8, "cubic") == pytest.approx(0.8 * (1 - 0.125))
+    assert share_after(2, 2, 0.8, "cubic") == 0.8
+
+
+def test_smallest_by_hand():
+    """The masked weight goes first although it is the largest; of two equal ones the first."""
+    weights = [torch.tensor([[9.0, -0.5], [0.5, 2.0]]), torch.tensor([[-0.1]])]
+    kept = [torch.tensor([[False, True], [True, True]]), torch.tensor([[True]])]
+    found = smallest(weights, kept, 3)
+    assert found[0].tolist() == [[False, False], [True, True]]
+    assert found[1].tolist() == [[False]]
+
+
+def test_two_of_four_along_the_inputs():
+    weight = torch.tensor([[1.0, -3.0, 2.0, 0.5, 0.0, 0.0, 0.0, 0.0]])
+    assert pattern_mask(weight, 2, 4).tolist() == [
+        [False, True, True, False, True, True, False, False]
+    ]
+    assert pattern_mask(torch.zeros(2, 3), 2, 4).all()  # three inputs have no such pattern
+    filters = torch.randn(5, 8, 3, 3)
+    kept = pattern_mask(filters, 2, 4)
+    assert (kept.view(5, 2, 4, 3, 3).sum(2) == 2).all()
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_exactly_the_share_is_zero(scope):
+    network = student()
+    begin(Sparsify(Sparsify.Config(amount=0.75, begin=0, end=0, scope=scope)), network, 0.0)
+    found, total = zeros(network)
+    if scope == "global":
+        assert found == round(0.75 * total)
+    else:
+        for layer in layers(network).values():
+            assert (layer.weight == 0).sum() == round(0.75 * layer.weight.numel())
+
+
+OPTIMIZERS = {
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=1e-2),
+    "adam": lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=1e-2),
+    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=1e-2),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_masks_hold_after_every_update(name):
+    """Whatever was gathered in momentum before the round; a weight that is 0 by chance trains."""
+    network, step = student(), Sparsify(Sparsify.Config(amount=0.5, begin=0, end=0))
+    optimizer = OPTIMIZERS[name](network.parameters())
+    images, target = torch.randn(8, *SHAPE), torch.arange(8) % 4
+
+    def update():
+        optimizer.zero_grad()
+        F.cross_entropy(network(images).logits, target).backward()
+        optimizer.step()
+
+    for _ in range(3):
+        update()
+    begin(step, network, 0.0)
+    kept = {name: mask.clone() for name, mask in masks(network).items()}
+    chosen = next(iter(kept))
+    place = kept[chosen].nonzero()[0].tolist()
+    network.get_parameter(f"{chosen}.weight").data[tuple(place)] = 0.0
+    for _ in range(5):
+        update()
+        with torch.no_grad():
+            step.after_update(network)
+        for module, mask in masks(network).items():
+            assert torch.equal(mask, kept[module])
+            assert (network.get_parameter(f"{module}.weight")[~mask] == 0).all()
+    assert network.get_parameter(f"{chosen}.weight")[tuple(place)] != 0
+
+
+def test_rounds_only_add_zeros():
+    step = Sparsify(Sparsify.Config(amount=1 - 0.8**16, rounds=16, begin=0.0, end=0.75))
+    assert step.moments[0] == 0.0
+    assert step.moments[-1] == 0.75
+    assert len(step.moments) == 16
+    network = student()
+    before = None
+    for number, moment in enumerate(step.moments):
+        changes = begin(step, network, moment)
+        assert len(changes) == (number == 0)
+        now = {name: mask.clone() for name, mask in masks(network).items()}
+        if before:
+            assert all((now[name] <= before[name]).all() for name in now)
+            with torch.no_grad():
+                for layer in layers(network).values():
+                    layer.weight.add_(0.01 * torch.randn_like(layer.weight))
+                step.after_update(network)
+        before = now
+    found, total = zeros(network)
+    assert found / total == pytest.approx(0.9719, abs=1e-4)
+
+
+def test_masks_are_built_and_loaded_with_the_network():
+    network = student()
+    (change,) = begin(Sparsify(Sparsify.Config(amount=0.5, begin=0, end=0)), network, 0.0)
+    network.blueprint = network.blueprint.edited(change).edited(Bits.of({"classifier": 8}))
+    text = network.blueprint.to_json()
+    again = build(Blueprint.from_json(text), 4, SHAPE)
+    again.load_state_dict(copy.deepcopy(network.state_dict()))
+    assert all(torch.equal(masks(again)[name], mask) for name, mask in masks(network).items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"begin": 0.5, "end": 0.25}, "sparsify.end"),
+        ({"rounds": 3, "begin": 0.5, "end": 0.5}, "sparsify.end"),
+        ({"pattern": "4:2"}, "sparsify.pattern"),
+        ({"pattern": "half"}, "sparsify.pattern"),
+    ],
+)
+def test_settings_that_cannot_be(settings, key):
+    with pytest.raises(UserError, match=key):
+        Sparsify(Sparsify.Config(**settings))
+
+
+def test_a_pattern_that_no_layer_can_have():
+    step = Sparsify(Sparsify.Config(pattern="5:7"))
+    with pytest.raises(UserError, match="multiple of 7"):
+        step.check(student(), SHAPE)
