@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables.compression.architecture import choose_student
+from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, latency_of, macs_of
 from trainables.config import TrialConfig, asked, config_key
 from trainables.data.sources import load_dataset
@@ -103,10 +103,8 @@ class Run:
             if job.teacher
             else None
         )
-        self.choice = choose_student(
+        self.model = Chain(self.config.compression, self.config.chain).choose(
             self.config.student,
-            self.config.compression,
-            self.config.amount,
             teacher_params=self.teacher.card.params if self.teacher else None,
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
@@ -121,7 +119,7 @@ class Run:
         self._checkpointed = time.monotonic()
         self._key = config_key(
             self.config,
-            student=self.choice.name,
+            student=self.model,
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
         )
@@ -131,7 +129,8 @@ class Run:
             self._go_on()
 
     def _untrained(self) -> Training:
-        return Training(self.config, self.dataset, self.choice.name, self.teacher, self.device)
+        steps = Chain(self.config.compression, self.config.chain).steps
+        return Training(self.config, self.dataset, self.model, self.teacher, self.device, steps)
 
     def _go_on(self) -> None:
         """Continues from the trial's progress, if it has one that can be continued from."""

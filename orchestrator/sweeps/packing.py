@@ -38,7 +38,7 @@ def largest(plan: Plan) -> TrialConfig:
     data = plan.dataset
 
     def macs(config: TrialConfig) -> int:
-        student = plan.student(config).name
+        student = plan.student(config)
         peers = peer_models(config.method, config.terms).values()
         return config.batch_size * sum(
             macs_of(Blueprint(name or student), data.num_classes, data.image_shape)

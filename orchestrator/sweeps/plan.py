@@ -16,9 +16,10 @@ from orchestrator.sweeps.teachers import teachers_of
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
-from trainables.compression.architecture import StudentChoice, choose_student
+from trainables.compression.chain import Chain
 from trainables.compression.measure import params_of
-from trainables.config import COMPRESSIONS, TrialConfig, config_key
+from trainables.compression.registry import PARTS
+from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
@@ -155,16 +156,14 @@ class Plan:
         about = (remark(card, self.dataset) for card in self.cards.values())
         return notes + [line for line in about if line]
 
-    def student(self, config: TrialConfig) -> StudentChoice:
-        """The network that a config asks for.
+    def student(self, config: TrialConfig) -> str:
+        """The canonical name of the network that a config asks for.
 
         Raises:
             UserError: there is none.
         """
-        return choose_student(
+        return Chain(config.compression, config.chain).choose(
             config.student,
-            config.compression,
-            config.amount,
             teacher_params=self._teacher_params(config),
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
@@ -175,7 +174,7 @@ class Plan:
         card = self.card(config)
         return config_key(
             config,
-            student=self.student(config).name,
+            student=self.student(config),
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=card.fingerprint if card else None,
         )
@@ -209,7 +208,7 @@ class Plan:
 
         Raises:
             UserError: a network that cannot be built for these images, or a pair of networks
-                that a method cannot join.
+                that a method cannot join, or a student on which a step cannot work.
         """
         _checkpoint_seconds()
         for step in self.recipes:
@@ -217,7 +216,11 @@ class Plan:
         built: set[tuple[Any, ...]] = set()
         for pair, config in self.corners():
             with naming(pair):
-                student = self.student(config).name
+                student = self.student(config)
+                done = (student, config.compression, *config.chain.items())
+                if done not in built:
+                    built.add(done)
+                    self._check_steps(config, student)
                 peers = frozenset(peer_models(config.method, config.terms).values())
                 networks = (pair, student, config.method, peers)
                 if networks in built:
@@ -225,6 +228,16 @@ class Plan:
                 built.add(networks)
                 where = f"student {student}, method {config.method}"
                 self._check_method(config, student, self.teacher(config), where)
+
+    def _check_steps(self, config: TrialConfig, student: str) -> None:
+        steps = Chain(config.compression, config.chain).steps
+        if steps:
+            with torch.device("meta"):
+                network = build(
+                    Blueprint(student), self.dataset.num_classes, self.dataset.image_shape
+                )
+            for step in steps:
+                step.check(network, self.dataset.image_shape)
 
     def _check_method(
         self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
@@ -244,8 +257,12 @@ class Plan:
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
-        shaping = (PAIR, "method", "student", *COMPRESSIONS, "compression")
-        space = {key: found for key, found in self.study.space.items() if key in shaping}
+        shaping = {PAIR, "method", "student", "compression", *PARTS}
+        space = {
+            key: found
+            for key, found in self.study.space.items()
+            if key.partition(".")[0] in shaping
+        }
         ends = [dimension.ends() for dimension in space.values()]
         for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
             corner = dict(zip(space, values, strict=True))

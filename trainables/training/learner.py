@@ -33,7 +33,7 @@ class Learner:
 
     Args:
         config: the trial.
-        student: name of the network to train, as `choose_student` resolved it.
+        student: name of the network to train, as `Chain.choose` found it.
         stream: what it learns from, of the same repeat.
         steps: what changes the student, in the order of the chain.
 

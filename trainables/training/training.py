@@ -39,7 +39,7 @@ class Training:
     Args:
         config: the trial.
         dataset: its data; only `test` reads the test set.
-        student: name of the network to train, as `choose_student` resolved it.
+        student: name of the network to train, as `Chain.choose` found it.
         teacher: the frozen teacher; None for a method without one.
         device: where everything lives.
         steps: what changes the student, in the order of the chain.
