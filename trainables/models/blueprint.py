@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from trainables.errors import UserError
 from trainables.models.family import ImageShape
-from trainables.models.outputs import Network
+from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.registry import Registry
@@ -172,6 +173,13 @@ def edit(network: Network, change: Edit, image_shape: ImageShape) -> None:
         raise UserError(f"{where}: its shapes do not meet any more: {line}"[:290]) from error
     if shapes.classes != classes:
         raise UserError(f"{where}: leaves {shapes.classes} of its {classes} logits")
+
+
+@functools.lru_cache(maxsize=1024)
+def shapes_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> Shapes:
+    """`output_shapes` of the network of a blueprint, once per process and without memory."""
+    with torch.device("meta"):
+        return output_shapes(build(blueprint, classes, image_shape), image_shape)
 
 
 def module_of(network: nn.Module, name: str, *kinds: type[nn.Module]) -> nn.Module:
