@@ -228,14 +228,11 @@ class Plan:
                 self._check_method(config, student, self.teacher(config), where)
 
     def _check_steps(self, config: TrialConfig, student: str) -> None:
-        steps = Chain(config.compression, config.chain).steps
-        if steps:
+        data = self.dataset
+        for step in Chain(config.compression, config.chain).steps:
             with torch.device("meta"):
-                network = build(
-                    Blueprint(student), self.dataset.num_classes, self.dataset.image_shape
-                )
-            for step in steps:
-                step.check(network, self.dataset.image_shape)
+                network = build(Blueprint(student), data.num_classes, data.image_shape)
+            step.check(network, data.image_shape)
 
     def _check_method(
         self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
