@@ -35,7 +35,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         One row per config with the columns of ``trials``: measured ones are means over the seeds,
         and so are facts that a step of the compression has made different; the others are those of
         the first trial (``student``: ``MODEL~*`` where they differ). And ``settings`` (JSON of
-        those that decide, less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by spaces), and for
+        those that decide, less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by
+        spaces), and for
         val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it) and
         ``*_by_seed`` (the accuracy of each).
     """
