@@ -228,6 +228,19 @@ def test_json_and_digest() -> None:
     assert backwards.outputs == INNER.outputs
 
 
+def test_what_runs_the_same_code() -> None:
+    """The places and the code of one student serve the next, which keeps other channels."""
+    other = [[1, 2, 3, 7, 8, 9], [1, 2, 3, 7, 8, 9, 10]]
+    same, larger = (
+        Channels.kept({"layer1.0.conv1": k, "layer1.0.bn1": k}, {"layer1.0.conv2": k})
+        for k in other
+    )
+    structure = Blueprint("resnet8", (INNER,)).structure
+    assert Blueprint("resnet8", (same, Bits.of({"conv1": 2}))).structure == structure
+    others = [("resnet8", (larger,)), ("resnet8", ()), ("resnet14", (INNER,))]
+    assert structure not in [Blueprint(*other).structure for other in others]
+
+
 def test_the_built_network_knows_what_it_is() -> None:
     bits = Bits.of({"conv1": 4})
     network = made("resnet8", INNER, bits)
