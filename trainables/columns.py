@@ -87,7 +87,9 @@ class TrialRow(_Row):
     teacher: str | None = _column("fact", "name of the teacher", "teacher")
     student: str | None = _column("fact", "the network that was trained")
     student_requested: str | None = _column("setting", "the student, or family, as asked for")
-    compression_kind: str | None = _column("setting", "how the student was to become small")
+    compression_kind: str | None = _column(
+        "setting", "how the student was to become small: a chain"
+    )
     term_losses: str | None = _column(
         "result", "JSON: mean of every summand of the loss in the last epoch"
     )
@@ -128,7 +130,7 @@ class TrialRow(_Row):
     )
     schema_version: int | None = _column("identity", "of the table that the row was written for")
     compression_requested: float | None = _column(
-        "setting", "blocks, multiplier or factor, as compression_kind says"
+        "setting", "blocks, multiplier or factor, as the choice of compression_kind says"
     )
     compression_params: float | None = _column(
         "fact",
