@@ -6,15 +6,13 @@ A compression factor is the teacher's parameter count over the student's.
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import lru_cache
 
-import torch
-
-from trainables.compression.measure import count_params
+from trainables.compression.measure import params_of
 from trainables.compression.step import Choice
 from trainables.errors import UserError
+from trainables.models.blueprint import Blueprint
 from trainables.models.family import Family, ImageShape
-from trainables.models.registry import FAMILIES, canonical_name, create_model, family_of
+from trainables.models.registry import FAMILIES, canonical_name, family_of
 from trainables.settings import setting
 
 # A family that misses the requested count by more than this has no such student.
@@ -25,7 +23,9 @@ _TOLERANCE = 2.0
 class FactorConfig:
     """How much smaller than the teacher."""
 
-    amount: float = setting(None, "teacher's parameters / student's", above=0)
+    amount: float = setting(
+        None, "teacher's parameters / student's", above=0, search=(2, 128), log=True
+    )
 
 
 class Factor(Choice):
@@ -45,7 +45,7 @@ class Factor(Choice):
         target = teacher_params / self.config.amount
 
         def count(name: str) -> int:
-            return params_of(name, classes, image_shape)
+            return params_of(Blueprint(name), classes, image_shape)
 
         def miss(name: str) -> float:
             return abs(math.log(count(name) / target))
@@ -72,10 +72,3 @@ def _family(student: str) -> Family:
             f"factor: '{student}' is not of this zoo; families: {', '.join(sorted(FAMILIES))}"
         )
     return family
-
-
-@lru_cache(maxsize=4096)
-def params_of(name: str, classes: int, image_shape: ImageShape) -> int:
-    """Trainable parameters of a network of the zoo, once per process."""
-    with torch.device("meta"):
-        return count_params(create_model(name, classes, image_shape))

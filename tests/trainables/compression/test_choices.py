@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from trainables.compression.chain import Chain
-from trainables.compression.factor import params_of as counted
 from trainables.compression.measure import count_params
+from trainables.compression.measure import params_of as counted
 from trainables.compression.registry import resolve_chain
 from trainables.errors import UserError
 from trainables.models import create_model
+from trainables.models.blueprint import Blueprint
 from trainables.models.eca import VARIANTS
 from trainables.models.registry import FAMILIES
 
@@ -28,7 +29,7 @@ def choose(student: str, choice: str, amount: float | None, **changes: Any) -> s
 
 def params_of(name: str, classes: int = 10) -> int:
     """Counted once for the choice and the test: a family has hundreds of members."""
-    return counted(name, classes, CIFAR)
+    return counted(Blueprint(name), classes, CIFAR)
 
 
 def test_params_are_counted_on_the_built_network() -> None:
