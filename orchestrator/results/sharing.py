@@ -29,6 +29,13 @@ _FACTS = [
     if column.role == "fact" and "teacher" in column.needs and name not in _REQUEST
 ]
 
+# How much smaller than the teacher a student is, and by what of it.
+_FACTORS = {
+    "compression_params": "params",
+    "compression_macs": "macs",
+    "compression_bytes": "size_bytes",
+}
+
 
 def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
     """The trials, and copies of those that read no teacher for the other teachers.
@@ -46,13 +53,16 @@ def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
     known = frame.assign(model=frame["student"].map(model_of), steps=steps)
     requests = known.dropna(subset=["student", "teacher"]).drop_duplicates(
         [*_STUDENT, *_REQUEST], ignore_index=True
-    )[[*_STUDENT, *_REQUEST, *_FACTS, "config"]]
+    )[[*_STUDENT, *_REQUEST, *_FACTS, *_FACTORS.values(), "config"]]
     alone = frame["method"].map(_reads_no_teacher, na_action="ignore").eq(True)
     plain = known[alone & (frame["status"] == "completed")]
     copies = plain.merge(requests, on=_STUDENT, suffixes=("_own", ""))
     same = [copies[key].eq(copies[f"{key}_own"]) | _both_missing(copies, key) for key in _REQUEST]
     copies = copies[~pd.concat(same, axis=1).all(axis=1)]
     copies = copies.assign(config=[_asking(row) for row in copies.to_dict("records")])
+    for factor, size in _FACTORS.items():  # steps may leave the students of a request unequal
+        copies[factor] *= (copies[size] / copies[f"{size}_own"]).fillna(1)
+        copies[size] = copies[f"{size}_own"]
     own: defaultdict[tuple[Any, ...], set[str]] = defaultdict(set)
     for place, settings in zip(_places(plain), map(_settings, plain["config"]), strict=True):
         own[place].add(settings)

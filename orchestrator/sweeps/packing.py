@@ -35,7 +35,6 @@ def share_for(memory: GpuMemory) -> float:
 
 def largest(plan: Plan) -> TrialConfig:
     """The config whose student, with its peers, computes most: that takes most memory."""
-
     data = plan.dataset
 
     def macs(config: TrialConfig) -> int:

@@ -1,6 +1,5 @@
 """A study made ready to run: its data and teachers are known, its configs can be keyed."""
 
-import functools
 import itertools
 import math
 import os
@@ -26,9 +25,8 @@ from trainables.errors import UserError, unknown
 from trainables.job import Job
 from trainables.methods.method import Method
 from trainables.methods.registry import peer_models
-from trainables.models.blueprint import Blueprint, build
+from trainables.models.blueprint import Blueprint, build, shapes_of
 from trainables.models.outputs import Shapes
-from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
 from trainables.teachers.classes import class_order, remark
 from trainables.teachers.teacher import find_teacher
@@ -250,7 +248,7 @@ class Plan:
             raise UserError(f"{where}: {error}") from error
 
     def _shapes(self, blueprint: Blueprint) -> Shapes:
-        return _shapes_of(blueprint, self.dataset.num_classes, self.dataset.image_shape)
+        return shapes_of(blueprint, self.dataset.num_classes, self.dataset.image_shape)
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
@@ -282,12 +280,6 @@ def naming(pair: Value | None) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
-
-
-@functools.lru_cache(maxsize=1024)
-def _shapes_of(blueprint: Blueprint, classes: int, image_shape: tuple[int, int, int]) -> Shapes:
-    with torch.device("meta"):
-        return output_shapes(build(blueprint, classes, image_shape), image_shape)
 
 
 def _checkpoint_seconds() -> float | None:

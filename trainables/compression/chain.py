@@ -24,9 +24,11 @@ class Chain:
         choice, steps = parse_chain(compression)
         self.choice: Choice = part_class(choice)(config_of(choice, settings))  # type: ignore[assignment]
         self.steps: tuple[Step, ...] = tuple(
-            part_class(step)(config_of(step, settings))  # type: ignore[misc]
-            for step in steps
+            part_class(name)(config_of(name, settings))  # type: ignore[misc]
+            for name in steps
         )
+        for name, step in zip(steps, self.steps, strict=True):
+            step.name = name
 
     def named(self, student: str) -> str | None:
         """What can be told of the network without the images and the teacher: `Choice.named`."""

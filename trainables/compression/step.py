@@ -95,10 +95,12 @@ class Step:
         moments: when `at` is called, as shares of the training in [0, 1], growing: 0 is before
             the first epoch, 1 behind the last update and before the last validation. A moment
             between two epochs counts as the next beginning of one.
+        name: what the chain calls it, for errors.
     """
 
     Config: ClassVar[type]
     moments: Sequence[float] = ()
+    name: str = ""
 
     def __init__(self, config: Any) -> None:
         self.config = config

@@ -12,6 +12,9 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
+MOST = 64
+"""Kinds whose places are kept; students that steps cut in their own ways are as many as trials."""
+
 _PLACES: dict[Hashable, tuple[list[Tensor], Callable[[], nn.Module | None]]] = {}
 
 
@@ -41,7 +44,11 @@ def settle(network: nn.Module, kind: Hashable) -> None:
                 tensor.data = place.copy_(tensor)
     else:
         places = [tensor.data for tensor in own]
-    _PLACES[kind] = places, weakref.ref(network)
+    _PLACES.pop(kind, None)
+    _PLACES[kind] = places, weakref.ref(network)  # behind the others: it is the last to go
+    for old in [*_PLACES][:-MOST]:
+        if _PLACES[old][1]() is None:
+            del _PLACES[old]
 
 
 _BUFFERS: dict[Hashable, Tensor] = {}

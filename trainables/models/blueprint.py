@@ -3,15 +3,16 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import nn
 
 from trainables.errors import UserError
 from trainables.models.family import ImageShape
-from trainables.models.outputs import Network
+from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.registry import Registry
@@ -37,6 +38,12 @@ class Edit:
             UserError: it does not fit; the message names the module.
         """
         raise NotImplementedError
+
+    @property
+    def structure(self) -> Hashable:
+        """What edits have in common behind which networks of one model run the same code; None
+        where an edit changes none. By default the edit itself."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold, and `from_dict` reads back; without the kind."""
@@ -84,6 +91,12 @@ class Blueprint:
     def label(self) -> str:
         """The model's name; with edits, ``NAME~`` and 12 digits that tell one from another."""
         return f"{self.model}~{self.digest[:12]}" if self.edits else self.model
+
+    @functools.cached_property
+    def structure(self) -> Hashable:
+        """What networks have in common that run the same code."""
+        found = [change.structure for change in self.edits]
+        return self.model, *(one for one in found if one is not None)
 
     def edited(self, change: Edit) -> "Blueprint":
         """The blueprint with one more edit."""
@@ -172,6 +185,13 @@ def edit(network: Network, change: Edit, image_shape: ImageShape) -> None:
         raise UserError(f"{where}: its shapes do not meet any more: {line}"[:290]) from error
     if shapes.classes != classes:
         raise UserError(f"{where}: leaves {shapes.classes} of its {classes} logits")
+
+
+@functools.lru_cache(maxsize=1024)
+def shapes_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> Shapes:
+    """`output_shapes` of the network of a blueprint, once per process and without memory."""
+    with torch.device("meta"):
+        return output_shapes(build(blueprint, classes, image_shape), image_shape)
 
 
 def module_of(network: nn.Module, name: str, *kinds: type[nn.Module]) -> nn.Module:

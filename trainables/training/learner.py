@@ -16,7 +16,7 @@ from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import Score, score
 from trainables.methods.method import Method
 from trainables.methods.term import STUDENT, Batch
-from trainables.models.blueprint import Blueprint, Edit, build, edit
+from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
@@ -114,7 +114,8 @@ class Learner:
 
     def _refit(self) -> None:
         """Makes anew what hangs on a student that is another network now."""
-        shapes = output_shapes(self.student, self.stream.dataset.image_shape)
+        data = self.stream.dataset
+        shapes = shapes_of(self.student.blueprint, data.num_classes, data.image_shape)
         if shapes != self.shapes:
             self.shapes = shapes
             self.method = self._method()

@@ -29,11 +29,6 @@ class Call(NamedTuple):
     position: int
     step: Step
 
-    @property
-    def name(self) -> str:
-        """The step's, for errors."""
-        return type(self.step).__name__.lower()
-
 
 def calls(steps: Sequence[Step], epochs: int, done: int) -> list[Call]:
     """The moments that come when so many epochs are done, in their order.
@@ -68,12 +63,12 @@ def take_steps(learner: Learner, done: int) -> list[str]:
     due = calls(learner.steps, learner.config.epochs, done)
     for call in due:
         with learner.random:
-            _check(learner, f"before step {call.name}, after {done} epochs; lower lr")
+            _check(learner, f"before step {call.step.name}, after {done} epochs; lower lr")
             edits = call.step.at(call.moment, _scene(learner, call))
             if edits:
                 learner.edit(edits)
-            _check(learner, f"after step {call.name}, which changed it after {done} epochs")
-    return [call.name for call in due]
+            _check(learner, f"after step {call.step.name}, which changed it after {done} epochs")
+    return [call.step.name for call in due]
 
 
 def _scene(learner: Learner, call: Call) -> Scene:
