@@ -29,6 +29,8 @@ from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
+from trainables.tasks.registry import TASKS
+from trainables.tasks.task import Task
 from trainables.teachers.classes import class_order, remark
 from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Filed, Recipe, lineage
@@ -76,6 +78,11 @@ class Plan:
         return load_dataset(
             self.study.dataset, self.data_dir, image_size=int(size) if size else None
         )
+
+    @property
+    def task(self) -> Task:
+        """Of the data set."""
+        return TASKS[self.dataset.task]
 
     @cached_property
     def teachers(self) -> dict[str, Recipe | Filed]:
@@ -233,7 +240,7 @@ class Plan:
             above = self._shapes(teacher.model) if teacher else None
             shapes = self._shapes(student)
             with torch.device("meta"):
-                Method(config.method, config.terms, shapes, above)
+                Method(config.method, config.terms, shapes, above, self.task)
                 for peer in set(peer_models(config.method, config.terms).values()):
                     self._network(peer or student)
         except UserError as error:

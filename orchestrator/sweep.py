@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator import cluster
 from orchestrator.book import Book
-from orchestrator.checks import check_names, check_search
+from orchestrator.checks import check_names, check_search, scored_by
 from orchestrator.ending import Ending
 from orchestrator.journal import Journal
 from orchestrator.ledger import is_finished, known
@@ -104,7 +104,7 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     plan = Plan(study, name, results, data_dir)
     check_names(plan)
     check_search(study, lambda: plan.dataset)
-    plan = plan.with_teachers()
+    plan = replace(plan, study=scored_by(plan.task.headline, study)).with_teachers()
     plan.check()
     open_folder(results).check_writable()
     with ExitStack() as held:

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from trainables.errors import UserError, unknown
-
 TableName = Literal["trials", "epochs", "proposals"]
 Kind = type[str] | type[int] | type[float] | type[datetime]
 Direction = Literal["max", "min"]
@@ -39,7 +37,6 @@ class Column:
         better: which end is the better one; None where there is none: no objective.
         needs: what a trial must have for a value: a teacher, peers, validation images, or the
             test set, on which nothing is ever selected.
-        label: how tables and pictures call an accuracy.
     """
 
     name: str
@@ -49,7 +46,6 @@ class Column:
     unit: str = ""
     better: Direction | None = None
     needs: tuple[Need, ...] = ()
-    label: str = ""
 
 
 def _column(
@@ -58,10 +54,9 @@ def _column(
     *needs: Need,
     unit: str = "",
     better: Direction | None = None,
-    label: str = "",
 ) -> Any:
     facts = {"role": role, "help": help, "needs": needs, "unit": unit, "better": better}
-    return dataclasses.field(default=None, metadata={**facts, "label": label})
+    return dataclasses.field(default=None, metadata=facts)
 
 
 @dataclasses.dataclass(slots=True)
@@ -166,7 +161,6 @@ class TrialRow(_Row):
         "validation",
         unit="fraction",
         better="max",
-        label="validation accuracy",
     )
     test_acc: float | None = _column(
         "measured",
@@ -174,11 +168,21 @@ class TrialRow(_Row):
         "test",
         unit="fraction",
         better="max",
-        label="test accuracy",
     )
     teacher_test_acc: float | None = _column(
         "fact", "of the teacher on the test set", "teacher", "test", unit="fraction", better="max"
     )
+    metric: str | None = _column("fact", "by which the data set's task selects: acc, map")
+    val_score: float | None = _column(
+        "measured", "the metric, of validation images", "validation", unit="fraction", better="max"
+    )
+    test_score: float | None = _column(
+        "measured", "the metric, of the test set", "test", unit="fraction", better="max"
+    )
+    teacher_test_score: float | None = _column(
+        "fact", "the metric, of the teacher", "teacher", "test", unit="fraction", better="max"
+    )
+    metrics: str | None = _column("result", "JSON: the task's other metrics: val_f1, test_f1")
     train_seconds: float | None = _column(
         "measured", "of all epochs, without validation", unit="s", better="min"
     )
@@ -228,6 +232,9 @@ class EpochRow(_Row):
     val_acc: float | None = _column(
         "measured", "of validation images", "validation", unit="fraction", better="max"
     )
+    val_score: float | None = _column(
+        "measured", "the trial's metric", "validation", unit="fraction", better="max"
+    )
     seconds: float | None = _column(
         "measured", "of the training, without validation", unit="s", better="min"
     )
@@ -266,23 +273,3 @@ COLUMNS: Mapping[TableName, Mapping[str, Column]] = {
     "epochs": columns_of(EpochRow),
     "proposals": columns_of(ProposalRow),
 }
-
-OBJECTIVES = [name for name, c in TRIALS.items() if c.better and "test" not in c.needs]
-"""Columns of ``trials`` that a study may optimise."""
-
-
-def check_objective(name: str) -> Column:
-    """The column that an objective is about.
-
-    Raises:
-        UserError: there is none, it is nothing to optimise, or it is of the test set.
-    """
-    column = TRIALS.get(name)
-    if column and "test" in column.needs:
-        raise UserError(
-            f"objective '{name}': selection is on validation columns only: nothing is ever "
-            "selected on the test set"
-        )
-    if column is None or name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return column

@@ -10,10 +10,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from trainables.data.dataset import SINGLE_LABEL
 from trainables.errors import UserError
 from trainables.files import Folder
 from trainables.models.outputs import Network
 from trainables.models.registry import create_model
+from trainables.tasks.metrics import percent
+from trainables.tasks.task import Score
 
 SUFFIX = ".safetensors"
 
@@ -32,10 +35,13 @@ class Card:
         normalisation: what that is called: ``dataset``, ``imagenet``, ...
         margin: how much larger the cross-entropy is with the best other normalisation, in nats;
             negative where BatchNorm's statistics decided; None where nothing was compared.
-        test_acc: measured on the test set with these weights, in [0, 1].
+        test_acc: accuracy on the test set with these weights, in [0, 1]; None where the task has
+            none.
         params, macs: of the network.
         origin: the training config as JSON, or the imported file's name.
         matched: how an imported file's weights found their places.
+        task: of its data set; ``metric``: the name of that task's headline.
+        test_score: the headline on the test set; None in a file of an older version.
         fingerprint: sha256 of model, classes, normalisation and weights; set by `save_network`.
         created_at: ISO 8601, UTC; set by `save_network`.
     """
@@ -48,7 +54,7 @@ class Card:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    test_acc: float
+    test_acc: float | None
     params: int
     macs: int
     origin: str
@@ -56,8 +62,21 @@ class Card:
     normalisation: str = ""
     margin: float | None = None
     matched: str = ""
+    task: str = SINGLE_LABEL
+    metric: str = "acc"
+    test_score: float | None = None
     fingerprint: str = ""
     created_at: str = ""
+
+    @property
+    def tested(self) -> str:
+        """The headline on the test set, as it is shown."""
+        value = self.test_acc if self.test_score is None else self.test_score
+        return "?" if value is None else percent(value, self.metric)
+
+    def with_score(self, score: Score) -> "Card":
+        """The card with what was measured on the test set."""
+        return replace(self, test_acc=score.acc, test_score=score.headline)
 
 
 def save_network(folder: Folder, file: str, network: Network, card: Card) -> Card:

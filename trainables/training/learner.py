@@ -11,7 +11,7 @@ from trainables.data.views import to_float
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.feeding import Feed
 from trainables.engine.precision import choose_precision, computing
-from trainables.evaluation import Score, score
+from trainables.evaluation import score
 from trainables.methods.method import Method
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.observe import observe
@@ -21,6 +21,7 @@ from trainables.models.shapes import output_shapes
 from trainables.optimizer import make_optimizer
 from trainables.randomness import Randomness
 from trainables.schedule import learning_rate
+from trainables.tasks.task import Score
 from trainables.training.stream import Stream
 
 
@@ -55,6 +56,7 @@ class Learner:
                 config.terms,
                 output_shapes(network, shape),
                 output_shapes(teacher.network, shape) if teacher else None,
+                stream.task,
             )
             stream.check(config, self.method)
             if self.method.needs and teacher:
@@ -97,7 +99,8 @@ class Learner:
         with self.random:
             progress = epoch / self.config.epochs
             target = self.stream.labels[feed.there]
-            batch = self.method.draw(Batch(target, feed.there, epoch, progress, feed.offsets))
+            batch = Batch(target, feed.there, epoch, progress, feed.offsets, task=self.stream.task)
+            batch = self.method.draw(batch)
             taught = self._taught(feed, batch)
             inputs = self.method.images(self._floats(feed.views), batch)
             peers = self.method.learners(progress)
@@ -141,7 +144,7 @@ class Learner:
             return outputs.logits
 
         with self.random:
-            return score(logits_of, images, self.device, positions)
+            return score(logits_of, images, self.device, self.stream.task, positions)
 
     def _floats(self, pixels: Tensor) -> Tensor:
         """uint8 images as the student takes them."""
