@@ -88,7 +88,8 @@ def _named(points: pd.DataFrame) -> pd.DataFrame:
 
 def signs(points: pd.DataFrame) -> pd.Series:
     """By what a headline metric is multiplied so that larger is better: 1 or -1."""
-    return points["metric"].map(lambda name: 1 if headline(name).better == "max" else -1)
+    ways = [headline(name).better for name in points["metric"]]
+    return pd.Series([1.0 if way == "max" else -1.0 for way in ways], points.index, dtype=float)
 
 
 def common(config: str, *less: Role) -> str:
