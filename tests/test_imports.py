@@ -62,7 +62,7 @@ def test_imports_follow_the_arrows(file):
         ("import orchestrator, search_spaces", {"ray", "torch", "pandas", "pyarrow"}),
         ("import orchestrator.cli", {"ray", "torch", "optuna", "pandas", "pyarrow", "duckdb"}),
         ("import trainables.job, trainables.teachers.train", {"ray", "optuna"}),
-        ("import orchestrator.sweep", {"ray"}),
+        ("import orchestrator.sweeps.sweep", {"ray"}),
     ],
 )
 def test_what_an_import_loads(statement, unloaded):

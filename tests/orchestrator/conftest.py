@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from orchestrator.query import trials
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 from search_spaces.spec import Study
 from trainables.compression.measure import count_params
 from trainables.config import TrialConfig, config_key

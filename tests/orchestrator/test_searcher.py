@@ -17,15 +17,15 @@ from optuna.trial import TrialState
 from pyarrow import fs
 from ray.tune.search import Searcher
 
-from orchestrator.book import Book
-from orchestrator.confirm import FIRST_SEED
-from orchestrator.journal import NAME, Journal
-from orchestrator.ledger import DEATH, known
-from orchestrator.plan import Plan
-from orchestrator.proposal import ListSource
-from orchestrator.searcher import StudySearcher
-from orchestrator.source import OptunaSource
-from orchestrator.store import Store
+from orchestrator.results.store import Store
+from orchestrator.sweeps.book import Book
+from orchestrator.sweeps.confirm import FIRST_SEED
+from orchestrator.sweeps.journal import NAME, Journal
+from orchestrator.sweeps.ledger import DEATH, known
+from orchestrator.sweeps.plan import Plan
+from orchestrator.sweeps.proposal import ListSource
+from orchestrator.sweeps.searcher import StudySearcher
+from orchestrator.sweeps.source import OptunaSource
 from search_spaces.load import parse_study
 from trainables.config import TrialConfig
 from trainables.errors import DeviceError, OutOfMemoryError, UserError

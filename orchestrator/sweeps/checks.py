@@ -1,0 +1,82 @@
+"""Mistakes of a study that show before its data are read, which may take minutes."""
+
+import logging
+from collections.abc import Callable
+
+from orchestrator.sweeps.plan import Plan, naming
+from orchestrator.sweeps.validation import check_validation
+from search_spaces.spec import Study
+from trainables.compression.architecture import named_student
+from trainables.data.dataset import Dataset
+from trainables.errors import UserError
+from trainables.objectives import OBJECTIVES, check_objective, metric_of
+from trainables.tasks.metrics import ACC, Metric
+
+log = logging.getLogger(__name__)
+
+_WARMUP = ".warmup"
+
+
+def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
+    """What a search needs beside its trials: a budget, and images that its objectives are of.
+
+    Args:
+        study: what is tried.
+        dataset: gives its data; asked last, since reading them may take minutes.
+
+    Raises:
+        UserError: one of them is missing, by its key.
+    """
+    study.check_budget()
+    columns = (check_objective(key) for key in study.objectives)
+    deciding = [f"objectives.{c.name}" for c in columns if "validation" in c.needs]
+    check_validation(study, dataset, next(iter(deciding), None))
+
+
+def scored_by(metric: Metric, study: Study) -> Study:
+    """A study for data by whose task is selected by a metric.
+
+    Where the study does not say what it optimises, that metric stands in the accuracy's place.
+
+    Raises:
+        UserError: an objective is of another metric.
+    """
+    own = f"val_{metric.name}" if f"val_{metric.name}" in OBJECTIVES else "val_score"
+    if metric != ACC and "objectives" not in study.model_fields_set:
+        others = {key: goal for key, goal in study.objectives.items() if key != "val_acc"}
+        return study.model_copy(update={"objectives": {own: metric.better, **others}})
+    for key in study.objectives:
+        if metric_of(key) not in (None, metric.name):
+            raise UserError(
+                f"objectives.{key}: trials of '{study.dataset}' have none; they have {own} "
+                "(val_score is the same) and val_loss"
+            )
+    return study
+
+
+def check_names(plan: Plan) -> None:
+    """Whether every compression can bring about its student, as far as names tell.
+
+    A weight that warms up for longer than a whole training is no mistake; it is said.
+
+    Raises:
+        UserError: a student that there is not, or that cannot be made small in this way.
+    """
+    asked, said = set(), set()
+    for pair, config in plan.corners():
+        request = (config.student, config.compression, config.amount)
+        if (pair, *request) not in asked:
+            asked.add((pair, *request))
+            with naming(pair):
+                named_student(*request)
+        for key, epochs in config.terms.items():
+            fraction = f"{key}_fraction"
+            if not key.endswith(_WARMUP) or config.terms.get(fraction) is not None:
+                continue
+            if isinstance(epochs, float) and epochs >= config.epochs and key not in said:
+                said.add(key)
+                log.warning(
+                    "%s: %g epochs, and the training has %d: the weight never is what it should "
+                    "be; %s: 0.08 makes it a share of the training",
+                    *(key, epochs, config.epochs, fraction),
+                )
