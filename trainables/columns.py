@@ -100,6 +100,8 @@ class TrialRow(_Row):
     teacher_note: str | None = _column(
         "fact", "what differs between the teacher's images and these", "teacher"
     )
+    metric: str | None = _column("fact", "by which the data set's task selects: acc, map")
+    metrics: str | None = _column("result", "JSON: the task's other metrics: val_f1, test_f1")
     attempt: int | None = _column("identity", "1 for the first; the last one counts")
     params: int | None = _column("fact", "trainable parameters of the student", better="min")
     macs: int | None = _column(
@@ -172,17 +174,6 @@ class TrialRow(_Row):
     teacher_test_acc: float | None = _column(
         "fact", "of the teacher on the test set", "teacher", "test", unit="fraction", better="max"
     )
-    metric: str | None = _column("fact", "by which the data set's task selects: acc, map")
-    val_score: float | None = _column(
-        "measured", "the metric, of validation images", "validation", unit="fraction", better="max"
-    )
-    test_score: float | None = _column(
-        "measured", "the metric, of the test set", "test", unit="fraction", better="max"
-    )
-    teacher_test_score: float | None = _column(
-        "fact", "the metric, of the teacher", "teacher", "test", unit="fraction", better="max"
-    )
-    metrics: str | None = _column("result", "JSON: the task's other metrics: val_f1, test_f1")
     train_seconds: float | None = _column(
         "measured", "of all epochs, without validation", unit="s", better="min"
     )
@@ -212,6 +203,15 @@ class TrialRow(_Row):
         unit="fraction",
         better="max",
     )
+    val_score: float | None = _column(
+        "measured", "the metric, of validation images", "validation", unit="fraction", better="max"
+    )
+    test_score: float | None = _column(
+        "measured", "the metric, of the test set", "test", unit="fraction", better="max"
+    )
+    teacher_test_score: float | None = _column(
+        "fact", "the metric, of the teacher", "teacher", "test", unit="fraction", better="max"
+    )
     started_at: datetime | None = _column("result", "when the attempt began", unit="UTC")  # noqa: RUF009
     ended_at: datetime | None = _column("result", "when the attempt ended", unit="UTC")  # noqa: RUF009
 
@@ -232,14 +232,14 @@ class EpochRow(_Row):
     val_acc: float | None = _column(
         "measured", "of validation images", "validation", unit="fraction", better="max"
     )
-    val_score: float | None = _column(
-        "measured", "the trial's metric", "validation", unit="fraction", better="max"
-    )
     seconds: float | None = _column(
         "measured", "of the training, without validation", unit="s", better="min"
     )
     images_per_second: float | None = _column(
         "measured", "training images", unit="1/s", better="max"
+    )
+    val_score: float | None = _column(
+        "measured", "the trial's metric", "validation", unit="fraction", better="max"
     )
 
 
