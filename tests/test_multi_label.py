@@ -226,26 +226,22 @@ def test_two_metrics_of_one_data_set_are_not_mixed(results: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_it(site: Path, tmp_path: Path) -> None:
+def test_a_sweep_of_it(site: Path, installed: Path, capsys) -> None:
     """In processes of Ray, which find the package by themselves."""
-    (tmp_path / "lights.yaml").write_text(yaml.safe_dump(STUDY))
     paths = [str(site), str(Path(__file__).parents[1])]
-
-    def kdsweep(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", *words],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert "% mAP" in kdsweep("run", "lights.yaml")
-    study = yaml.safe_load((tmp_path / "results" / "lights" / "study.yaml").read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "run", "lights.yaml", "--results", "swept"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=installed,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "% mAP" in done.stdout
+    study = yaml.safe_load(Path("swept/lights/study.yaml").read_text())
     assert study["objectives"] == {"val_map": "max", "compression_params": "max"}
-    assert "Test mAP in %" in kdsweep("table", "lights")
-    assert "front over val_map max, compression_params max" in kdsweep("front", "lights")
-    assert "nothing left to do" in kdsweep("resume", "lights")
+    where = ["lights", "--results", "swept"]
+    assert "Test mAP in %" in said(capsys, "table", *where)
+    assert "front over val_map max, compression_params max" in said(capsys, "front", *where)
+    assert "nothing left to do" in said(capsys, "resume", *where)
