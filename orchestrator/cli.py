@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from trainables.tasks.metrics import SHOWN
+
 VERBS = {
     "run": "start a sweep of a study",
     "resume": "continue a sweep after any interruption",
@@ -210,7 +212,7 @@ def build_parser() -> argparse.ArgumentParser:
     made["table"].add_argument(
         "--format", choices=("text", "markdown", "latex", "csv"), default="text"
     )
-    made["table"].add_argument("--metric", choices=("test_acc", "val_acc"), default="test_acc")
+    made["table"].add_argument("--metric", choices=SHOWN, default=SHOWN[0])
     made["table"].add_argument(
         "--against", choices=("published",), help="beside the published numbers of the study"
     )
@@ -227,7 +229,7 @@ def build_parser() -> argparse.ArgumentParser:
         default="compression_params",
         choices=("compression_params", "compression_macs", "compression_bytes"),
     )
-    made["plot"].add_argument("--metric", choices=("test_acc", "val_acc"), default="test_acc")
+    made["plot"].add_argument("--metric", choices=SHOWN, default=SHOWN[0])
     made["query"].add_argument(
         "sql", nargs="?", metavar="SQL", help="over the views trials and epochs"
     )

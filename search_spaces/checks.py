@@ -7,11 +7,11 @@ from search_spaces.dimension import Dimension, Value, check_known, setting_of
 from search_spaces.pairs import PAIR
 from search_spaces.spec import OF_STUDY, Draw, Study
 from search_spaces.teacher import check_distinct, check_shared
-from trainables.columns import TRIALS
 from trainables.compression.registry import canonical_chain
 from trainables.config import MAX_SEED, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
+from trainables.objectives import check_objective
 
 
 def check_study(study: Study) -> None:
@@ -76,7 +76,7 @@ def _check_peers(study: Study) -> None:
     if any(key.endswith(".peers") for name in methods for key in method_settings(name)):
         return
     for key in study.objectives:
-        if "peers" in TRIALS[key].needs:
+        if "peers" in check_objective(key).needs:
             raise UserError(f"objectives.{key}: needs a method with peers, such as dml")
 
 

@@ -19,9 +19,9 @@ from search_spaces.dimension import (
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
 from search_spaces.teacher import UNNAMED, TeacherSpec
-from trainables.columns import TRIALS, check_objective
 from trainables.config import MAX_SEED, TrialConfig, settings_with
 from trainables.errors import UserError
+from trainables.objectives import check_objective
 from trainables.registry import Registry
 
 Draw = Callable[[str, Dimension], Value]
@@ -79,7 +79,7 @@ class Study(Strict):
         default={"val_acc": "max", "compression_params": "max"},
         min_length=1,
         description="columns of the trials table to optimise; none of the test set; "
-        "without a teacher val_acc alone by default",
+        "without a teacher val_acc alone by default; on data of another task its metric: val_map",
     )
     sampler: str = Field(
         "tpe",
@@ -94,14 +94,6 @@ class Study(Strict):
     published: Published | None = Field(
         None, description="published numbers for `kdsweep table --against published`"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _alone(cls, content: Any) -> Any:
-        """Without a teacher there is nothing that a student is small beside."""
-        if isinstance(content, Mapping) and not (content.get("teacher") or content.get("pairs")):
-            return {"objectives": {"val_acc": "max"}, **content}
-        return content
 
     @field_validator("dimensions", mode="before")
     @classmethod
@@ -127,8 +119,11 @@ class Study(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         self._check_teachers()
+        if "objectives" not in self.model_fields_set and not self.teachers():
+            # There is nothing that a student is small beside. No field that somebody has set.
+            self.__dict__["objectives"] = {"val_acc": "max"}
         for key in self.objectives:
-            if "teacher" in TRIALS[key].needs and not self.teachers():
+            if "teacher" in check_objective(key).needs and not self.teachers():
                 raise ValueError(f"objectives.{key}: needs a teacher")
         for key in self.dimensions:
             if key in self.fixed:

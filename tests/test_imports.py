@@ -30,8 +30,9 @@ trainables.engine
 trainables.config
 trainables.methods
 trainables.compression
-trainables.evaluation
+trainables.evaluation trainables.objectives
 trainables.models
+trainables.tasks
 trainables.data
 trainables.columns trainables.settings trainables.registry trainables.files
 trainables.progress_file trainables.cache_root trainables.failures trainables.randomness

@@ -14,8 +14,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from trainables.errors import UserError, unknown
-
 TableName = Literal["trials", "epochs", "proposals"]
 Kind = type[str] | type[int] | type[float] | type[datetime]
 Direction = Literal["max", "min"]
@@ -40,7 +38,6 @@ class Column:
         better: which end is the better one; None where there is none: no objective.
         needs: what a trial must have for a value: a teacher, peers, validation images, or the
             test set, on which nothing is ever selected.
-        label: how tables and pictures call an accuracy.
     """
 
     name: str
@@ -50,7 +47,6 @@ class Column:
     unit: str = ""
     better: Direction | None = None
     needs: tuple[Need, ...] = ()
-    label: str = ""
 
 
 def _column(
@@ -59,10 +55,9 @@ def _column(
     *needs: Need,
     unit: str = "",
     better: Direction | None = None,
-    label: str = "",
 ) -> Any:
     facts = {"role": role, "help": help, "needs": needs, "unit": unit, "better": better}
-    return dataclasses.field(default=None, metadata={**facts, "label": label})
+    return dataclasses.field(default=None, metadata=facts)
 
 
 @dataclasses.dataclass(slots=True)
@@ -110,6 +105,8 @@ class TrialRow(_Row):
     teacher_note: str | None = _column(
         "fact", "what differs between the teacher's images and these", "teacher"
     )
+    metric: str | None = _column("fact", "by which the data set's task selects: acc, map")
+    metrics: str | None = _column("result", "JSON: the task's other metrics: val_f1, test_f1")
     attempt: int | None = _column("identity", "1 for the first; the last one counts")
     params: int | None = _column("fact", "trainable parameters of the student", better="min")
     macs: int | None = _column(
@@ -171,7 +168,6 @@ class TrialRow(_Row):
         "validation",
         unit="fraction",
         better="max",
-        label="validation accuracy",
     )
     test_acc: float | None = _column(
         "measured",
@@ -179,7 +175,6 @@ class TrialRow(_Row):
         "test",
         unit="fraction",
         better="max",
-        label="test accuracy",
     )
     teacher_test_acc: float | None = _column(
         "fact", "of the teacher on the test set", "teacher", "test", unit="fraction", better="max"
@@ -213,6 +208,15 @@ class TrialRow(_Row):
         unit="fraction",
         better="max",
     )
+    val_score: float | None = _column(
+        "measured", "the metric, of validation images", "validation", unit="fraction", better="max"
+    )
+    test_score: float | None = _column(
+        "measured", "the metric, of the test set", "test", unit="fraction", better="max"
+    )
+    teacher_test_score: float | None = _column(
+        "fact", "the metric, of the teacher", "teacher", "test", unit="fraction", better="max"
+    )
     started_at: datetime | None = _column("result", "when the attempt began", unit="UTC")  # noqa: RUF009
     ended_at: datetime | None = _column("result", "when the attempt ended", unit="UTC")  # noqa: RUF009
 
@@ -238,6 +242,9 @@ class EpochRow(_Row):
     )
     images_per_second: float | None = _column(
         "measured", "training images", unit="1/s", better="max"
+    )
+    val_score: float | None = _column(
+        "measured", "the trial's metric", "validation", unit="fraction", better="max"
     )
 
 
@@ -271,23 +278,3 @@ COLUMNS: Mapping[TableName, Mapping[str, Column]] = {
     "epochs": columns_of(EpochRow),
     "proposals": columns_of(ProposalRow),
 }
-
-OBJECTIVES = [name for name, c in TRIALS.items() if c.better and "test" not in c.needs]
-"""Columns of ``trials`` that a study may optimise."""
-
-
-def check_objective(name: str) -> Column:
-    """The column that an objective is about.
-
-    Raises:
-        UserError: there is none, it is nothing to optimise, or it is of the test set.
-    """
-    column = TRIALS.get(name)
-    if column and "test" in column.needs:
-        raise UserError(
-            f"objective '{name}': selection is on validation columns only: nothing is ever "
-            "selected on the test set"
-        )
-    if column is None or name not in OBJECTIVES:
-        raise unknown("objective", name, OBJECTIVES)
-    return column

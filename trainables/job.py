@@ -18,7 +18,9 @@ from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
-from trainables.rows import add_peers, epoch_row, peak_memory, with_costs, with_facts
+from trainables.rows import add_peers, epoch_row, metrics_of, peak_memory, with_costs, with_facts
+from trainables.tasks.registry import TASKS
+from trainables.tasks.task import Score
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
 
@@ -203,6 +205,8 @@ class Run:
             train_loss=last.get("train_loss"),
             val_loss=last.get("val_loss"),
             val_acc=last.get("val_acc"),
+            val_score=last.get("val_score"),
+            metrics=metrics_of(last.get("val", {}), {}),
             term_losses=json.dumps(last.get("term_losses", {})),
             term_weights=json.dumps(self.training.method.weights),
             train_seconds=self.training.train_seconds,
@@ -216,7 +220,9 @@ class Run:
         if status == "completed":
             scores = self.training.test()
             student = scores.pop("student")
-            row.test_acc, row.test_loss = student.acc, student.loss
+            row.test_acc, row.test_score = student.acc, student.headline
+            row.test_loss = student.loss
+            row.metrics = metrics_of(last.get("val", {}), student.values)
             add_peers(row, self.training, scores)
             row.latency_ms = latency_of(
                 self.training.student.blueprint,
@@ -225,7 +231,7 @@ class Run:
                 str(self.device),
             )
             if self.keep:
-                self._save_student(student.acc)
+                self._save_student(student)
         row.ended_at = datetime.now(UTC)
         return row.known()
 
@@ -236,7 +242,7 @@ class Run:
             for epoch in self.rows[first:]
         ]
 
-    def _save_student(self, test_acc: float) -> None:
+    def _save_student(self, tested: Score) -> None:
         student = self.training.student
         card = Card(
             name=self.job.trial_id,
@@ -250,7 +256,10 @@ class Run:
             mean=self.dataset.mean,
             std=self.dataset.std,
             normalisation="dataset",
-            test_acc=test_acc,
+            test_acc=tested.acc,
+            test_score=tested.headline,
+            task=self.dataset.task,
+            metric=TASKS[self.dataset.task].headline.name,
             params=count_params(student),
             macs=macs_of(student.blueprint, self.dataset.num_classes, self.dataset.image_shape),
             origin=self.config.to_json(),

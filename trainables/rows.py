@@ -12,8 +12,9 @@ import torch
 from trainables.columns import EpochRow, TrialRow
 from trainables.compression.measure import count_params, macs_of, size_bytes
 from trainables.data.dataset import Dataset
-from trainables.evaluation import Score
 from trainables.models.outputs import Network
+from trainables.tasks.registry import TASKS
+from trainables.tasks.task import Score
 from trainables.teachers.classes import remark
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
@@ -31,6 +32,7 @@ def with_facts(
     """
     row = replace(
         row,
+        metric=TASKS[dataset.task].headline.name,
         host=platform.node(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         code_version=code_version(),
@@ -39,6 +41,7 @@ def with_facts(
     if teacher:
         card = teacher.card
         row.teacher, row.teacher_test_acc = card.name, card.test_acc
+        row.teacher_test_score = card.test_acc if card.test_score is None else card.test_score
         row.teacher_note = remark(card, dataset)
         row.teacher_params, row.teacher_macs = card.params, card.macs
     return row
@@ -74,10 +77,26 @@ def epoch_row(sweep: str, trial_id: str, attempt: int, epoch: Mapping[str, Any])
         train_loss=epoch["train_loss"],
         val_loss=epoch["val_loss"],
         val_acc=epoch["val_acc"],
+        val_score=epoch["val_score"],
         seconds=epoch["seconds"],
         images_per_second=epoch["images_per_second"],
     )
     return row.known()
+
+
+def metrics_of(val: Mapping[str, float], test: Mapping[str, float]) -> str | None:
+    """JSON of the metrics beside the headline; None for a task that has none.
+
+    Args:
+        val, test: the metrics of a task by name, the headline first; empty where not measured.
+    """
+    parts = {"val": val, "test": test}
+    beside = {
+        f"{part}_{name}": value
+        for part, values in parts.items()
+        for name, value in [*values.items()][1:]
+    }
+    return json.dumps(beside) if beside else None
 
 
 def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) -> None:
@@ -95,14 +114,14 @@ def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) ->
             {
                 "name": name,
                 "params": count_params(training.learner.networks[name]),
-                "val_acc": val.acc if val else None,
-                "test_acc": score.acc,
+                f"val_{row.metric}": val.headline if val else None,
+                f"test_{row.metric}": score.headline,
             }
         )
     if peers:
         row.peers = json.dumps(peers)
-        row.peer_val_acc = _mean([peer["val_acc"] for peer in peers])
-        row.peer_test_acc = _mean([peer["test_acc"] for peer in peers])
+        row.peer_val_acc = _mean([peer.get("val_acc") for peer in peers])
+        row.peer_test_acc = _mean([peer.get("test_acc") for peer in peers])
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -24,8 +24,8 @@ class DistillTrainable(tune.Trainable):
 
     Every result holds ``epochs``, the rows of epochs not reported before, ``trial``, a list
     with the row of the ``trials`` table as it would be if the trial ended now, ``notes``, a list
-    of what the user should know, and ``epoch``, ``val_acc`` and ``train_loss`` for schedulers. A
-    trial that a scheduler ends has the status ``stopped`` there.
+    of what the user should know, and ``epoch``, ``val_acc``, ``val_score`` and ``train_loss``
+    for schedulers. A trial that a scheduler ends has the status ``stopped`` there.
 
     An exception in a trial ends the trial, not the actor: its row says ``failed`` and why. Only
     where the device is lost or the memory full the actor raises, so that Tune ends its process:
@@ -73,6 +73,7 @@ class DistillTrainable(tune.Trainable):
         return {
             "epoch": row.get("epochs", 0),
             "val_acc": row.get("val_acc"),
+            "val_score": row.get("val_score"),
             "train_loss": row.get("train_loss"),
             "epochs": epochs,
             "trial": [row],  # in a list: Tune flattens dicts

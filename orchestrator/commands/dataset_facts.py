@@ -1,9 +1,8 @@
 """What `kdsweep datasets NAME` tells of a data set that was read."""
 
-import torch
-
 from orchestrator.commands.printing import rounded
-from trainables.data.dataset import Dataset, Images
+from trainables.data.dataset import SINGLE_LABEL, Dataset, Images
+from trainables.data.labels import class_counts
 from trainables.data.notes import listed, shortened
 from trainables.data.views import ViewPlan
 
@@ -22,7 +21,8 @@ def facts_of(dataset: Dataset) -> list[tuple[str, str]]:
     """The lines of the table: what each is, and its value."""
     views = ViewPlan(padding=dataset.crop_padding, flip=dataset.flip, seed=0).number_of_views
     mirrored = "mirrored or not" if dataset.flip else "never mirrored"
-    facts = [
+    facts = [] if dataset.task == SINGLE_LABEL else [("task", dataset.task)]
+    facts += [
         ("classes", _classes(dataset.classes)),
         ("training images", _images(dataset.train, dataset.classes, dataset.sources[0])),
         ("test images", _images(dataset.read_test(), dataset.classes, dataset.sources[1])),
@@ -45,14 +45,15 @@ def _classes(classes: tuple[str, ...]) -> str:
 
 def _images(split: Images, classes: tuple[str, ...], source: str) -> str:
     """``30 of train/: 8 (eel) to 12 (cat) of a class``."""
-    counts = torch.bincount(split.labels, minlength=len(classes))
+    counts = class_counts(split.labels, len(classes))
     least, most = int(counts.argmin()), int(counts.argmax())
     low, high = int(counts[least]), int(counts[most])
     spread = f"{low:,} of each class"
     if low < high:
         ends = (f"{n:,} ({shortened(classes[k])})" for n, k in ((low, least), (high, most)))
         spread = " to ".join(ends) + " of a class"
-    uneven = ", very uneven: accuracy is that of the large ones" if 0 < low * _UNEVEN < high else ""
+    hides = split.labels.ndim == 1 and 0 < low * _UNEVEN < high
+    uneven = ", very uneven: accuracy is that of the large ones" if hides else ""
     return f"{len(split):,}{f' of {source}' if source else ''}: {spread}{uneven}"
 
 

@@ -26,6 +26,7 @@ from trainables.failures import explained
 from trainables.files import open_folder
 from trainables.job import Run
 from trainables.models.weights import Card
+from trainables.tasks.metrics import percent
 from trainables.teachers.train import Recipe, train_teacher
 
 Say = Callable[[str], None]
@@ -212,7 +213,8 @@ def _profiler(path: Path | None, say: Say) -> AbstractContextManager[Any]:
 
 
 def _line(row: dict[str, Any]) -> str:
-    val = f"  val {100 * row['val_acc']:.2f} %" if row["val_acc"] is not None else ""
+    score = row["val_score"]
+    val = f"  val {percent(score, row['metric'])}" if score is not None else ""
     terms = "  ".join(f"{name} {value:.4f}" for name, value in row["term_losses"].items())
     return (
         f"epoch {row['epoch']:3d}  loss {row['train_loss']:.4f} ({terms}){val}"

@@ -10,6 +10,7 @@ from orchestrator.commands.caching import cache
 from orchestrator.commands.catalogue import columns, datasets, methods, models, studies
 from orchestrator.commands.printing import print_frame, print_pairs, print_table, rounded
 from trainables.errors import UserError
+from trainables.tasks.metrics import headline
 
 __all__ = [
     "cache",
@@ -75,7 +76,8 @@ def trial(options: Namespace) -> int:
                 sweep, trial_id, chosen, say=local.print_line, profile=profile
             )
             _print_row(now)
-            print(f"val_acc of {trial_id}: {before['val_acc']}, now {now.get('val_acc')}")
+            key, own = "val_score", headline(before["metric"]).name
+            print(f"val_{own} of {trial_id}: {before[key]}, now {now.get(key)}")
             if before["code_version"] != now["code_version"]:
                 made, this = before["code_version"], now["code_version"]
                 print(f"{trial_id} was made by kdsweep {made}; this is {this}")
@@ -92,8 +94,8 @@ def table(options: Namespace) -> int:
     if options.against:
         from orchestrator.results import against
 
-        if options.metric != "test_acc":
-            raise UserError("--metric val_acc: published numbers are test accuracies")
+        if not options.metric.startswith("test_"):
+            raise UserError(f"--metric {options.metric}: published numbers are test accuracies")
         beside = against.against_published(options.results, _sweeps(options))
         print(against.render(beside, options.format), end="")
         return 0
@@ -115,9 +117,11 @@ def front(options: Namespace) -> int:
     if found.empty:
         raise fronts.nothing_finished(frame, list(objectives))
     if not options.csv:
-        print(_aims(objectives, asked, bool(found["val_acc"].isna().all())))
+        print(_aims(objectives, asked, bool(found["val_score"].isna().all())))
     found = fronts.collapsed(found, objectives)
-    columns = ["method", "student", "compression_params", "val_acc", "test_acc", "n"]
+    own = dict.fromkeys(headline(name).name for name in found["metric"])
+    scores = [f"{part}_{name}" for name in own for part in ("val", "test")]
+    columns = ["method", "student", "compression_params", *scores, "n"]
     columns += [key for key in objectives if key not in columns] + ["equal", "trial_id"]
     print_frame(found[columns], csv=options.csv)
     return 0
@@ -176,9 +180,9 @@ def teacher(options: Namespace) -> int:
     made = {"import": _import_teacher, "adopt": _adopt_teacher, "train": _train_teachers}
     for card in made[options.action](options):
         print(
-            f"teacher {card.name} ({card.blueprint.label}): {100 * card.test_acc:.2f} % on the "
-            f"test set of {card.dataset}; {card.params:,} parameters; "
-            f"input mean {rounded(card.mean)}, std {rounded(card.std)}"
+            f"teacher {card.name} ({card.blueprint.label}): {card.tested} on the test set of "
+            f"{card.dataset}; {card.params:,} parameters; input mean {rounded(card.mean)}, "
+            f"std {rounded(card.std)}"
         )
     return 0
 
@@ -197,7 +201,7 @@ def _list_teachers(results: str) -> int:
                 card.blueprint.label,
                 made_how(card),
                 card.dataset,
-                f"{100 * card.test_acc:.2f} %",
+                card.tested,
                 f"{card.params:,}",
                 card.fingerprint[:12],
                 card.created_at,
@@ -352,4 +356,7 @@ def _print_row(row: dict[str, Any]) -> None:
         "val_acc",
         "test_acc",
     )
-    print_pairs("result", {key: row[key] for key in keys if row.get(key) is not None})
+    shown = {key: row[key] for key in keys if row.get(key) is not None}
+    if row["metric"] != "acc":
+        shown |= {f"{part}_{row['metric']}": row.get(f"{part}_score") for part in ("val", "test")}
+    print_pairs("result", {key: value for key, value in shown.items() if value is not None})

@@ -12,10 +12,12 @@ import pandas as pd
 from orchestrator.results.chains import model_of
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
-from trainables.columns import TRIALS, Direction, check_objective
+from trainables.columns import TRIALS, Direction
 from trainables.config import decisive
 from trainables.errors import UserError, unknown
+from trainables.objectives import check_objective, metric_of
 from trainables.settings import Role
+from trainables.tasks.metrics import SHOWN, headline
 
 OBJECTIVES: Mapping[str, Direction] = {"val_acc": "max", "compression_params": "max"}
 """Of studies that give none and have a teacher; without one, val_acc alone."""
@@ -36,9 +38,12 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         and so are facts that a step of the compression has made different; the others are those of
         the first trial (``student``: ``MODEL~*`` where they differ). And ``settings`` (JSON of
         those that decide, less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by
-        spaces), and for
-        val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it) and
-        ``*_by_seed`` (the accuracy of each).
+        spaces), for each of `SHOWN` ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it)
+        and ``*_by_seed`` (the value of each), and the headline metrics under their own names:
+        ``val_map``.
+
+    Raises:
+        UserError: trials of one data set have two headline metrics.
     """
     finished = frame[frame["status"] == "completed"].copy()
     finished["stage"] = finished["stage"].fillna("search")
@@ -66,13 +71,35 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     points["n"] = groups.size()
     points["trial_ids"] = groups["trial_id"].agg(" ".join)
     seeds = groups["seed"].agg(list)
-    for metric in ("val_acc", "test_acc"):
+    for metric in SHOWN:
         values = groups[metric].agg(list)
         by_seed = [dict(zip(*both, strict=True)) for both in zip(seeds, values, strict=True)]
         points[f"{metric}_by_seed"] = pd.Series(by_seed, points.index, dtype=object)
         points[f"{metric}_sd"] = groups[metric].std()
         points[f"{metric}_n"] = groups[metric].count()
-    return points.reset_index()
+    return _named(points.reset_index())
+
+
+def _named(points: pd.DataFrame) -> pd.DataFrame:
+    """The points, with their headline metrics under their own names, too."""
+    for dataset, own in points.groupby("dataset")["metric"]:
+        if own.nunique() > 1:
+            raise UserError(
+                f"trials of '{dataset}' have different metrics, {' and '.join(own.unique())}: "
+                "name sweeps of one of them"
+            )
+    for metric in points["metric"].dropna().unique():
+        for part in ("val", "test"):
+            if f"{part}_{metric}" not in TRIALS:
+                values = points[f"{part}_score"].where(points["metric"] == metric)
+                points[f"{part}_{metric}"] = values
+    return points
+
+
+def signs(points: pd.DataFrame) -> pd.Series:
+    """By what a headline metric is multiplied so that larger is better: 1 or -1."""
+    ways = [headline(name).better for name in points["metric"]]
+    return pd.Series([1.0 if way == "max" else -1.0 for way in ways], points.index, dtype=float)
 
 
 def common(config: str, *less: Role) -> str:
@@ -132,8 +159,9 @@ def front(frame: pd.DataFrame, objectives: Mapping[str, Direction] = OBJECTIVES)
     for name in objectives:
         check_objective(name)
     points = over_seeds(frame[frame["stage"] != "confirm"])
+    points = points.assign(**{name: np.nan for name in objectives if name not in points})
     return points[_per_teacher(points, objectives)].sort_values(
-        ["dataset", "teacher", "compression_params", "val_acc"], ignore_index=True
+        ["dataset", "teacher", "compression_params", "val_score"], ignore_index=True
     )
 
 
@@ -203,15 +231,18 @@ def nothing_finished(frame: pd.DataFrame, needed: Sequence[str] = ()) -> UserErr
         most = f"; most often: {str(errors.index[0])[:160]}" if len(errors) else ""
         return UserError(f"no finished trial: {counts}{most}")
     for name in needed:
-        if name in finished and finished[name].isna().all():
-            return UserError(f"no finished trial of {len(finished)} has {name}{_because(name)}")
+        if name not in finished or finished[name].isna().all():
+            why = _because(name, finished["metric"].dropna().unique().tolist())
+            return UserError(f"no finished trial of {len(finished)} has {name}{why}")
     if (finished["stage"] == "confirm").all():
         return UserError(f"no finished trial of the search: {len(finished)} are of its confirm")
     return UserError(f"no finished trial of {len(finished)} has all of {', '.join(needed)}")
 
 
-def _because(column: str) -> str:
-    needs = TRIALS[column].needs
+def _because(column: str, metrics: Sequence[str]) -> str:
+    if metrics and metric_of(column) not in (None, *metrics):
+        return f": what they are measured by is {', '.join(metrics)} (val_score, test_score)"
+    needs = TRIALS[column].needs if column in TRIALS else ("validation",)
     if "validation" in needs:
         return ": val_fraction is 0, so that no image validates"
     if "teacher" in needs:
@@ -229,23 +260,23 @@ def _per_teacher(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> p
 
 
 def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Every config with the accuracy to show: of its confirm trials if it has some.
+    """Every config with the value to show: of its confirm trials if it has some.
 
     Args:
         frame: rows of ``trials``.
-        metric: ``"test_acc"``, or ``"val_acc"``, which confirm trials have not.
+        metric: one of `SHOWN`; those of validation confirm trials have not.
 
     Returns:
         Rows as `over_seeds` gives them, one per config. ``shown``, ``shown_sd``, ``shown_n`` and
         ``shown_by_seed`` are the metric's mean, sd, count and values, ``shown_stage`` the stage
         they come from; ``trial_id``, ``trial_ids`` and ``config_key`` are of that stage.
-        ``val_acc`` is of the search.
+        ``val_acc`` and ``val_score`` are of the search.
 
     Raises:
         UserError: the metric is unknown.
     """
-    if metric not in ("test_acc", "val_acc"):
-        raise unknown("metric", metric, ("test_acc", "val_acc"))
+    if metric not in SHOWN:
+        raise unknown("metric", metric, SHOWN)
     points = over_seeds(frame)
     endings = ("", "_sd", "_n", "_by_seed")
     names = {f"{metric}{ending}": f"shown{ending}" for ending in endings}
@@ -256,10 +287,11 @@ def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     points["match"] = [common(settings, "split") for settings in points["settings"]]
     is_confirm = points["stage"] == "confirm"
     searched, confirmed = points[~is_confirm], points[is_confirm]
-    if metric == "val_acc":
+    if metric.startswith("val_"):
         return searched.drop(columns="match")
-    # A confirm trial learned from the validation images: its own val_acc says nothing.
-    confirmed = confirmed[confirmed["shown"].notna()].drop(columns="val_acc")
-    chosen = confirmed.merge(searched[["match", "val_acc"]], on="match", how="left")
+    # A confirm trial learned from the validation images: what it says of them means nothing.
+    own = ["val_acc", "val_score"]
+    confirmed = confirmed[confirmed["shown"].notna()].drop(columns=own)
+    chosen = confirmed.merge(searched[["match", *own]], on="match", how="left")
     others = searched[~searched["match"].isin(confirmed["match"])]
     return pd.concat([chosen, others], ignore_index=True).drop(columns="match")

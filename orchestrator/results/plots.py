@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from orchestrator.results.front import (
-    OBJECTIVES,
     non_dominated,
     nothing_finished,
     with_confirmation,
@@ -21,6 +20,7 @@ from orchestrator.results.front import (
 from orchestrator.results.tables import best_cells
 from trainables.columns import TRIALS
 from trainables.errors import UserError, unknown
+from trainables.tasks.metrics import SHOWN, headline, shown_as
 
 # Okabe & Ito's colours, told apart with any colour vision, less black and yellow (pale on white).
 # Six colours by ten markers: no two of the first 30 methods look alike.
@@ -30,28 +30,27 @@ _INK = "#333333"
 _MARK: dict[str, Any] = {"ms": 6, "mec": "white", "mew": 0.6, "elinewidth": 1.1, "capsize": 2}
 _RING: dict[str, Any] = {"facecolors": "none", "edgecolors": _INK, "linewidths": 1.1}
 _AXES = ("params", "macs", "bytes")
-_METRICS = ("test_acc", "val_acc")
 
 
 def accuracy_versus_compression(
     frame: pd.DataFrame,
     path: str | Path,
     *,
-    metric: Literal["test_acc", "val_acc"] = "test_acc",
-    axis: Literal["params", "macs", "bytes"] = "params",
+    metric: str = "test_score",
+    axis: str = "params",
     title: str | None = None,
 ) -> None:
     """Draw all finished trials, the best of each method, the front and the teacher.
 
     Each dataset and teacher has a panel. A light point is a trial. A marker is, per method and
-    compression, the config with the best validation accuracy, mean over seeds with sd where
+    compression, the config that is best on validation, mean over seeds with sd where
     there are several; confirm trials count where there are some. The front is non-dominated
-    in (validation accuracy, compression) and drawn at the metric's mean.
+    in (metric on validation, compression) and drawn at the metric's mean.
 
     Args:
         frame: rows of ``trials``.
         path: file to write; ``.png`` or ``.svg``.
-        metric: the y axis.
+        metric: the y axis, one of `SHOWN`.
         axis: what the compression factor (teacher / student) of the x axis counts.
         title: above the panels, which are named by dataset and teacher.
 
@@ -62,8 +61,8 @@ def accuracy_versus_compression(
     path = Path(path)
     if path.suffix not in (".png", ".svg"):
         raise UserError(f"plot '{path}': expected a file that ends in .png or .svg")
-    if metric not in _METRICS:
-        raise unknown("metric", metric, _METRICS)
+    if metric not in SHOWN:
+        raise unknown("metric", metric, SHOWN)
     if axis not in _AXES:
         raise unknown("compression axis", axis, _AXES)
     factor = f"compression_{axis}"
@@ -82,7 +81,8 @@ def accuracy_versus_compression(
         _draw(axes, group, _of(points, select), _of(cells, select), styles)
         name = f"{dataset}, teacher {teacher}" if isinstance(teacher, str) else str(dataset)
         axes.set_title(name, loc="left", fontsize=11, color=_INK)
-        axes.set_ylabel(f"{TRIALS[metric].label} (%)", color=_INK)
+        own = group["metric"].dropna().iloc[0]
+        axes.set_ylabel(f"{shown_as(metric.partition('_')[0], own)} (%)", color=_INK)
         note = " (methods side by side)" if group["method"].nunique() > 1 else ""
         axes.set_xlabel(f"compression: {TRIALS[factor].help}{note}", color=_INK)
     if title:
@@ -130,9 +130,9 @@ def _draw(
     cells: pd.DataFrame,
     styles: dict[str, tuple[str, str]],
 ) -> None:
-    searched = points[points["val_acc"].notna()]
-    objectives = {"val_acc": OBJECTIVES["val_acc"], "x": OBJECTIVES["compression_params"]}
-    front = searched[non_dominated(searched, objectives)]
+    searched = points[points["val_score"].notna()]
+    better = headline(trials["metric"].iloc[0]).better
+    front = searched[non_dominated(searched, {"val_score": better, "x": "max"})]
     shift = _shifts(cells, list(styles))
     trials, cells, front = (
         part.assign(x=part["x"] * part["method"].map(shift).astype(float)).sort_values("x")
@@ -176,7 +176,7 @@ def _scale(axes: Axes, trials: pd.DataFrame, cells: pd.DataFrame) -> None:
     axes.tick_params(colors=_INK, labelsize=9)
     # A trial that broke down must not press all others into one line.
     lowest = (cells["y"] - cells["spread"]).min()
-    top = max(trials["y"].max(), 100 * trials["teacher_test_acc"].max())
+    top = max(trials["y"].max(), 100 * trials["teacher_test_score"].max())
     span = max(top - lowest, 1.0)
     bottom = max(trials["y"].min(), lowest - 0.1 * span) - 0.06 * span
     axes.set_ylim(bottom, top + 0.12 * span)
@@ -203,13 +203,13 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _teacher(axes: Axes, trials: pd.DataFrame) -> None:
-    accuracy = 100 * trials["teacher_test_acc"].mean()
-    if math.isnan(accuracy):
+    height = 100 * trials["teacher_test_score"].mean()
+    if math.isnan(height):
         return
-    axes.axhline(accuracy, color=_INK, lw=1.0, ls=(0, (5, 3)), zorder=3)
+    axes.axhline(height, color=_INK, lw=1.0, ls=(0, (5, 3)), zorder=3)
     axes.annotate(
-        f"teacher {accuracy:.2f} % (test)",
-        (1, accuracy),
+        f"teacher {height:.2f} % (test)",
+        (1, height),
         (0, 3),
         ha="right",
         va="bottom",

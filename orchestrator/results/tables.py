@@ -10,9 +10,9 @@ import pandas as pd
 
 from orchestrator.results.chains import model_of, told
 from orchestrator.results.forms import ABSENT, Grid, form_of
-from orchestrator.results.front import nothing_finished, with_confirmation
+from orchestrator.results.front import nothing_finished, signs, with_confirmation
 from orchestrator.results.sharing import for_every_teacher
-from trainables.columns import TRIALS
+from trainables.tasks.metrics import ACC, shown_as
 
 _PANEL = ["dataset", "teacher"]
 _COLUMN = [*_PANEL, "column"]
@@ -20,21 +20,23 @@ _COLUMN = [*_PANEL, "column"]
 
 @dataclass(frozen=True)
 class Cell:
-    """One method at one compression. Accuracies are fractions.
+    """One method at one compression. Accuracies and other metrics are fractions.
 
     Attributes:
         compression: header of the column.
         compression_params: factor of the student that is shown.
-        stage: ``confirm`` or ``search``: where the accuracy comes from.
+        stage: ``confirm`` or ``search``: where the value comes from.
         mean: over the seeds.
         sd: over the seeds (ddof 1); None for one seed.
         n: number of seeds.
         diff: to the plain student of the same compression and stage; None if there is none.
         diff_se: standard error of the difference, paired by seed; None unless both were trained
             under the same seeds, two at least.
-        val_acc: of the search, what the config was chosen by; None if it was confirmed only.
+        val_acc: of the search; None if it was confirmed only, or the task has none.
         config_key: of the first seed; so is ``trial_id``.
-        best: whether no other method of the column has a higher mean.
+        metric: by which the task selects; ``val_score`` is its value in the search, what the
+            config was chosen by; None if it was confirmed only.
+        best: whether no other method of the column has a better mean.
     """
 
     dataset: str
@@ -52,6 +54,8 @@ class Cell:
     val_acc: float | None
     config_key: str | None
     trial_id: str
+    metric: str | None
+    val_score: float | None
     best: bool
 
 
@@ -89,12 +93,12 @@ class Table:
     panels: tuple[Panel, ...]
 
 
-def compression_table(frame: pd.DataFrame, metric: str = "test_acc") -> Table:
+def compression_table(frame: pd.DataFrame, metric: str = "test_score") -> Table:
     """Methods by compression: for each, the config that is best on validation.
 
     Args:
         frame: rows of ``trials``, search and confirm.
-        metric: what to show, ``"test_acc"`` or ``"val_acc"``.
+        metric: what to show, one of `SHOWN`.
 
     Raises:
         UserError: the metric is unknown, or no trial has finished.
@@ -130,7 +134,8 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
             kinds, points["compression_requested"], points["student"], points["steps"], strict=True
         )
     ]
-    points = points.sort_values(["val_acc", "config_key"], ascending=[False, True])
+    points["merit"] = signs(points) * points["val_score"]
+    points = points.sort_values(["merit", "config_key"], ascending=[False, True])
     cell = [*_COLUMN, "method"]
     points["rivals"] = points.groupby(cell, dropna=False)["method"].transform("size")
     cells = points.drop_duplicates(cell).copy()
@@ -146,7 +151,8 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     errors = pd.Series([_paired_error(*pair) for pair in both], cells.index, dtype=float)
     cells["diff_se"] = errors.where(taught)
     columns = cells.groupby(_COLUMN, dropna=False)
-    cells["best"] = cells["mean"] == columns["mean"].transform("max")
+    cells["merit"] = signs(cells) * cells["mean"]
+    cells["best"] = cells["merit"] == columns["merit"].transform("max")
     cells["achieved"] = columns["compression_params"].transform("mean")
     cells = cells.sort_values(
         [*_PANEL, "achieved", "compression_requested", "column", "method"], ignore_index=True
@@ -186,19 +192,24 @@ def _by_factor(kind: object) -> bool:
 
 
 def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
-    accuracy = trials["teacher_test_acc"].mean()
+    own, part = panel.cells[0].metric, metric.partition("_")[0]
+    taught = trials["teacher_test_score"].mean()
     teacher = panel.cells[0].teacher or "none"
-    if not math.isnan(accuracy):
-        teacher += f" ({100 * accuracy:.2f} % test accuracy)"
+    if not math.isnan(taught):
+        teacher += f" ({100 * taught:.2f} % {shown_as('test', own)})"
     seeds = sorted({int(seed) for seed in trials["seed"].dropna()})
     known = any(cell.diff_se is not None for cell in panel.cells)
     paired = " ± its standard error, paired by seed" if known else ""
     listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
     return (
-        f"{panel.cells[0].dataset}, teacher {teacher}. {TRIALS[metric].label.capitalize()} in %, "
+        f"{panel.cells[0].dataset}, teacher {teacher}. {_capital(shown_as(part, own))} in %, "
         f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
         f"student of the same compression{paired}; {len(trials)} finished trials, {listed}."
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def choice(cells: pd.DataFrame) -> str:
@@ -206,8 +217,9 @@ def choice(cells: pd.DataFrame) -> str:
     several = cells["rivals"] > 1
     if not several.any():
         return "Each cell has one config: nothing was chosen."
-    text = "Each cell shows the config with the best validation accuracy."
-    blind = int((several & cells["val_acc"].isna()).sum())
+    named = list(dict.fromkeys(shown_as("val", name) for name in cells["metric"]))
+    text = f"Each cell shows the config with the best {' or '.join(named)}."
+    blind = int((several & cells["val_score"].isna()).sum())
     if blind:
         text += f" Of {blind} cells no config has one: they show the first by config_key."
     return text
@@ -232,7 +244,7 @@ def render(table: Table, form: str = "text") -> str:
 
 
 def _grid(panel: Panel, bold: str) -> Grid:
-    """Header and rows as text; ``bold`` is a format with the accuracy as ``{}``."""
+    """Header and rows as text; ``bold`` is a format with the value as ``{}``."""
     text = {}
     for cell in panel.cells:
         shown = f"{100 * cell.mean:.2f}"
@@ -255,10 +267,14 @@ def _grid(panel: Panel, bold: str) -> Grid:
 
 
 def _csv(table: Table) -> str:
-    """Tidy: accuracies are fractions; a cell without trials has no row."""
+    """Tidy: metrics are fractions; a cell without trials has no row. Where all are accuracies,
+    which one is meant need not be said."""
     sink = io.StringIO()
-    names = [name for name in _CELL if name != "best"]
+    cells = [cell for panel in table.panels for cell in panel.cells]
+    plain = all(cell.metric == ACC.name for cell in cells)
+    left_out = {"best", *(("metric", "val_score") if plain else ())}
+    names = [name for name in _CELL if name not in left_out]
     writer = csv.DictWriter(sink, names, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(cell) for panel in table.panels for cell in panel.cells)
+    writer.writerows(map(asdict, cells))
     return sink.getvalue()

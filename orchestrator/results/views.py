@@ -19,6 +19,14 @@ from trainables.files import Folder, open_folder
 # What a trial's row is superseded by: the same trial, or the same epoch of it, tried again.
 _LATEST = {"trials": "sweep, trial_id", "epochs": "sweep, trial_id, epoch"}
 
+# Rows of older versions have the accuracy alone, which is what their trials are measured by.
+_SCORES = {
+    "trials": "coalesce(metric, if(coalesce(val_acc, test_acc) IS NULL, NULL, 'acc')) AS metric, "
+    "coalesce(val_score, val_acc) AS val_score, coalesce(test_score, test_acc) AS test_score, "
+    "coalesce(teacher_test_score, teacher_test_acc) AS teacher_test_score",
+    "epochs": "coalesce(val_score, val_acc) AS val_score",
+}
+
 # No external access closes files, the network, extensions and Python's variables alike. Without
 # a temporary folder nothing is spilled to the disk on which somebody happens to stand.
 _SETTINGS = {
@@ -98,7 +106,8 @@ def _load(
     connection.execute(f"CREATE TABLE {table}_all AS FROM loading")
     connection.unregister("loading")
     connection.execute(
-        f"CREATE VIEW {table} AS FROM {table}_all QUALIFY row_number() OVER "
+        f"CREATE VIEW {table} AS SELECT * REPLACE ({_SCORES[table]}) FROM {table}_all "
+        "QUALIFY row_number() OVER "
         f"(PARTITION BY {_LATEST[table]} ORDER BY attempt DESC NULLS LAST) = 1"
     )
 

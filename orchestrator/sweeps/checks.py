@@ -6,9 +6,11 @@ from collections.abc import Callable
 from orchestrator.sweeps.plan import Plan, naming
 from orchestrator.sweeps.validation import check_validation
 from search_spaces.spec import Study
-from trainables.columns import TRIALS
 from trainables.compression.chain import Chain
 from trainables.data.dataset import Dataset
+from trainables.errors import UserError
+from trainables.objectives import OBJECTIVES, check_objective, metric_of
+from trainables.tasks.metrics import ACC, Metric
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +28,30 @@ def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
         UserError: one of them is missing, by its key.
     """
     study.check_budget()
-    columns = (TRIALS[key] for key in study.objectives)
+    columns = (check_objective(key) for key in study.objectives)
     deciding = [f"objectives.{c.name}" for c in columns if "validation" in c.needs]
     check_validation(study, dataset, next(iter(deciding), None))
+
+
+def scored_by(metric: Metric, study: Study) -> Study:
+    """A study for data by whose task is selected by a metric.
+
+    Where the study does not say what it optimises, that metric stands in the accuracy's place.
+
+    Raises:
+        UserError: an objective is of another metric.
+    """
+    own = f"val_{metric.name}" if f"val_{metric.name}" in OBJECTIVES else "val_score"
+    if metric != ACC and "objectives" not in study.model_fields_set:
+        others = {key: goal for key, goal in study.objectives.items() if key != "val_acc"}
+        return study.model_copy(update={"objectives": {own: metric.better, **others}})
+    for key in study.objectives:
+        if metric_of(key) not in (None, metric.name):
+            raise UserError(
+                f"objectives.{key}: trials of '{study.dataset}' have none; they have {own} "
+                "(val_score is the same) and val_loss"
+            )
+    return study
 
 
 def check_names(plan: Plan) -> None:

@@ -3,10 +3,11 @@
 import json
 
 from orchestrator.results import views
-from orchestrator.results.front import front, nothing_finished, objectives_of
+from orchestrator.results.front import front, nothing_finished, objectives_of, signs
 from search_spaces.spec import MAX_REPEATS
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.tasks.metrics import headline
 
 FIRST_SEED = 1000
 
@@ -20,13 +21,13 @@ def choose(sweep: str, results: str, seeds: int, top: int | None = None) -> list
     Args:
         sweep, results: whose search.
         seeds: how often each config is trained.
-        top: only this many of the front, by validation accuracy.
+        top: only this many of the front, those that are best on validation.
 
     Returns:
         A list of repeats per config.
 
     Raises:
-        UserError: the sweep has no finished trial, or none with a validation accuracy.
+        UserError: the sweep has no finished trial, or none that was validated.
     """
     if not 1 <= seeds <= MAX_REPEATS:
         raise UserError(f"--seeds: expected at least 1, at most {MAX_REPEATS}, got {seeds}")
@@ -37,14 +38,16 @@ def choose(sweep: str, results: str, seeds: int, top: int | None = None) -> list
     chosen = front(frame, objectives)
     if chosen.empty:
         raise nothing_finished(frame, list(objectives))
-    if chosen["val_acc"].isna().all():
+    if chosen["val_score"].isna().all():
+        own = headline(chosen["metric"].iloc[0]).name
         raise UserError(
-            f"sweep '{sweep}' has no val_acc (val_fraction: 0), by which something could be "
+            f"sweep '{sweep}' has no val_{own} (val_fraction: 0), by which something could be "
             "chosen; its trials learned from all training images: for more seeds give its study "
             "more `repeats`"
         )
     if top is not None:
-        chosen = chosen.nlargest(top, "val_acc")
+        merit = signs(chosen) * chosen["val_score"]
+        chosen = chosen.assign(merit=merit).nlargest(top, "merit")
     configs = [TrialConfig.from_mapping(json.loads(text)) for text in chosen["config"]]
     plain = [_plain(config) for config in configs]
     distinct = {config.to_json(): config for config in [*configs, *plain]}

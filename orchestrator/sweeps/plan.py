@@ -28,6 +28,8 @@ from trainables.methods.registry import peer_models
 from trainables.models.blueprint import Blueprint, build, shapes_of
 from trainables.models.outputs import Shapes
 from trainables.models.weights import Card
+from trainables.tasks.registry import TASKS
+from trainables.tasks.task import Task
 from trainables.teachers.classes import class_order, remark
 from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Filed, Recipe, lineage
@@ -75,6 +77,11 @@ class Plan:
         return load_dataset(
             self.study.dataset, self.data_dir, image_size=int(size) if size else None
         )
+
+    @property
+    def task(self) -> Task:
+        """Of the data set."""
+        return TASKS[self.dataset.task]
 
     @cached_property
     def teachers(self) -> dict[str, Recipe | Filed]:
@@ -241,7 +248,7 @@ class Plan:
             above = self._shapes(teacher.blueprint) if teacher else None
             shapes = self._shapes(Blueprint(student))
             with torch.device("meta"):
-                Method(config.method, config.terms, shapes, above)
+                Method(config.method, config.terms, shapes, above, self.task)
             for peer in set(peer_models(config.method, config.terms).values()):
                 self._shapes(Blueprint(peer or student))
         except UserError as error:

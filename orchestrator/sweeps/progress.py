@@ -14,6 +14,7 @@ from rich.text import Text
 from orchestrator.results.chains import model_of, told
 from orchestrator.sweeps.surroundings import Steadfast
 from trainables.config import TrialConfig
+from trainables.tasks.metrics import headline, percent
 
 Row = Mapping[str, Any]
 
@@ -48,7 +49,7 @@ class Progress:
         self._live: Live | None = None
         self._started = self._last_line = time.monotonic()
         self._running: dict[str, tuple[TrialConfig, int]] = {}
-        self._best: dict[str, tuple[float, float, str, str]] = {}
+        self._best: dict[str, tuple[float, float, Row]] = {}
         self.done = self.failed = self.stopped = self.answers = self.ended_before = 0
         self.retries = 0
         self._stage = ""
@@ -159,8 +160,10 @@ class Progress:
             table.add_column(
                 name, justify="right" if name in ("compression", "best val") else "left"
             )
-        for factor, acc, method, student in sorted(self._best.values())[:MAX_LINES]:
-            table.add_row(_factor(factor), f"{100 * acc:.2f} %", method, student)
+        best = sorted(self._best.values(), key=lambda found: found[:2])
+        for factor, val, row in best[:MAX_LINES]:
+            names = str(row["method"]), str(row["student"])
+            table.add_row(_factor(factor), percent(val, row.get("metric")), *names)
         running = "  ".join(
             f"{trial_id.rpartition('-')[2]} {config.method} {epoch}/{config.epochs}"
             for trial_id, (config, epoch) in list(self._running.items())[:6]
@@ -171,14 +174,14 @@ class Progress:
         return Group(*shown)
 
     def _note_best(self, row: Row) -> None:
-        acc, factor = row.get("val_acc"), row.get("compression_params")
-        if acc is None:
+        val, factor = _score(row, "val"), row.get("compression_params")
+        if val is None:
             return
         size = row.get("compression_requested") or model_of(row["student"])
         key = f"{size}{told(row.get('compression_kind'), row.get('config'))}"
-        found = (factor or 1.0, acc, str(row["method"]), str(row["student"]))
-        if key not in self._best or acc > self._best[key][1]:
-            self._best[key] = found
+        sign = 1 if headline(row.get("metric")).better == "max" else -1
+        if key not in self._best or sign * val > sign * self._best[key][1]:
+            self._best[key] = (factor or 1.0, val, row)
 
     def _counts(self) -> str:
         text = self._short_counts()
@@ -214,11 +217,19 @@ def _describe(row: Row) -> str:
     if row.get("compression_params") is not None:
         text += f" ({_factor(row['compression_params'])})"
     if row["status"] == "completed":
-        shown = [(f"{kind}", row.get(f"{kind}_acc")) for kind in ("val", "test")]
+        shown = [(part, _score(row, part)) for part in ("val", "test")]
         return text + "".join(
-            f"  {kind} {100 * acc:.2f} %" for kind, acc in shown if acc is not None
+            f"  {part} {percent(value, row.get('metric'))}"
+            for part, value in shown
+            if value is not None
         )
     return f"{text}  {row['status']}" + (f": {row['error']}" if row.get("error") else "")
+
+
+def _score(row: Row, part: str) -> float | None:
+    """The headline metric; of an older version's row, the accuracy."""
+    value = row.get(f"{part}_score")
+    return row.get(f"{part}_acc") if value is None else value
 
 
 def _factor(factor: float) -> str:

@@ -16,6 +16,7 @@ from orchestrator.sweeps.proposal import Known, Proposal, Row
 from orchestrator.sweeps.samplers import make_sampler
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
+from trainables.objectives import value_of
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
@@ -168,10 +169,10 @@ def _objectives(study: Study, rows: Sequence[Row]) -> list[float] | None:
         return None
     means = []
     for key in study.objectives:
-        values = [row.get(key) for row in rows]
+        values = [value_of(row, key) for row in rows]
         if any(value is None or value != value for value in values):
             return None
-        means.append(sum(values) / len(values))  # type: ignore[arg-type]
+        means.append(sum(values) / len(values))
     return means
 
 

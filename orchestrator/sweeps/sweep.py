@@ -15,7 +15,7 @@ from orchestrator.results.record import read_record
 from orchestrator.results.store import Store
 from orchestrator.sweeps import cluster
 from orchestrator.sweeps.book import Book
-from orchestrator.sweeps.checks import check_names, check_search
+from orchestrator.sweeps.checks import check_names, check_search, scored_by
 from orchestrator.sweeps.ending import Ending
 from orchestrator.sweeps.journal import Journal
 from orchestrator.sweeps.ledger import is_finished, known
@@ -110,7 +110,7 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     plan = Plan(study, name, results, data_dir)
     check_names(plan)
     check_search(study, lambda: plan.dataset)
-    plan = plan.with_teachers()
+    plan = replace(plan, study=scored_by(plan.task.headline, study)).with_teachers()
     plan.check()
     open_folder(results).check_writable()
     with ExitStack() as held:

@@ -12,6 +12,7 @@ from orchestrator.sweeps.progress import Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
+from trainables.tasks.metrics import percent
 from trainables.teachers.teacher import find_teacher
 from trainables.teachers.train import Recipe, teacher_lock, waiting_for
 
@@ -37,7 +38,7 @@ def with_teachers(plan: Plan, progress: Progress) -> Plan:
     plan = plan.with_teachers()
     for recipe in missing:
         card = plan.cards[recipe.key]
-        progress.stage(f"teacher {card.name}: test {100 * card.test_acc:.2f} %")
+        progress.stage(f"teacher {card.name}: test {card.tested}")
     return plan
 
 
@@ -176,8 +177,8 @@ class _Stage:
         if row is None:
             lesson.asked, lesson.last = lesson.worker.finish.remote(), True
         else:
-            val = row["val_acc"]
-            shown = f", val {100 * val:.2f} %" if val is not None else ""
+            val = row["val_score"]
+            shown = f", val {percent(val, row['metric'])}" if val is not None else ""
             self._progress.stage(
                 f"teacher {name}: epoch {row['epoch']}/{lesson.recipe.config.epochs}{shown}",
                 passing=True,

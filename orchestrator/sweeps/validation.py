@@ -1,17 +1,19 @@
 """Whether the trials of a study have validation images, where something is decided by them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
+from trainables.data.labels import class_counts
 from trainables.data.notes import listed, say_notes
-from trainables.data.split import enough_for_each, held_out
+from trainables.data.split import enough_for_each
 from trainables.errors import UserError
 from trainables.settings import settings_of
+from trainables.tasks.registry import TASKS
 
 _KEY = "val_fraction"
 
@@ -39,12 +41,12 @@ def check_validation(study: Study, dataset: Callable[[], Dataset], needed_by: st
     if not any(value for values in fractions.values() for value in values):
         return
     data = dataset()
-    counts = torch.bincount(data.train.labels, minlength=data.num_classes).tolist()
     for where, values in fractions.items():
         for value in values:
-            _check(where, value, counts, needed_by)
+            _check(where, value, data, needed_by)
     lowest = min(value for values in fractions.values() for value in values if value)
-    out = held_out(counts, lowest)
+    counts = class_counts(data.train.labels, data.num_classes).tolist()
+    out = class_counts(data.train.labels[_held_out(data, lowest)], data.num_classes).tolist()
     without = [
         name
         for name, count, held in zip(data.classes, counts, out, strict=True)
@@ -54,7 +56,7 @@ def check_validation(study: Study, dataset: Callable[[], Dataset], needed_by: st
         verb = "has" if len(without) == 1 else "have"
         note = (
             f"warning: {len(without):,} of {data.num_classes:,} classes {verb} no validation image "
-            f"at {_KEY} {lowest:g}: {listed(without)}{_better(counts)}"
+            f"at {_KEY} {lowest:g}: {listed(without)}{_better(data)}"
         )
         say_notes(data.name, [note])
 
@@ -72,21 +74,29 @@ def _fractions(study: Study) -> Iterator[tuple[str, list[float]]]:
         yield f"pairs.{pair}.{_KEY}" if own else _KEY, [float(value)]
 
 
-def _check(where: str, fraction: float, counts: Sequence[int], needed_by: str | None) -> None:
-    out, total = sum(held_out(counts, fraction)), sum(counts)
-    images = f"{total:,} training images ({max(counts):,} of a class at most)"
+def _held_out(data: Dataset, fraction: float) -> Tensor:
+    """The images that are held out under some seed; how many of a class, none decides, or by
+    an image where they are of several."""
+    return TASKS[data.task].split(data.train.labels, fraction, 0)[1]
+
+
+def _check(where: str, fraction: float, data: Dataset, needed_by: str | None) -> None:
+    out, total = len(_held_out(data, fraction)), len(data.train)
+    most = int(class_counts(data.train.labels, data.num_classes).max())
+    images = f"{total:,} training images ({most:,} of a class at most)"
     if out == total:
-        raise UserError(
-            f"{where}: {fraction:g} leaves none of {images} to train on{_better(counts)}"
-        )
+        raise UserError(f"{where}: {fraction:g} leaves none of {images} to train on{_better(data)}")
     if not out and needed_by:
         raise UserError(
             f"{where}: {fraction:g} holds out none of {images}, and {needed_by} needs some"
-            f"{_better(counts)}"
+            f"{_better(data)}"
         )
 
 
-def _better(counts: Sequence[int]) -> str:
+def _better(data: Dataset) -> str:
+    if data.train.labels.ndim > 1:
+        return ""  # images of several classes: one that is held out counts for all of them
+    counts = class_counts(data.train.labels, data.num_classes).tolist()
     fraction = enough_for_each(counts)
     if fraction is None:
         return "; no fraction will do: no class has two images"

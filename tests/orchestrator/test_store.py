@@ -74,18 +74,19 @@ FROZEN = {
     "trials": {
         "string": "sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
-        "term_weights peers precision teacher_precision teacher_note",
+        "term_weights peers precision teacher_precision teacher_note metric metrics",
         "int64": "attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
         "peak_memory_bytes schema_version",
         "double": "compression_requested compression_params compression_macs compression_bytes "
         "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
-        "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc",
+        "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc val_score "
+        "test_score teacher_test_score",
         "timestamp[us, tz=UTC]": "started_at ended_at",
     },
     "epochs": {
         "string": "sweep trial_id",
         "int64": "attempt epoch",
-        "double": "lr train_loss val_loss val_acc seconds images_per_second",
+        "double": "lr train_loss val_loss val_acc seconds images_per_second val_score",
     },
 }
 """A change here is a new `SCHEMA_VERSION`: add behind these, and do not rename or remove."""

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from trainables.columns import COLUMNS, OBJECTIVES, TRIALS, EpochRow, TrialRow, check_objective
+from trainables.columns import COLUMNS, TRIALS, EpochRow, TrialRow
 from trainables.errors import UserError
+from trainables.objectives import OBJECTIVES, check_objective, value_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,9 +76,19 @@ def test_what_can_be_optimised_is_frozen() -> None:
         *("compression_bytes", "compression_macs", "compression_params", "images_per_second"),
         *("latency_ms", "macs", "params", "peak_memory_bytes", "peer_val_acc", "size_bytes"),
         *("teacher_cache_hit_rate", "train_loss", "train_seconds", "val_acc", "val_loss"),
+        *("val_map", "val_score"),
     ]
     for name in OBJECTIVES:
-        assert check_objective(name) is TRIALS[name]
+        assert check_objective(name) is TRIALS.get(name) or name == "val_map"
+
+
+def test_a_headline_metric_has_its_own_name() -> None:
+    column = check_objective("val_map")
+    assert (column.name, column.better, column.needs) == ("val_map", "max", ("validation",))
+    row = {"metric": "map", "val_score": 0.5}
+    assert (value_of(row, "val_map"), value_of(row, "val_score")) == (0.5, 0.5)
+    assert value_of(row | {"metric": "acc"}, "val_map") is None
+    assert value_of(row, "val_acc") is None
 
 
 @pytest.mark.parametrize(
@@ -88,6 +99,9 @@ def test_what_can_be_optimised_is_frozen() -> None:
         ("seed", "unknown objective 'seed'"),
         ("started_at", "unknown objective 'started_at'"),
         ("compression_requested", "did you mean compression_"),
+        ("test_map", "nothing is ever selected on the test set"),
+        ("test_score", "nothing is ever selected on the test set"),
+        ("val_f1", "unknown objective 'val_f1'"),
         ("test_acc", "objective 'test_acc': selection is on validation columns only"),
         ("teacher_test_acc", "nothing is ever selected on the test set"),
         ("peer_test_acc", "nothing is ever selected on the test set"),

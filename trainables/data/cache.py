@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 
 from trainables.cache_root import cache_root
-from trainables.data.dataset import Content, Images, digest
+from trainables.data.dataset import SINGLE_LABEL, Content, Images, digest
 from trainables.data.decode import Allocate, Shape
 from trainables.errors import UserError
 
@@ -207,6 +207,7 @@ def _complete(content: Content, building: Path) -> None:
         "std": content.std,
         "notes": content.notes,
         "sizes": content.sizes,
+        "task": content.task,
     }
     (building / _RECORD).write_text(json.dumps(record, indent=1))
 
@@ -225,6 +226,7 @@ def _open(entry: Path) -> Content | None:
             std=tuple(record["std"]),
             notes=tuple(record["notes"]),
             sizes=tuple((width, height) for width, height in record["sizes"]),
+            task=record.get("task", SINGLE_LABEL),
         )
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         return None

@@ -12,11 +12,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from trainables.data.labels import check_labels, class_counts, label_bytes
 from trainables.data.notes import listed
 
 # Pixels become eight times as many bytes, which should stay in a core's cache.
 _STATISTICS_BLOCK = 1 << 17
 _HASHED_BLOCK = 1 << 24
+
+SINGLE_LABEL = "single-label"
+"""The task of a data set that names none."""
 
 Sizes = tuple[tuple[int, int], ...]
 """The least and the greatest ``(width, height)`` of images, or the only one, or none known."""
@@ -29,7 +33,8 @@ class Images:
     Attributes:
         images: uint8 ``[N, C, H, W]``. It may be a private view of a file that all processes of
             a node share, and larger than the memory: treat it as read-only, and do not copy it.
-        labels: int64 ``[N]``, class indices.
+        labels: int64 ``[N]``, class indices; of a multi-label set uint8 or bool ``[N, classes]``:
+            see `trainables.data.labels`.
     """
 
     images: Tensor
@@ -56,6 +61,7 @@ class Dataset:
             was guessed, which classes have no images. See `notes.say_notes`.
         sources: where the training and the test images come from, in words.
         sizes: of the images before they were brought to one size.
+        task: what is asked of a network: a name of `trainables.tasks.registry`.
     """
 
     name: str
@@ -70,6 +76,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     sources: tuple[str, str] = ("", "")
     sizes: Sizes = ()
+    task: str = SINGLE_LABEL
 
     def read_test(self) -> Images:
         """The test set. Asked for once, after a trial's last epoch; nothing is selected on it."""
@@ -99,7 +106,7 @@ class Content:
         mean: see `Dataset`.
         std: see `Dataset`.
         notes: what was met while the files were decoded; see `Dataset`.
-        sizes: see `Dataset`.
+        sizes, task: see `Dataset`.
     """
 
     classes: tuple[str, ...]
@@ -111,6 +118,7 @@ class Content:
     std: tuple[float, ...]
     notes: tuple[str, ...] = ()
     sizes: Sizes = ()
+    task: str = SINGLE_LABEL
 
     @classmethod
     def measure(
@@ -120,19 +128,27 @@ class Content:
         test: Images,
         notes: tuple[str, ...] = (),
         sizes: Sizes = (),
+        task: str = SINGLE_LABEL,
     ) -> "Content":
-        """Digests and channel statistics of freshly decoded images."""
+        """Digests and channel statistics of freshly decoded images.
+
+        Raises:
+            ValueError: labels of many classes that have not the form of `Images`.
+        """
+        for split in (train, test):
+            check_labels(split.labels, len(split), len(classes))
         # At once: much of a set that is larger than the memory is then read only once.
         with ThreadPoolExecutor(1) as pool:
             statistics = pool.submit(channel_statistics, train.images)
             digests = digest(train), digest(test)
             mean, std = statistics.result()
-        return cls(classes, train, test, *digests, mean, std, notes, sizes)
+        return cls(classes, train, test, *digests, mean, std, notes, sizes, task)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over pixels, labels and classes of both sets."""
+        """sha256 (hex) over pixels, labels, classes and task of both sets."""
         record = [list(self.classes), self.train_digest, self.test_digest]
+        record += [] if self.task == SINGLE_LABEL else [self.task]
         return hashlib.sha256(json.dumps(record).encode()).hexdigest()
 
     def dataset(
@@ -163,6 +179,7 @@ class Content:
             notes=(*notes, *self.notes, *self._alike(), *self._absent()),
             sources=sources,
             sizes=self.sizes,
+            task=self.task,
         )
 
     def _alike(self) -> Iterator[str]:
@@ -177,7 +194,7 @@ class Content:
         """Says which classes have no images."""
         total = len(self.classes)
         for kind, split in (("training", self.train), ("test", self.test)):
-            counts = torch.bincount(split.labels, minlength=total).tolist()
+            counts = class_counts(split.labels, total).tolist()
             names = [name for name, count in zip(self.classes, counts, strict=True) if not count]
             if names:
                 yield (
@@ -191,7 +208,7 @@ def digest(split: Images) -> str:
     digested = hashlib.sha256(json.dumps(list(split.images.shape)).encode())
     for block in _blocks(split.images, _HASHED_BLOCK):
         digested.update(block.contiguous().numpy().data)
-    digested.update(split.labels.numpy().astype("<i8").data)
+    digested.update(label_bytes(split.labels))
     return digested.hexdigest()
 
 

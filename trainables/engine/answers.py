@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainables.engine.precision import computing
 from trainables.errors import Diverged, TeacherBroken
-from trainables.evaluation import Score
+from trainables.tasks.task import Score
 from trainables.teachers.teacher import Teacher
 
 

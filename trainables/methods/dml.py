@@ -21,6 +21,9 @@ the networks beside them. While another term is alone (``fitnet.schedule: two_st
 All networks predict in training mode. BatchNorm's running statistics are updated once a step, as
 without peers, by the pass that has gradients; a prediction that is computed anew leaves them as
 they are. It draws new dropout masks.
+
+Where every class is a question by itself, D is the mean over images and classes of the Bernoulli
+distributions' divergence, as in KD.
 """
 
 from collections.abc import Mapping, Sequence
@@ -76,6 +79,7 @@ class DML(Term):
     """
 
     needs = frozenset()
+    any_task = True
     Config = DMLConfig
 
     def __init__(self, config: DMLConfig, student: Shapes, teacher: Shapes | None) -> None:
@@ -92,11 +96,12 @@ class DML(Term):
         return {str(number): config.peer for number in range(1, config.peers + 1)}
 
     def forward(self, student: Outputs, teacher: Outputs | None, batch: Batch) -> Tensor:
-        return self._mutual(student, batch.peers)
+        return self._mutual(student, batch.peers, batch)
 
     def peer_loss(self, peer: Outputs, others: Mapping[str, Outputs], batch: Batch) -> Tensor:
-        return cross_entropy(peer.logits, batch) + self._mutual(peer, others)
+        return cross_entropy(peer.logits, batch) + self._mutual(peer, others, batch)
 
-    def _mutual(self, own: Outputs, others: Mapping[str, Outputs]) -> Tensor:
-        said = [other.logits.detach() for other in others.values()]
-        return self.config.beta * dml_loss(own.logits, said, self.config.temperature)
+    def _mutual(self, own: Outputs, others: Mapping[str, Outputs], batch: Batch) -> Tensor:
+        answers = batch.task.answers
+        said = [answers(other.logits.detach()) for other in others.values()]
+        return self.config.beta * dml_loss(answers(own.logits), said, self.config.temperature)

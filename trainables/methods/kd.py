@@ -9,7 +9,7 @@ leaves the weights open; α = 0.9 and T = 4 are the usual choice on CIFAR.
 et al. (NeurIPS 2020, arXiv 2010.15054), who distil multi-label networks with α = 0.9 and T = 4:
 σ(z / T) takes the softmax's place, and the divergence is the mean over images and classes of the
 Bernoulli distributions'. Their code bounds the logarithm by adding 1e-7 to the probability; here
-it is exact.
+it is exact. A multi-label task asks such questions: there both forms are this one.
 """
 
 from dataclasses import dataclass
@@ -76,6 +76,7 @@ class KD(Term):
     """Hinton's distillation as a term; takes the share α from the cross-entropy."""
 
     needs = frozenset({"logits"})
+    any_task = True
     Config = KDConfig
 
     def __init__(self, config: KDConfig, student: Shapes, teacher: Shapes) -> None:
@@ -87,5 +88,8 @@ class KD(Term):
         return float(self.config.alpha)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        loss = bernoulli_kd_loss if self.config.form == "bernoulli" else kd_loss
-        return self.config.alpha * loss(student.logits, teacher.logits, self.config.temperature)
+        alpha, temperature = self.config.alpha, self.config.temperature
+        if self.config.form == "bernoulli":
+            return alpha * bernoulli_kd_loss(student.logits, teacher.logits, temperature)
+        answers = batch.task.answers
+        return alpha * kd_loss(answers(student.logits), answers(teacher.logits), temperature)

@@ -19,6 +19,8 @@ from trainables.methods.registry import (
 from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import Scalar
+from trainables.tasks.single_label import SINGLE_LABEL
+from trainables.tasks.task import Task
 
 
 class Method(nn.Module):
@@ -28,6 +30,7 @@ class Method(nn.Module):
         method: ``+``-joined terms and modifiers, or ``student``.
         settings: as `registry.resolve_settings` returns them.
         student, teacher: shapes of the networks' outputs; adaptors are built from them.
+        task: of the data set.
 
     Attributes:
         needs: what all terms together read of the teacher; empty without a teacher.
@@ -40,7 +43,8 @@ class Method(nn.Module):
 
     Raises:
         UserError: no teacher, weights that leave the cross-entropy a negative share, a term that
-            needs more of the teacher than a modifier leaves, or two terms with peers.
+            needs more of the teacher than a modifier leaves, two terms with peers, or a part that
+            means nothing to the task.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Method(nn.Module):
         settings: Mapping[str, Scalar],
         student: Shapes,
         teacher: Shapes | None,
+        task: Task = SINGLE_LABEL,
     ) -> None:
         super().__init__()
         names = parse_method(method)
@@ -66,6 +71,8 @@ class Method(nn.Module):
                 input_modifiers[name] = kind(config)
             else:
                 terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
+        if task.independent:
+            _check_independent(method, task, terms, logit_modifiers)
         if logit_modifiers and not any(term.modifiable for term in terms.values()):
             raise UserError(
                 f"method '{method}': {', '.join(logit_modifiers)} changes logits before a "
@@ -218,6 +225,19 @@ class Method(nn.Module):
     @property
     def _input_modifiers(self) -> list[InputModifier]:
         return [one for one in self.input_modifiers.values() if isinstance(one, InputModifier)]
+
+
+def _check_independent(
+    method: str, task: Task, terms: Mapping[str, Term], modifiers: Mapping[str, LogitModifier]
+) -> None:
+    """Refuses what takes it that an image is of one class."""
+    refused = [name for name, term in terms.items() if term.one_of_many]
+    refused += [name for name, modifier in modifiers.items() if not modifier.any_task]
+    if refused:
+        raise UserError(
+            f"method '{method}': {', '.join(refused)} takes it that an image is of one class, and "
+            f"the data set is {task.name}; leave it out: kd, dml and terms of features serve it"
+        )
 
 
 def _term_of(peer: str) -> str:

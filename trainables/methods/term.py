@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.data.views import Offsets
 from trainables.methods.phases import THROUGHOUT, Stretch
 from trainables.models.outputs import Network, Outputs, Shapes
+from trainables.tasks.single_label import SINGLE_LABEL
+from trainables.tasks.task import Task
 
 STUDENT = "student"
 """The student among the networks of a trial, beside the names of its peers."""
@@ -39,7 +40,7 @@ class Batch(NamedTuple):
     """What a part of a method may know of a training batch beside the networks' outputs.
 
     Attributes:
-        target: class indices ``[B]``.
+        target: labels of the images: class indices ``[B]`` where the task is single-label.
         indices: positions of the images in the training set, ``[B]``.
         epoch: epochs done, with the fraction of the current one.
         progress: the share of the whole training that is done, in [0, 1).
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
         inputs: the student's normalised input ``[B, C, H, W]``.
         mix: how images and labels are mixed; None where they are not.
         peers: what the networks that learn beside the student say to ``inputs``, by name.
+        task: of the data set.
     """
 
     target: Tensor
@@ -57,6 +59,7 @@ class Batch(NamedTuple):
     inputs: Tensor | None = None
     mix: Mix | None = None
     peers: Mapping[str, Outputs] = MappingProxyType({})
+    task: Task = SINGLE_LABEL
 
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
@@ -68,10 +71,10 @@ def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
         logits: ``[B, classes]``.
         batch: the batch.
     """
+    own = batch.task.cross_entropy(logits.float(), batch.target)
     if batch.mix is None:
-        return F.cross_entropy(logits.float(), batch.target)
-    own = F.cross_entropy(logits.float(), batch.target)
-    other = F.cross_entropy(logits.float(), batch.target[batch.mix.partner])
+        return own
+    other = batch.task.cross_entropy(logits.float(), batch.target[batch.mix.partner])
     return other.lerp(own, batch.mix.share)
 
 
@@ -104,12 +107,15 @@ class Term(nn.Module):
             softmax, so that no `LogitModifier` may change them. A setting may change it, too.
         one_label: whether the term reads the one true class of an image, or who the image is, so
             that mixed images mean nothing to it.
+        any_task: whether the term reads logits as `Task.answers` gives them, or in another way
+            that means something where every class is a question by itself.
         Config: the term's config class.
     """
 
     needs: frozenset[str]
     raw_logits: bool = False
     one_label: ClassVar[bool] = False
+    any_task: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any, student: Shapes, teacher: Shapes) -> None:
@@ -127,6 +133,13 @@ class Term(nn.Module):
         return self.reads_softmax() and not self.raw_logits
 
     @property
+    def one_of_many(self) -> bool:
+        """Whether the term takes it that an image is of one class: it reads which, or puts logits
+        into one softmax over the classes. Terms of features alone do not."""
+        reads = "logits" in self.needs or bool(self.peers(self.config))
+        return self.one_label or (reads and not self.any_task)
+
+    @property
     def depth(self) -> int | None:
         """How many of the teacher's stages the term reads, counted from the first.
 
@@ -142,7 +155,7 @@ class Term(nn.Module):
 
         Args:
             teacher: the frozen network.
-            labels: class indices ``[N]`` of all images that a batch's ``indices`` may point to.
+            labels: ``[N, ...]`` of all images that a batch's ``indices`` may point to.
             indices: positions ``[M]`` of those that are trained on; the others are held out.
         """
 
@@ -210,11 +223,12 @@ class LogitModifier(nn.Module):
     of its own; like a term, it stands in its own file and has a Config.
 
     Attributes:
-        needs: as a term's.
+        needs, any_task: as a term's.
         Config: the modifier's config class.
     """
 
     needs: frozenset[str] = frozenset({"logits"})
+    any_task: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any) -> None:

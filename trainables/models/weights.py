@@ -11,10 +11,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from trainables.data.dataset import SINGLE_LABEL
 from trainables.errors import UserError
 from trainables.files import Folder
 from trainables.models.blueprint import Blueprint, Edit, build, edit_records, read_edits
 from trainables.models.outputs import Network
+from trainables.tasks.metrics import percent
+from trainables.tasks.task import Score
 
 SUFFIX = ".safetensors"
 
@@ -33,10 +36,13 @@ class Card:
         normalisation: what that is called: ``dataset``, ``imagenet``, ...
         margin: how much larger the cross-entropy is with the best other normalisation, in nats;
             negative where BatchNorm's statistics decided; None where nothing was compared.
-        test_acc: measured on the test set with these weights, in [0, 1].
+        test_acc: accuracy on the test set with these weights, in [0, 1]; None where the task has
+            none.
         params, macs: of the network.
         origin: the training config as JSON, or the imported file's name.
         matched: how an imported file's weights found their places.
+        task: of its data set; ``metric``: the name of that task's headline.
+        test_score: the headline on the test set; None in a file of an older version.
         edits: what was done to it, together with the model enough to build it again.
         fingerprint: sha256 of model, edits, classes, normalisation and weights; set by
             `save_network`.
@@ -51,7 +57,7 @@ class Card:
     image_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    test_acc: float
+    test_acc: float | None
     params: int
     macs: int
     origin: str
@@ -59,6 +65,9 @@ class Card:
     normalisation: str = ""
     margin: float | None = None
     matched: str = ""
+    task: str = SINGLE_LABEL
+    metric: str = "acc"
+    test_score: float | None = None
     edits: tuple[Edit, ...] = ()
     fingerprint: str = ""
     created_at: str = ""
@@ -67,6 +76,16 @@ class Card:
     def blueprint(self) -> Blueprint:
         """What the network is."""
         return Blueprint(self.model, self.edits)
+
+    @property
+    def tested(self) -> str:
+        """The headline on the test set, as it is shown."""
+        value = self.test_acc if self.test_score is None else self.test_score
+        return "?" if value is None else percent(value, self.metric)
+
+    def with_score(self, score: Score) -> "Card":
+        """The card with what was measured on the test set."""
+        return replace(self, test_acc=score.acc, test_score=score.headline)
 
 
 def save_network(folder: Folder, file: str, network: Network, card: Card) -> Card:

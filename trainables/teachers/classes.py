@@ -32,6 +32,11 @@ def class_order(card: Card, dataset: Dataset) -> list[int] | None:
             f"{card.image_shape}, dataset '{dataset.name}' has "
             f"{dataset.num_classes} of {dataset.image_shape}"
         )
+    if card.task != dataset.task:
+        raise UserError(
+            f"teacher '{card.name}' was made for {card.task} images, dataset '{dataset.name}' is "
+            f"{dataset.task}"
+        )
     if not card.class_names:
         if card.data_fingerprint != dataset.fingerprint:
             raise UserError(

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.models.external import published_statistics, without_tag
 from trainables.models.weights import Card
+from trainables.tasks.registry import TASKS
 from trainables.teachers.checkpoint import read_checkpoint
 from trainables.teachers.classes import aligned, matching_order
 from trainables.teachers.filing import file_teacher, same_teacher
@@ -59,8 +59,14 @@ def import_teacher(
 
     Raises:
         UserError: the file cannot be read, does not fit the architecture or the classes; its
-            normalisation is not clear; it is no better than chance; the name is taken.
+            normalisation is not clear; it is no better than chance; the name is taken; the data
+            set is not single-label.
     """
+    if TASKS[dataset.task].independent:
+        raise UserError(
+            f"teacher import: by '{dataset.name}', which is {dataset.task}, nobody can tell yet "
+            "whether weights are what they should be; train a teacher, or adopt a student"
+        )
     name = name or re.sub(r"[^\w.-]", "-", without_tag(model))
     check_name(name)
     device = device or torch.device("cpu")
@@ -122,8 +128,8 @@ def import_teacher(
     if there is not None:
         say(f"teacher {name} is there already, and the same")
         return there
-    test_acc = Teacher(network, card, device).score(dataset.read_test()).acc
-    card, kept = file_teacher(folder, name, network, replace(card, test_acc=test_acc))
+    card = card.with_score(Teacher(network, card, device).score(dataset.read_test()))
+    card, kept = file_teacher(folder, name, network, card)
     if kept is not None:
         say(f"the teacher that was called {name} is kept as {kept}")
     return card

@@ -13,11 +13,13 @@ from trainables.config import TrialConfig, settings_with
 from trainables.data.dataset import Dataset, Images
 from trainables.data.views import to_float
 from trainables.errors import UserError, unknown
-from trainables.evaluation import Score, score
+from trainables.evaluation import score
 from trainables.files import Folder, open_folder
 from trainables.methods.registry import PLAIN
 from trainables.models.outputs import Network, Outputs
 from trainables.models.weights import SUFFIX, Card, read_card, read_network
+from trainables.tasks.registry import TASKS
+from trainables.tasks.task import Score
 from trainables.teachers.classes import aligned, class_order
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -56,9 +58,10 @@ class Teacher:
         return outputs
 
     def score(self, images: Images) -> Score:
-        """Loss and accuracy on images as they are."""
+        """Loss and metrics on images as they are."""
         device = next(self.network.parameters()).device
-        return score(lambda pixels: self(pixels).logits, images, device)
+        task = TASKS[self.card.task]
+        return score(lambda pixels: self(pixels).logits, images, device, task)
 
 
 def teacher_folder(results: str) -> Folder:

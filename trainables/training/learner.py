@@ -13,7 +13,7 @@ from trainables.data.views import to_float
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.feeding import Feed
 from trainables.engine.precision import choose_precision, computing
-from trainables.evaluation import Score, score
+from trainables.evaluation import score
 from trainables.methods.method import Method
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
@@ -23,6 +23,7 @@ from trainables.models.shapes import output_shapes
 from trainables.optimizer import make_optimizer
 from trainables.randomness import Randomness
 from trainables.schedule import learning_rate
+from trainables.tasks.task import Score
 from trainables.training.stream import Stream
 
 
@@ -76,7 +77,7 @@ class Learner:
         """The method for the student's shapes, with fresh adaptors."""
         config, teacher, data = self.config, self.stream.teacher, self.stream.dataset
         above = output_shapes(teacher.network, data.image_shape) if teacher else None
-        made = Method(config.method, config.terms, self.shapes, above)
+        made = Method(config.method, config.terms, self.shapes, above, self.stream.task)
         if made.needs and teacher:
             made.attach(teacher.network, data.train.labels, self.stream.train_indices)
         return made.to(self.device)
@@ -139,7 +140,8 @@ class Learner:
         with self.random:
             progress = epoch / self.config.epochs
             target = self.stream.labels[feed.there]
-            batch = self.method.draw(Batch(target, feed.there, epoch, progress, feed.offsets))
+            batch = Batch(target, feed.there, epoch, progress, feed.offsets, task=self.stream.task)
+            batch = self.method.draw(batch)
             taught = self._taught(feed, batch)
             inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
@@ -187,7 +189,7 @@ class Learner:
             return outputs.logits
 
         with self.random:
-            return score(logits_of, images, self.device, positions)
+            return score(logits_of, images, self.device, self.stream.task, positions)
 
     def floats(self, pixels: Tensor) -> Tensor:
         """uint8 images as the student takes them."""

@@ -9,7 +9,6 @@ from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset
 from trainables.data.resident import place_images
-from trainables.data.split import stratified_split, stratified_subset
 from trainables.data.views import ViewPlan
 from trainables.engine.answers import check_answers
 from trainables.engine.feeding import Feed, Feeder
@@ -18,6 +17,7 @@ from trainables.engine.remembering import RememberingTeacher, remembering
 from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.models.outputs import Outputs
+from trainables.tasks.registry import TASKS
 from trainables.teachers.teacher import Teacher
 
 SHOWN = (
@@ -103,6 +103,7 @@ class Stream:
         train_indices, val_indices: positions of the training images that are trained on, and of
             those that are held out.
         labels: of all of them, on the device.
+        task: of the data set.
         views: which view of which image is shown when.
 
     Raises:
@@ -117,12 +118,10 @@ class Stream:
         device: torch.device,
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.teacher = teacher
-        labels = dataset.train.labels
-        indices, self.val_indices = stratified_split(labels, config.val_fraction, config.split_seed)
-        self.train_indices = stratified_subset(
-            labels, indices, config.train_fraction, config.split_seed
-        )
+        self.teacher, self.task = teacher, TASKS[dataset.task]
+        labels, seed = dataset.train.labels, config.split_seed
+        indices, self.val_indices = self.task.split(labels, config.val_fraction, seed)
+        self.train_indices = self.task.subset(labels, indices, config.train_fraction, seed)
         if not len(self.train_indices):
             raise UserError(
                 f"val_fraction: {config.val_fraction:g} of {len(dataset.train)} training images "

@@ -12,10 +12,10 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine.answers import check_score
 from trainables.errors import Diverged
-from trainables.evaluation import Score
 from trainables.methods.method import Method
 from trainables.methods.term import STUDENT
 from trainables.models.outputs import Network
+from trainables.tasks.task import Score
 from trainables.teachers.teacher import Teacher
 from trainables.training.learner import Learner
 from trainables.training.steps import take_steps
@@ -67,8 +67,9 @@ class Training:
         """Trains one epoch and scores the validation split.
 
         Returns:
-            A row of the ``epochs`` table, without its keys, and ``term_losses``: the mean
-            weighted value of every summand of the loss.
+            A row of the ``epochs`` table, without its keys, ``term_losses``: the mean weighted
+            value of every summand of the loss, and
+            ``metric`` and ``val``: the headline's name and every metric.
 
         Raises:
             Diverged: naming the epoch and the summand, or the step of the chain.
@@ -101,6 +102,9 @@ class Training:
             "train_loss": sum(means),
             "val_loss": val.loss if val else None,
             "val_acc": val.acc if val else None,
+            "val_score": val.headline if val else None,
+            "metric": self.stream.task.headline.name,
+            "val": val.values if val else {},
             "seconds": seconds,
             "images_per_second": sum(len(indices) for indices in plan) / seconds,
             "term_losses": terms,

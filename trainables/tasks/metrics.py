@@ -1,0 +1,56 @@
+"""The metrics by name: what they are called, and which end is the better one. No torch here."""
+
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """What is known of a metric, whose values are fractions.
+
+    Attributes:
+        name: in rows and objectives: ``acc``.
+        label: in tables and pictures.
+        better: which end is the better one.
+    """
+
+    name: str
+    label: str
+    better: Literal["max", "min"] = "max"
+
+
+ACC = Metric("acc", "accuracy")
+MAP = Metric("map", "mAP")
+F1 = Metric("f1", "F1")
+
+HEADLINES = {metric.name: metric for metric in (ACC, MAP)}
+"""Those by which a task of ours selects."""
+
+
+SHOWN = ("test_score", "val_score", "test_acc", "val_acc")
+"""Columns that can be shown: the headline, or the accuracy; of the test set, or of validation."""
+
+
+def headline(name: object) -> Metric:
+    """The headline metric of a row; one of another package is as good as it is large.
+
+    Args:
+        name: of the row's ``metric``; missing in rows of failures and of older versions.
+    """
+    if not isinstance(name, str):
+        return ACC
+    return HEADLINES.get(name, Metric(name, name))
+
+
+def shown_as(part: str, name: object) -> str:
+    """How pictures and tables call a value: ``validation accuracy``, ``test mAP``.
+
+    Args:
+        part: ``val`` or ``test``.
+        name: as for `headline`.
+    """
+    return f"{'validation' if part == 'val' else part} {headline(name).label}"
+
+
+def percent(value: float, name: object) -> str:
+    """``81.20 %``; a metric that is not the accuracy is named: ``81.20 % mAP``."""
+    metric = headline(name)
+    return f"{100 * value:.2f} %" + (f" {metric.label}" if metric != ACC else "")
