@@ -18,7 +18,7 @@ from trainables.models.observe import observe
 from trainables.models.outputs import Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
-from trainables.optimizer import make_optimizer
+from trainables.optimizers.registry import OPTIMIZERS
 from trainables.randomness import Randomness
 from trainables.schedule import learning_rate
 from trainables.training.stream import Stream
@@ -71,7 +71,8 @@ class Learner:
         self.forward = CompiledNetwork(self.student, student) if config.compile else self.student
         self.lesson = stream.lesson(self.method)
         self.optimizers = {
-            name: make_optimizer(config, self._weights(name), self.device) for name in self.networks
+            name: OPTIMIZERS[config.optimizer](config, self._weights(name), self.device)
+            for name in self.networks
         }
 
     def _weights(self, name: str) -> list[torch.nn.Parameter]:
