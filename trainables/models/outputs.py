@@ -1,6 +1,7 @@
 """What every network of kdsweep returns."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -18,12 +19,14 @@ class Outputs(NamedTuple):
         shortcuts: of a residual network, one map per stage and of its shape: the shortcut of
             the stage's first block as it enters the sum, projected where the block projects,
             before addition and ReLU. Empty for other networks.
+        features: what was asked for beside these, by key (`trainables.models.features`).
     """
 
     logits: Tensor
     embedding: Tensor
     stages: tuple[Tensor, ...]
     shortcuts: tuple[Tensor, ...] = ()
+    features: Mapping[str, Tensor] = MappingProxyType({})
 
     @classmethod
     def early(cls, stages: Iterable[Tensor], shortcuts: Iterable[Tensor] = ()) -> "Outputs":
@@ -40,6 +43,7 @@ class Shapes(NamedTuple):
         stages: ``(C, H, W)`` of every stage, early to deep.
         shortcuts: ``(C, H, W)`` of every shortcut, early to deep; empty where there are none.
         pooled: whether the embedding is the last stage, averaged over its positions.
+        features: of everything that can be asked for beside these, by key.
     """
 
     classes: int
@@ -47,6 +51,7 @@ class Shapes(NamedTuple):
     stages: tuple[tuple[int, int, int], ...]
     shortcuts: tuple[tuple[int, int, int], ...] = ()
     pooled: bool = False
+    features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 class Network(nn.Module):

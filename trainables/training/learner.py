@@ -1,5 +1,6 @@
 """A student under training, with all that is its own."""
 
+import logging
 from typing import Any
 
 import torch
@@ -12,16 +13,20 @@ from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.feeding import Feed
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import Score, score
-from trainables.methods.method import Method
+from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
+from trainables.models.features import with_features
 from trainables.models.observe import observe
 from trainables.models.outputs import Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
+from trainables.once import warn_once
 from trainables.optimizers.registry import OPTIMIZERS
 from trainables.randomness import Randomness
 from trainables.schedule import learning_rate
 from trainables.training.stream import Stream
+
+log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -63,12 +68,17 @@ class Learner:
                 name: create_model(model or student, classes, shape)
                 for name, model in self.method.peers.items()
             }
+            for name in self.method.peers:
+                if asked := self.method.asked(name):
+                    says = output_shapes(self.networks[name], shape)
+                    check_readable(config.method, name, asked, says)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         for network in self.networks.values():
             network.to(self.device).to(memory_format=layout)
         self.method.to(self.device)
         self.student = self.networks[STUDENT]
-        self.forward = CompiledNetwork(self.student, student) if config.compile else self.student
+        compiled = config.compile and not self._hindered()
+        self.forward = CompiledNetwork(self.student, student) if compiled else self.student
         self.lesson = stream.lesson(self.method)
         self.optimizers = {
             name: OPTIMIZERS[config.optimizer](config, self._weights(name), self.device)
@@ -79,6 +89,13 @@ class Learner:
         """What is trained with a network; the adaptors of the method go with the student."""
         adaptors = [*self.method.parameters()] if name == STUDENT else []
         return [*self.networks[name].parameters(), *adaptors]
+
+    def _hindered(self) -> bool:
+        """Whether the student cannot be compiled, because more than its outputs is read of it."""
+        asked = ", ".join(sorted(self.method.asked(STUDENT)))
+        if asked:
+            warn_once(log, f"a student of which {asked} is read cannot be compiled")
+        return bool(asked)
 
     def train(self) -> None:
         """Gets ready for steps, after scores were taken."""
@@ -103,19 +120,27 @@ class Learner:
             inputs = self.method.images(self._floats(feed.views), batch)
             peers = self.method.learners(progress)
             with computing(self.precision, self.device):
-                said = {STUDENT: self.forward(inputs)}
-                said |= {name: self.networks[name](inputs) for name in peers}
+                said = {name: self._said(name, inputs, batch) for name in (STUDENT, *peers)}
                 batch = batch._replace(inputs=inputs, peers={name: said[name] for name in peers})
                 losses: Tensor = self.method(said[STUDENT], taught, batch)
             self._update(STUDENT, losses.sum(), epoch)
             for before, name in zip((STUDENT, *peers), peers, strict=False):
                 with computing(self.precision, self.device):
                     if self.method.takes_turns(name):
-                        said[before] = observe(self.networks[before], inputs)
+                        asked = self.method.asked(name, progress)
+                        said[before] = observe(self.networks[before], inputs, asked, batch.shares)
                     loss = self.method.peer_loss(name, said, batch)
                 self._update(name, loss, epoch)
             self.method.after_step(batch)
             return losses.detach()
+
+    def _said(self, name: str, inputs: Tensor, batch: Batch) -> Outputs:
+        """What a network that learns says to its images, with gradients."""
+        network = self.networks[name]
+        if asked := self.method.asked(name, batch.progress):
+            return with_features(network, inputs, asked, batch.shares, learning=True)
+        said: Outputs = self.forward(inputs) if name == STUDENT else network(inputs)
+        return said
 
     def _taught(self, feed: Feed, batch: Batch) -> Outputs | None:
         """What the teacher says to the very views that the student sees."""
@@ -123,7 +148,7 @@ class Learner:
             return None
         if self.method.plain_teacher:
             return self.method.taught(self.lesson(feed), batch)
-        return self.lesson.changed(feed, lambda images: self.method.images(images, batch))
+        return self.lesson.changed(feed, lambda images: self.method.images(images, batch), batch)
 
     def _update(self, name: str, loss: Tensor, epoch: float) -> None:
         optimizer = self.optimizers[name]
