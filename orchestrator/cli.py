@@ -1,4 +1,4 @@
-"""The command line: parsing only. What the verbs do stands in `orchestrator.verbs`."""
+"""The command line: parsing only. What the verbs do stands in `orchestrator.commands.verbs`."""
 
 import argparse
 import os
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or a failure, 2 for a
     mistake. What the user can mend is one line; with ``--debug``, or `DEBUG` in the
     environment, all of it."""
-    from orchestrator.surroundings import say, settle, silence
+    from orchestrator.sweeps.surroundings import say, settle, silence
 
     # The program itself, and not a test or a notebook; before anything else is imported.
     if arguments is None and (problem := settle()):
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
 
     try:
-        from orchestrator import verbs
+        from orchestrator.commands import verbs
 
         code: int = getattr(verbs, options.verb)(options)
         code = code if _flushed() else 1
@@ -118,7 +118,7 @@ def _told(error: Exception, debug: bool) -> int:
     """Says what went wrong, in a line where that is enough. Returns the exit code."""
     import traceback
 
-    from orchestrator.surroundings import say
+    from orchestrator.sweeps.surroundings import say
     from trainables.errors import TrainingFailed, UserError
 
     known = isinstance(error, UserError | TrainingFailed | OSError)
@@ -135,7 +135,7 @@ def _told(error: Exception, debug: bool) -> int:
 
 def _flushed() -> bool:
     """Whether all that was printed has arrived."""
-    from orchestrator.surroundings import say, silence
+    from orchestrator.sweeps.surroundings import say, silence
 
     try:
         sys.stdout.flush()

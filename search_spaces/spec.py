@@ -36,7 +36,7 @@ SAMPLERS: Registry[Callable[..., Any]] = Registry(
     "sampler",
     "kdsweep.samplers",
     {
-        "tpe": "orchestrator.samplers:tpe",
+        "tpe": "orchestrator.sweeps.samplers:tpe",
         "nsga2": "optuna.samplers:NSGAIISampler",
         "random": "optuna.samplers:RandomSampler",
     },

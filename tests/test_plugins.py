@@ -14,7 +14,7 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.query import trials
-from orchestrator.samplers import make_sampler
+from orchestrator.sweeps.samplers import make_sampler
 from search_spaces.load import parse_study
 from search_spaces.schema import study_schema
 from trainables import registry

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from orchestrator import query, sweep
+from orchestrator import query
+from orchestrator.sweeps import sweep
 from search_spaces.load import parse_study
 from trainables.version import versions
 

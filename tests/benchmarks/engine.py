@@ -36,7 +36,7 @@ class Team:
         self.pipes = []
         kept = dict(os.environ)
         if contestant.malloc:
-            from orchestrator.cluster import WORKER_ENVIRONMENT
+            from orchestrator.sweeps.cluster import WORKER_ENVIRONMENT
 
             os.environ.update(WORKER_ENVIRONMENT)
         threads = max(1, cores // contestant.processes)

@@ -26,8 +26,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestrator import cluster, query, sweep
-from orchestrator.plan import Plan
+from orchestrator import query
+from orchestrator.sweeps import cluster, sweep
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.version import versions

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 
 from orchestrator.query import connect, run_sql, trials
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 
 QUERIES = {
     "best per method": "SELECT method, max(val_acc) FROM trials GROUP BY method",

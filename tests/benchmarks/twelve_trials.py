@@ -16,7 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from orchestrator import query, sweep
+from orchestrator import query
+from orchestrator.sweeps import sweep
 from search_spaces.load import parse_study
 from trainables.data.sources import load_dataset
 from trainables.teachers.importing import import_teacher

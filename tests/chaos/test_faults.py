@@ -16,7 +16,8 @@ EPOCHS = """
 RESUME = "go on with `kdsweep resume f`\n"
 BUGGY = """
 import sys
-from orchestrator import cli, store
+from orchestrator import cli
+from orchestrator.results import store
 
 def flush(self):
     raise RuntimeError("a bug of ours")

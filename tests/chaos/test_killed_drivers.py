@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 
 # Everything else in a row follows from the config: these are the clock's and the machine's.
 MEASURED = (

@@ -1,17 +1,27 @@
 """A sweep as a study would leave it, written and read through the store."""
 
 import functools
+import hashlib
 import json
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from ray.tune.search import Searcher
 
 from orchestrator.query import trials
-from orchestrator.store import Store
+from orchestrator.results.store import Store
+from orchestrator.sweeps.book import Book
+from orchestrator.sweeps.journal import Journal
+from orchestrator.sweeps.ledger import known
+from orchestrator.sweeps.plan import Plan
+from orchestrator.sweeps.searcher import StudySearcher
+from orchestrator.sweeps.source import OptunaSource
+from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.compression.measure import count_params
 from trainables.config import TrialConfig, config_key
@@ -159,3 +169,151 @@ def booked(tmp_path) -> Callable[..., str]:
         return str(tmp_path / "results")
 
     return book
+
+
+_GRID = {"lr": [0.1, 0.05, 0.02], "batch_size": [32, 64]}
+
+
+def _study(dimensions=_GRID, **changes):
+    fixed = {"student": "wrn_10_1", "epochs": 2}
+    content = {
+        "name": "s",
+        "dataset": "digits",
+        "fixed": {key: value for key, value in fixed.items() if key not in dimensions},
+        "dimensions": dimensions,
+        "objectives": {"val_acc": "max"},
+        "sampler": "grid",
+    }
+    return parse_study(content | changes)
+
+
+class Log:
+    """Remembers what a searcher says it does."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def started(self, trial_id, config):
+        self.events.append(("started", trial_id))
+
+    def epoch(self, row, epochs):
+        self.events.append(("epoch", row["trial_id"]))
+
+    def ended(self, row):
+        self.events.append(("ended", row["trial_id"]))
+
+    def retried(self, row):
+        self.events.append(("retried", row["trial_id"]))
+
+    def noted(self, trial_id, text):
+        self.events.append(("noted", f"{trial_id}: {text}"))
+
+    def answered(self, trial_id, by):
+        self.events.append(("answered", trial_id))
+
+    def of(self, kind):
+        return [trial_id for event, trial_id in self.events if event == kind]
+
+
+def _score(key):
+    return int(hashlib.sha256(key.encode()).hexdigest()[:6], 16) / 16**6
+
+
+class Driver:
+    """A sweep's driver without Ray: the test says when a trial's results come.
+
+    A second one on the same folder is what `kdsweep resume` is to a driver that was killed; it may
+    have been renamed meanwhile.
+    """
+
+    def __init__(
+        self, folder, spec, *, gpus=0.0, source=None, stage="search", name="s", began_as=None
+    ) -> None:
+        self.store = Store(folder, name)
+        self.plan = plan = Plan(spec, name, str(folder), gpus=gpus, began_as=began_as)
+        if not self.store.folder.exists("study.yaml"):
+            self.store.save_study("# of the test\n")
+        if source is None:
+            journal = Journal(self.store.folder)
+            source = OptunaSource(spec, journal, plan.origin, known(self.store, plan))
+        self.source, self.log = source, Log()
+        self.book = Book(source, plan, self.store, self.log, stage, lambda: time.sleep(0.05))
+        self.searcher = StudySearcher(self.book)
+        self.jobs: dict[str, dict] = {}
+        self.asked = 0
+
+    def start(self):
+        """Asks for a trial as Tune does; returns Tune's id, None, or FINISHED."""
+        self.asked += 1
+        tune_id = f"tune{self.asked}"
+        given = self.searcher.suggest(tune_id)
+        if isinstance(given, dict):
+            self.jobs[tune_id] = given
+            self.searcher.on_trial_start(tune_id, lambda: None)
+            return tune_id
+        return given
+
+    def epoch(self, tune_id, number=1):
+        self.searcher.on_trial_result(tune_id, self.result(tune_id, [number], "stopped"))
+
+    def end(self, tune_id, status="completed", epochs=(1, 2), **columns):
+        result = self.result(tune_id, epochs, status, **columns)
+        self.searcher.on_trial_complete(tune_id, result)
+
+    def die(self, tune_id):
+        self.searcher.on_trial_complete(tune_id, None, error=True)
+
+    def result(self, tune_id, epochs, status, **columns):
+        """What `DistillTrainable.step` returns, with a score that follows from the config."""
+        job = self.jobs[tune_id]
+        config = TrialConfig.from_mapping(job["config"])
+        key = self.plan.key(config)
+        row = {
+            "trial_id": job["trial_id"],
+            "attempt": job["attempt"],
+            "config_key": key,
+            "stage": config.stage,
+            "method": config.method,
+            "dataset": config.dataset,
+            "student": "wrn_10_1",
+            "status": status,
+            "error": None,
+            "epochs": epochs[-1] if epochs else 0,
+            "val_acc": _score(key),
+            "config": config.to_json(),
+        }
+        row |= columns
+        whose = {"trial_id": job["trial_id"], "attempt": job["attempt"]}
+        rows = [{**whose, "epoch": e, "lr": 0.1, "val_acc": 0.5} for e in epochs]
+        return {"epoch": row["epochs"], "epochs": rows, "trial": [row], "done": status != "stopped"}
+
+    def run(self, calls=10**6):
+        """Runs trials two at a time to the end, or until so many calls have been made."""
+        live = []
+        for _ in range(calls):
+            given = self.start() if len(live) < 2 else None
+            if given == Searcher.FINISHED:
+                assert self.store.flush()
+                return
+            if given is not None:
+                live.append(given)
+            elif live:
+                self.end(live.pop(0))
+
+    @property
+    def states(self):
+        return [trial.state for trial in self.source.optuna.trials]
+
+    def rows(self):
+        return self.store.read("trials").to_pylist()
+
+
+@pytest.fixture
+def study() -> Callable[..., Study]:
+    """A study that wants six trials of two epochs, or what a test makes of it."""
+    return _study
+
+
+@pytest.fixture
+def driver_of() -> type[Driver]:
+    return Driver

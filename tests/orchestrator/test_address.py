@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from orchestrator import address
-from orchestrator.address import address_of
+from orchestrator.sweeps import address
+from orchestrator.sweeps.address import address_of
 from trainables.errors import UserError
 
 

@@ -5,10 +5,10 @@ import io
 
 import pytest
 
-from orchestrator.against import against_published, compare, render
 from orchestrator.cli import main
-from orchestrator.record import read_study
-from orchestrator.store import Store
+from orchestrator.results.against import against_published, compare, render
+from orchestrator.results.record import read_study
+from orchestrator.results.store import Store
 from search_spaces.load import load_study, parse_study
 from search_spaces.published import Published
 from trainables.errors import UserError

@@ -17,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from orchestrator.book import Book
-from orchestrator.ledger import known
-from orchestrator.proposal import ANSWERED, TRAINED, Proposal
-from orchestrator.source import OptunaSource
-from orchestrator.store import SCHEMAS
+from orchestrator.results.store import SCHEMAS
+from orchestrator.sweeps.book import Book
+from orchestrator.sweeps.ledger import known
+from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Proposal
+from orchestrator.sweeps.source import OptunaSource
 from search_spaces.load import parse_study
 from trainables.config import TrialConfig
 from trainables.errors import UserError

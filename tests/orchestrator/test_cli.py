@@ -14,9 +14,9 @@ import torch
 import yaml
 
 from orchestrator.cli import EXAMPLES, VERBS, build_parser, main, parse
-from orchestrator.plan import Plan
-from orchestrator.record import write_record
-from orchestrator.store import Store
+from orchestrator.results.record import write_record
+from orchestrator.results.store import Store
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import load_study
 from trainables.job import Run
 from trainables.methods.registry import term_class, term_names

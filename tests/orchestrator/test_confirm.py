@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.confirm import FIRST_SEED, choose
-from orchestrator.store import Store
+from orchestrator.results.store import Store
+from orchestrator.sweeps.confirm import FIRST_SEED, choose
 from trainables.errors import UserError
 
 KD = {"kd.temperature": 4.0, "kd.alpha": 0.9, "kd.form": "softmax"}

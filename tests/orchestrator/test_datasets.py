@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.checks import check_search
 from orchestrator.cli import main
-from orchestrator.plan import Plan
+from orchestrator.sweeps.checks import check_search
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
 from trainables.data import notes
 from trainables.errors import UserError

@@ -5,7 +5,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.query import trials
-from orchestrator.tables import Cell, compression_table
+from orchestrator.results.tables import Cell, compression_table
 
 
 @pytest.fixture(scope="module")

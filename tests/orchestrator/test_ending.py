@@ -12,8 +12,8 @@ import pytest
 
 PROGRAM = """
 import contextlib, ctypes, os, signal, sys, threading, time
-from orchestrator import ending
-from orchestrator.ending import Ending
+from orchestrator.sweeps import ending
+from orchestrator.sweeps.ending import Ending
 
 def note(text):
     with contextlib.suppress(OSError):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.front import (
+from orchestrator.results.front import (
     OBJECTIVES,
     collapsed,
     front,
@@ -18,7 +18,7 @@ from orchestrator.front import (
     over_seeds,
     with_confirmation,
 )
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 from trainables.errors import UserError
 
 BOTH = {"val_acc": "max", "compression_params": "max"}

@@ -10,8 +10,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from pyarrow import fs
 
-from orchestrator import journal as journals
-from orchestrator.journal import NAME, Journal
+from orchestrator.sweeps import journal as journals
+from orchestrator.sweeps.journal import NAME, Journal
 from trainables.files import Folder, open_folder
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from orchestrator.names import check_free, free_name
-from orchestrator.store import Store
+from orchestrator.results.store import Store
+from orchestrator.sweeps.names import check_free, free_name
 from trainables.errors import UserError
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import notes, sweep
-from orchestrator.journal import NAME
-from orchestrator.ledger import DEATH
-from orchestrator.plan import Plan
-from orchestrator.store import Store
+from orchestrator.results.store import Store
+from orchestrator.sweeps import notes, sweep
+from orchestrator.sweeps.journal import NAME
+from orchestrator.sweeps.ledger import DEATH
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
 from trainables.errors import UserError
 

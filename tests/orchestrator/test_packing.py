@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orchestrator.packing import largest, share_for
-from orchestrator.plan import Plan
+from orchestrator.sweeps.packing import largest, share_for
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
 from trainables.engine.memory import GpuMemory, measure_memory
 

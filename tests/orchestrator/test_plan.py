@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from orchestrator.checks import check_names, check_search
-from orchestrator.plan import CHECKPOINT_SECONDS, Plan
+from orchestrator.sweeps.checks import check_names, check_search
+from orchestrator.sweeps.plan import CHECKPOINT_SECONDS, Plan
 from search_spaces.load import load_study, parse_study
 from trainables.config import config_key
 from trainables.errors import UserError

@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from PIL import Image
 
-from orchestrator.plots import accuracy_versus_compression
+from orchestrator.results.plots import accuracy_versus_compression
 from trainables.errors import UserError
 
 

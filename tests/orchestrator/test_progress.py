@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from orchestrator import progress as module
-from orchestrator.progress import Progress
+from orchestrator.sweeps import progress as module
+from orchestrator.sweeps.progress import Progress
 from trainables.config import TrialConfig
 
 KD = TrialConfig.from_mapping({"method": "kd", "teacher": "wrn_16_2", "epochs": 20})

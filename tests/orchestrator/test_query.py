@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.query import connect, epochs, run_sql, trials
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 from trainables.errors import UserError
 
 
@@ -163,7 +163,7 @@ def test_tables_are_there_however_they_are_named(results, source):
 
 def test_a_query_has_a_limit_of_memory_and_leaves_no_files(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("orchestrator.query.MEMORY", 64 * 2**20)
+    monkeypatch.setattr("orchestrator.results.views.MEMORY", 64 * 2**20)
     for sql in (
         "SELECT list(a.range) FROM range(100000) a, range(1000) b",
         "SELECT a.range, b.range FROM range(10000) a, range(10000) b ORDER BY 2, 1",

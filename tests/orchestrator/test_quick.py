@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.record import write_record
-from orchestrator.store import Store
+from orchestrator.results.record import write_record
+from orchestrator.results.store import Store
 from search_spaces.load import load_study, parse_study
 from trainables.teachers.orbit_file import TableKey, open_file
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
-from orchestrator.plan import Plan
-from orchestrator.record import read_record, read_study, write_record
-from orchestrator.store import Store
-from orchestrator.sweep import Options, reopen
+from orchestrator.results.record import read_record, read_study, write_record
+from orchestrator.results.store import Store
+from orchestrator.sweeps.plan import Plan
+from orchestrator.sweeps.sweep import Options, reopen
 from search_spaces.load import load_study, parse_study
 from trainables.errors import UserError
 

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from orchestrator.query import trials
-from orchestrator.sharing import for_every_teacher
-from orchestrator.tables import compression_table, render
+from orchestrator.results.sharing import for_every_teacher
+from orchestrator.results.tables import compression_table, render
 from search_spaces.load import load_study, parse_study
 
 

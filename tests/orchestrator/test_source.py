@@ -6,9 +6,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from orchestrator.journal import Journal
-from orchestrator.proposal import ANSWERED, TRAINED, Known
-from orchestrator.source import OptunaSource
+from orchestrator.sweeps.journal import Journal
+from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Known
+from orchestrator.sweeps.source import OptunaSource
 from search_spaces.load import parse_study
 from trainables.config import MAX_SEED
 from trainables.files import open_folder

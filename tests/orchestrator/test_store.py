@@ -17,8 +17,8 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow import fs
 
-from orchestrator import parts
-from orchestrator.store import SCHEMA_VERSION, SCHEMAS, Store
+from orchestrator.results import parts
+from orchestrator.results.store import SCHEMA_VERSION, SCHEMAS, Store
 from trainables.errors import UserError
 from trainables.files import Folder
 
@@ -258,7 +258,7 @@ def test_unwritable_results_are_kept_told_once_and_written_later(tmp_path, caplo
     blocker.write_bytes(b"")  # a file where the folder should be: refused to root as well
     with pytest.raises(UserError):
         Store(blocker, "sweep")
-    with caplog.at_level(logging.INFO, logger="orchestrator.store"):
+    with caplog.at_level(logging.INFO, logger="orchestrator.results.store"):
         store.add_epochs([epoch(0, 1)])
         assert not store.add_trial(trial(0))
         assert not store.maybe_flush()
@@ -323,7 +323,7 @@ def test_a_trial_never_reaches_the_disk_before_its_proposal(tmp_path):
 
 FULL_DISK = """
 import resource, sys
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 store = Store(sys.argv[1], "sweep")
 assert store.add_trial({"trial_id": "s-0", "attempt": 1})
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
@@ -347,8 +347,8 @@ def test_disk_full_tears_nothing(tmp_path):
 
 WRITER = """
 import itertools, sys
-from orchestrator import parts
-from orchestrator.store import Store
+from orchestrator.results import parts
+from orchestrator.results.store import Store
 parts.MAX_PARTS = 10
 store = Store(sys.argv[1], "sweep")
 for number in itertools.count(int(sys.argv[2])):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.surroundings import COUNTS, Steadfast, thread_counts
+from orchestrator.sweeps.surroundings import COUNTS, Steadfast, thread_counts
 
 ROOT = Path(__file__).parents[2]
-SETTLE = "from orchestrator.surroundings import settle; settle(); "
+SETTLE = "from orchestrator.sweeps.surroundings import settle; settle(); "
 
 
 def program(text, *, cwd, environment=None, shell="", start=("-c",)):
@@ -155,8 +155,9 @@ def test_what_is_shown_goes_on_when_a_disk_has_space_again(capsys):
 
 def test_a_reader_that_has_gone_is_told_of_on_stderr(tmp_path):
     text = SETTLE + (
-        "import sys; from orchestrator.surroundings import Steadfast; s = Steadfast(sys.stdout);"
-        "s.write('a'); s.flush(); s.write('b'); s.flush(); print('the end')"
+        "import sys; from orchestrator.sweeps.surroundings import Steadfast; "
+        "s = Steadfast(sys.stdout); s.write('a'); s.flush(); s.write('b'); s.flush(); "
+        "print('the end')"
     )
     reader, writer = os.pipe()
     os.close(reader)

@@ -5,7 +5,7 @@ import io
 
 import pytest
 
-from orchestrator.tables import compression_table, render
+from orchestrator.results.tables import compression_table, render
 from trainables.errors import UserError
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
-from orchestrator import notes, sweep
-from orchestrator.plan import Plan
-from orchestrator.record import TEACHERS, read_record
-from orchestrator.store import Store
+from orchestrator.results.record import TEACHERS, read_record
+from orchestrator.results.store import Store
+from orchestrator.sweeps import notes, sweep
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
-from orchestrator.confirm import choose
 from orchestrator.query import epochs, trials
+from orchestrator.sweeps.confirm import choose
 
 KEPT = Path(__file__).parent / "sweep_of_version_3"
 

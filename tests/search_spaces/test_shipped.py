@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.plan import Plan
+from orchestrator.sweeps.plan import Plan
 from search_spaces.load import load_study, study_names
 from search_spaces.published import Published, join_pair
 from search_spaces.spec import Study

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 from trainables.columns import COLUMNS, TrialRow
 from trainables.compression.measure import count_params
 from trainables.config import TrialConfig, config_key

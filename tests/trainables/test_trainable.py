@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.store import Store
+from orchestrator.results.store import Store
 from trainables.config import TrialConfig
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.job import PROGRESS, STUDENT, Job

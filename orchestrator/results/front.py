@@ -1,0 +1,255 @@
+"""Which students are worth a look: averages over seeds, and the non-dominated front.
+
+Everything here selects on validation columns; the test set is only ever shown.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.results.store import Store
+from search_spaces.reading import read_yaml
+from trainables.columns import TRIALS, Direction, check_objective
+from trainables.config import decisive
+from trainables.errors import UserError, unknown
+from trainables.settings import Role
+
+OBJECTIVES: Mapping[str, Direction] = {"val_acc": "max", "compression_params": "max"}
+"""Of studies that give none and have a teacher; without one, val_acc alone."""
+
+_GROUP = ["dataset", "teacher", "stage", "settings"]
+
+
+def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """Average the finished trials that differ in their seeds only.
+
+    Args:
+        frame: rows of ``trials``. Search and confirm trials are never averaged together, and a
+            trial that ran twice (one ``config_key``) counts once.
+
+    Returns:
+        One row per config with the columns of ``trials``: measured ones are means over the seeds,
+        the others are those of the first trial. And ``settings`` (JSON of those that decide,
+        less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by spaces), and for
+        val_acc and test_acc ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it) and
+        ``*_by_seed`` (the accuracy of each).
+    """
+    finished = frame[frame["status"] == "completed"].copy()
+    finished["stage"] = finished["stage"].fillna("search")
+    places = zip(finished["sweep"], finished["trial_id"], strict=True)
+    alone = [json.dumps({"trial": place}) for place in places]
+    finished["settings"] = [
+        common(config if isinstance(config, str) else own, "seed")
+        for config, own in zip(finished["config"], alone, strict=True)
+    ]
+    repeated = finished.duplicated([*_GROUP, "config_key"], keep="last")
+    finished = finished[~repeated | finished["config_key"].isna()]
+    groups = finished.groupby(_GROUP, sort=False, dropna=False)
+    how = {
+        name: "mean" if name in TRIALS and TRIALS[name].role == "measured" else "first"
+        for name in frame.columns
+        if name not in _GROUP
+    }
+    points = groups.agg(how)
+    points["n"] = groups.size()
+    points["trial_ids"] = groups["trial_id"].agg(" ".join)
+    seeds = groups["seed"].agg(list)
+    for metric in ("val_acc", "test_acc"):
+        values = groups[metric].agg(list)
+        by_seed = [dict(zip(*both, strict=True)) for both in zip(seeds, values, strict=True)]
+        points[f"{metric}_by_seed"] = pd.Series(by_seed, points.index, dtype=object)
+        points[f"{metric}_sd"] = groups[metric].std()
+        points[f"{metric}_n"] = groups[metric].count()
+    return points.reset_index()
+
+
+def common(config: str, *less: Role) -> str:
+    """JSON of the `decisive` settings of a config, itself JSON: what trials have in common."""
+    return json.dumps(decisive(json.loads(config), *less), sort_keys=True)
+
+
+def non_dominated(frame: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
+    """Which rows no other row dominates (at least as good everywhere, better somewhere).
+
+    Args:
+        frame: any frame with the objectives as columns.
+        objectives: column -> ``"max"`` or ``"min"``.
+
+    Returns:
+        Booleans on the frame's index. Equal rows stay together; a row with a missing objective
+        is never on the front, and dominates none.
+
+    Raises:
+        UserError: a column or a direction is unknown.
+    """
+    for name, direction in objectives.items():
+        if name not in frame.columns:
+            raise unknown("objective", name, map(str, frame.columns))
+        if direction not in ("max", "min"):
+            raise unknown(f"direction of objective {name}", direction, ("max", "min"))
+    signs = np.array([1.0 if way == "max" else -1.0 for way in objectives.values()])
+    values = frame[list(objectives)].to_numpy(dtype=float, na_value=np.nan) * signs
+    complete = np.flatnonzero(~np.isnan(values).any(axis=1))
+    # Best sums first: they throw out most others, and only members of the front take a turn.
+    alive = complete[np.argsort(-values[complete].sum(axis=1), kind="stable")]
+    turn = 0
+    while turn < len(alive):
+        rivals = values[alive]
+        pivot = rivals[turn]
+        beaten = (pivot >= rivals).all(axis=1) & (pivot > rivals).any(axis=1)
+        turn += 1 - int(beaten[:turn].sum())
+        alive = alive[~beaten]
+    mask = np.zeros(len(frame), dtype=bool)
+    mask[alive] = True
+    return pd.Series(mask, index=frame.index)
+
+
+def front(frame: pd.DataFrame, objectives: Mapping[str, Direction] = OBJECTIVES) -> pd.DataFrame:
+    """The non-dominated configs of the search, each averaged over its seeds.
+
+    Args:
+        frame: rows of ``trials``; confirm rows are left out, as they saw the validation images.
+        objectives: validation and cost columns -> ``"max"`` or ``"min"``.
+
+    Returns:
+        Rows as `over_seeds` gives them, one front per dataset and teacher, sorted by compression.
+
+    Raises:
+        UserError: an objective is unknown, is no number to optimise, or is of the test set.
+    """
+    for name in objectives:
+        check_objective(name)
+    points = over_seeds(frame[frame["stage"] != "confirm"])
+    return points[_per_teacher(points, objectives)].sort_values(
+        ["dataset", "teacher", "compression_params", "val_acc"], ignore_index=True
+    )
+
+
+def collapsed(points: pd.DataFrame, objectives: Collection[str]) -> pd.DataFrame:
+    """Rows of a front, of which those with equal objectives are one.
+
+    Args:
+        points: as `front` gives them.
+        objectives: the columns that have to be equal.
+
+    Returns:
+        One row of each in the order of the front, with ``equal``: how many there were. The plain
+        student stands for all where it is among them: it is as good without a method.
+    """
+    place = ["dataset", "teacher", *objectives]
+    equal = points.groupby(place, dropna=False)["trial_id"].transform("size").astype(int)
+    plain_first = points.assign(equal=equal, taught=points["method"] != "student")
+    plain_first = plain_first.sort_values("taught", kind="stable").drop(columns="taught")
+    return plain_first.drop_duplicates(place).sort_index(ignore_index=True)
+
+
+def objectives_of(results: str, sweeps: Sequence[str]) -> dict[str, Direction]:
+    """The objectives of the sweeps' own study.
+
+    Raises:
+        UserError: a ``study.yaml`` is damaged, or the sweeps have different objectives.
+    """
+    found = {sweep: _own_objectives(Store(results, sweep)) for sweep in sweeps}
+    first, *others = found
+    for other in others:
+        if found[other] != found[first]:
+            raise UserError(
+                f"sweeps '{first}' and '{other}' have different objectives: name them by "
+                "--objective COLUMN=max|min"
+            )
+    return found[first]
+
+
+def _own_objectives(store: Store) -> dict[str, Direction]:
+    """Read without the rest of the study, which takes torch to understand."""
+    if not store.folder.exists("study.yaml"):
+        return dict(OBJECTIVES)
+    where = f"{store.folder}/study.yaml"
+    content = read_yaml(store.read_study(), where)
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is no study: expected keys and values; put it back as it was")
+    alone = not (content.get("teacher") or content.get("pairs"))
+    own = content.get("objectives", {"val_acc": "max"} if alone else dict(OBJECTIVES))
+    if not isinstance(own, dict) or not own or not {*own.values()} <= {"max", "min"}:
+        raise UserError(f"{where}: objectives: expected columns with max or min, got {own!r:.60}")
+    return own
+
+
+def nothing_finished(frame: pd.DataFrame, needed: Sequence[str] = ()) -> UserError:
+    """Why there is nothing to show: an error of one line.
+
+    Args:
+        frame: rows of ``trials``.
+        needed: columns that a trial must have to be shown.
+    """
+    finished = frame[frame["status"] == "completed"]
+    if frame.empty:
+        return UserError("no finished trial: none has ended yet")
+    if finished.empty:
+        counts = ", ".join(f"{n} {status}" for status, n in frame["status"].value_counts().items())
+        errors = frame["error"].dropna().value_counts()
+        most = f"; most often: {str(errors.index[0])[:160]}" if len(errors) else ""
+        return UserError(f"no finished trial: {counts}{most}")
+    for name in needed:
+        if name in finished and finished[name].isna().all():
+            return UserError(f"no finished trial of {len(finished)} has {name}{_because(name)}")
+    if (finished["stage"] == "confirm").all():
+        return UserError(f"no finished trial of the search: {len(finished)} are of its confirm")
+    return UserError(f"no finished trial of {len(finished)} has all of {', '.join(needed)}")
+
+
+def _because(column: str) -> str:
+    needs = TRIALS[column].needs
+    if "validation" in needs:
+        return ": val_fraction is 0, so that no image validates"
+    if "teacher" in needs:
+        return ": without a teacher there is nothing to compare with"
+    return ""
+
+
+def _per_teacher(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
+    mask = non_dominated(points.iloc[:0], objectives)  # checks the objectives
+    groups = [
+        non_dominated(group, objectives)
+        for _, group in points.groupby(["dataset", "teacher"], dropna=False)
+    ]
+    return pd.concat([mask, *groups]).reindex(points.index).astype(bool)
+
+
+def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Every config with the accuracy to show: of its confirm trials if it has some.
+
+    Args:
+        frame: rows of ``trials``.
+        metric: ``"test_acc"``, or ``"val_acc"``, which confirm trials have not.
+
+    Returns:
+        Rows as `over_seeds` gives them, one per config. ``shown``, ``shown_sd``, ``shown_n`` and
+        ``shown_by_seed`` are the metric's mean, sd, count and values, ``shown_stage`` the stage
+        they come from; ``trial_id``, ``trial_ids`` and ``config_key`` are of that stage.
+        ``val_acc`` is of the search.
+
+    Raises:
+        UserError: the metric is unknown.
+    """
+    if metric not in ("test_acc", "val_acc"):
+        raise unknown("metric", metric, ("test_acc", "val_acc"))
+    points = over_seeds(frame)
+    endings = ("", "_sd", "_n", "_by_seed")
+    names = {f"{metric}{ending}": f"shown{ending}" for ending in endings}
+    for source, target in names.items():
+        points[target] = points[source]
+    points["shown_stage"] = points["stage"]
+    # Confirm trials learn from the whole training set: the one setting in which they differ.
+    points["match"] = [common(settings, "split") for settings in points["settings"]]
+    is_confirm = points["stage"] == "confirm"
+    searched, confirmed = points[~is_confirm], points[is_confirm]
+    if metric == "val_acc":
+        return searched.drop(columns="match")
+    # A confirm trial learned from the validation images: its own val_acc says nothing.
+    confirmed = confirmed[confirmed["shown"].notna()].drop(columns="val_acc")
+    chosen = confirmed.merge(searched[["match", "val_acc"]], on="match", how="left")
+    others = searched[~searched["match"].isin(confirmed["match"])]
+    return pd.concat([chosen, others], ignore_index=True).drop(columns="match")

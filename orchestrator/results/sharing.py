@@ -1,0 +1,95 @@
+"""Trials without a teacher belong to every teacher of their sweep whose student they are.
+
+A sweep over several pairs of networks trains a plain student once and answers its twins beside
+other teachers from that row (the teacher is no part of its `config_key`). The row names the
+teacher beside which it was trained; a table of another teacher wants it as well.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.results.front import common
+from trainables.columns import TRIALS
+from trainables.errors import UserError
+from trainables.methods.registry import needs_teacher
+
+_STUDENT = ["sweep", "dataset", "student"]
+# How a teacher's trials ask for their student.
+_REQUEST = ["teacher", "student_requested", "compression_kind", "compression_requested"]
+# What else a row says of its teacher.
+_FACTS = [
+    name
+    for name, column in TRIALS.items()
+    if column.role == "fact" and "teacher" in column.needs and name not in _REQUEST
+]
+
+
+def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trials, and copies of those that read no teacher for the other teachers.
+
+    Args:
+        frame: rows of ``trials``.
+
+    Returns:
+        Its rows, and a copy of each completed trial of a method that reads no teacher for every
+        other teacher of the sweep that has the same student: with that teacher's facts, and as a
+        trial of its own would ask for the student. Where a teacher has such trials of its own,
+        only further seeds of their configs are copied.
+    """
+    requests = frame.dropna(subset=["student", "teacher"]).drop_duplicates(
+        [*_STUDENT, *_REQUEST], ignore_index=True
+    )[[*_STUDENT, *_REQUEST, *_FACTS]]
+    alone = frame["method"].map(_reads_no_teacher, na_action="ignore").eq(True)
+    plain = frame[alone & (frame["status"] == "completed")]
+    copies = plain.merge(requests, on=_STUDENT, suffixes=("_own", ""))
+    same = [copies[key].eq(copies[f"{key}_own"]) | _both_missing(copies, key) for key in _REQUEST]
+    copies = copies[~pd.concat(same, axis=1).all(axis=1)]
+    copies = copies.assign(config=[_asking(row) for row in copies.to_dict("records")])
+    own: defaultdict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for place, settings in zip(_places(plain), map(_settings, plain["config"]), strict=True):
+        own[place].add(settings)
+    wanted = [
+        settings in own.get(place, {settings})
+        for place, settings in zip(_places(copies), map(_settings, copies["config"]), strict=True)
+    ]
+    copies = copies.loc[wanted, frame.columns]
+    return pd.concat([frame, copies], ignore_index=True) if len(copies) else frame
+
+
+def _places(trials: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """Whose trials they are, for which request and method."""
+    columns = trials[["sweep", "dataset", *_REQUEST, "method"]]
+    filled = columns.astype(object).where(columns.notna(), None)
+    yield from filled.itertuples(index=False, name=None)
+
+
+def _settings(config: Any) -> str:
+    """What repeats of a config, and its confirmation, have in common."""
+    return common(config, "seed", "split") if isinstance(config, str) else ""
+
+
+def _reads_no_teacher(method: str) -> bool:
+    try:
+        return not needs_teacher(method)
+    except UserError:  # a term of a package that is not installed here
+        return False
+
+
+def _both_missing(copies: pd.DataFrame, key: str) -> pd.Series:
+    return copies[key].isna() & copies[f"{key}_own"].isna()
+
+
+def _asking(row: Mapping[Any, Any]) -> Any:
+    """The config with the request of the teacher that the copy is for."""
+    if not isinstance(row["config"], str):
+        return row["config"]
+    config = json.loads(row["config"])
+    own, wanted = row["compression_kind_own"], row["compression_kind"]
+    amounts = {own: None, wanted: row["compression_requested"]}
+    asked = {"teacher": row["teacher"], "student": row["student_requested"]}
+    asked |= {"compression": wanted} | {k: v for k, v in amounts.items() if k != "explicit"}
+    return json.dumps(config | {key: value for key, value in asked.items() if key in config})

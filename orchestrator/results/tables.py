@@ -1,0 +1,264 @@
+"""The table of a paper: methods by compression, mean and spread over seeds."""
+
+import csv
+import io
+import math
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.results.forms import ABSENT, Grid, form_of
+from orchestrator.results.front import nothing_finished, with_confirmation
+from orchestrator.results.sharing import for_every_teacher
+from trainables.columns import TRIALS
+
+_PANEL = ["dataset", "teacher"]
+_COLUMN = [*_PANEL, "column"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method at one compression. Accuracies are fractions.
+
+    Attributes:
+        compression: header of the column.
+        compression_params: factor of the student that is shown.
+        stage: ``confirm`` or ``search``: where the accuracy comes from.
+        mean: over the seeds.
+        sd: over the seeds (ddof 1); None for one seed.
+        n: number of seeds.
+        diff: to the plain student of the same compression and stage; None if there is none.
+        diff_se: standard error of the difference, paired by seed; None unless both were trained
+            under the same seeds, two at least.
+        val_acc: of the search, what the config was chosen by; None if it was confirmed only.
+        config_key: of the first seed; so is ``trial_id``.
+        best: whether no other method of the column has a higher mean.
+    """
+
+    dataset: str
+    teacher: str | None
+    method: str
+    compression: str
+    compression_params: float | None
+    student: str
+    stage: str
+    mean: float
+    sd: float | None
+    n: int
+    diff: float | None
+    diff_se: float | None
+    val_acc: float | None
+    config_key: str | None
+    trial_id: str
+    best: bool
+
+
+_CELL = [field.name for field in fields(Cell)]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The cells of one dataset and teacher, columns from little compression to much."""
+
+    caption: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def columns(self) -> list[str]:
+        """The headers."""
+        return list(dict.fromkeys(cell.compression for cell in self.cells))
+
+    @property
+    def methods(self) -> list[str]:
+        """The plain student first, the others by name."""
+        names = {cell.method for cell in self.cells}
+        return sorted(names, key=lambda name: (name != "student", name))
+
+    @property
+    def mixes_stages(self) -> bool:
+        """Whether some cells were confirmed and others not."""
+        return len({cell.stage for cell in self.cells}) > 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Panels, one per dataset and teacher."""
+
+    panels: tuple[Panel, ...]
+
+
+def compression_table(frame: pd.DataFrame, metric: str = "test_acc") -> Table:
+    """Methods by compression: for each, the config that is best on validation.
+
+    Args:
+        frame: rows of ``trials``, search and confirm.
+        metric: what to show, ``"test_acc"`` or ``"val_acc"``.
+
+    Raises:
+        UserError: the metric is unknown, or no trial has finished.
+    """
+    cells = best_cells(frame, metric)
+    if cells.empty:
+        raise nothing_finished(frame, [metric])
+    shared = for_every_teacher(frame)
+    finished = shared[shared["status"] == "completed"]
+    panels = []
+    for (dataset, teacher), group in cells.groupby(_PANEL, dropna=False, sort=False):
+        filled = group.astype(object).where(group.notna(), None)
+        rows = filled[_CELL].itertuples(index=False, name=None)
+        panel = Panel("", tuple(Cell(*row) for row in rows))
+        trials = finished[(finished["dataset"] == dataset) & _same(finished["teacher"], teacher)]
+        caption = f"{_caption(panel, trials, metric)} {choice(group)}{_stages(panel)}"
+        panels.append(replace(panel, caption=caption))
+    return Table(tuple(panels))
+
+
+def _same(column: pd.Series, value: object) -> pd.Series:
+    return column == value if isinstance(value, str) else column.isna()
+
+
+def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The cells of `compression_table`, for all datasets and teachers in one frame."""
+    points = with_confirmation(for_every_teacher(frame), metric).dropna(subset="shown")
+    points["column"] = [
+        f"{requested:g}x" if kind == "factor" else student
+        for kind, requested, student in zip(
+            points["compression_kind"],
+            points["compression_requested"],
+            points["student"],
+            strict=True,
+        )
+    ]
+    points = points.sort_values(["val_acc", "config_key"], ascending=[False, True])
+    cell = [*_COLUMN, "method"]
+    points["rivals"] = points.groupby(cell, dropna=False)["method"].transform("size")
+    cells = points.drop_duplicates(cell).copy()
+    cells = cells.drop(columns=["stage", "n"]).rename(
+        columns={"shown": "mean", "shown_sd": "sd", "shown_n": "n", "shown_stage": "stage"}
+    )
+    plain = cells.loc[cells["method"] == "student", [*_COLUMN, "stage", "mean", "shown_by_seed"]]
+    plain = plain.rename(columns={"mean": "plain", "shown_by_seed": "plain_by_seed"})
+    cells = cells.merge(plain, on=[*_COLUMN, "stage"], how="left")
+    taught = cells["method"] != "student"
+    cells["diff"] = (cells["mean"] - cells["plain"]).where(taught)
+    both = zip(cells["shown_by_seed"], cells["plain_by_seed"], strict=True)
+    errors = pd.Series([_paired_error(*pair) for pair in both], cells.index, dtype=float)
+    cells["diff_se"] = errors.where(taught)
+    columns = cells.groupby(_COLUMN, dropna=False)
+    cells["best"] = cells["mean"] == columns["mean"].transform("max")
+    cells["achieved"] = columns["compression_params"].transform("mean")
+    cells = cells.sort_values(
+        [*_PANEL, "achieved", "compression_requested", "column", "method"], ignore_index=True
+    )
+    headers = [_headers(panel) for _, panel in cells.groupby(_PANEL, dropna=False, sort=False)]
+    return cells.assign(compression=pd.concat(headers) if headers else "")
+
+
+def _paired_error(ours: object, plain: object) -> float:
+    """Standard error of the difference of two configs, by seed; NaN where their seeds differ."""
+    if not isinstance(ours, dict) or not isinstance(plain, dict) or ours.keys() != plain.keys():
+        return math.nan
+    differences = np.array([ours[seed] - plain[seed] for seed in ours])
+    if len(differences) < 2:
+        return math.nan
+    return float(differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def _headers(panel: pd.DataFrame) -> pd.Series:
+    """``4.1x`` for a requested factor, ``resnet20 (4.1x)`` for a named student."""
+    labels = [
+        _header(kind, column, factor)
+        for kind, column, factor in zip(
+            panel["compression_kind"], panel["column"], panel["achieved"], strict=True
+        )
+    ]
+    label = pd.Series(labels, index=panel.index, dtype="str")
+    # Two requests that led to one size are two columns.
+    shared = panel.groupby(label)["column"].transform("nunique") > 1
+    return label.where(~shared, label + " for " + panel["column"])
+
+
+def _header(kind: str, column: str, factor: float) -> str:
+    if math.isnan(factor):
+        return column
+    return f"{factor:.1f}x" if kind == "factor" else f"{column} ({factor:.1f}x)"
+
+
+def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
+    accuracy = trials["teacher_test_acc"].mean()
+    teacher = panel.cells[0].teacher or "none"
+    if not math.isnan(accuracy):
+        teacher += f" ({100 * accuracy:.2f} % test accuracy)"
+    seeds = sorted({int(seed) for seed in trials["seed"].dropna()})
+    known = any(cell.diff_se is not None for cell in panel.cells)
+    paired = " ± its standard error, paired by seed" if known else ""
+    listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
+    return (
+        f"{panel.cells[0].dataset}, teacher {teacher}. {TRIALS[metric].label.capitalize()} in %, "
+        f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
+        f"student of the same compression{paired}; {len(trials)} finished trials, {listed}."
+    )
+
+
+def choice(cells: pd.DataFrame) -> str:
+    """A sentence that says how the configs of `best_cells` were chosen."""
+    several = cells["rivals"] > 1
+    if not several.any():
+        return "Each cell has one config: nothing was chosen."
+    text = "Each cell shows the config with the best validation accuracy."
+    blind = int((several & cells["val_acc"].isna()).sum())
+    if blind:
+        text += f" Of {blind} cells no config has one: they show the first by config_key."
+    return text
+
+
+def _stages(panel: Panel) -> str:
+    if not panel.mixes_stages:
+        return ""
+    return " Cells marked † have no confirm trials: they did not learn from the validation images."
+
+
+def render(table: Table, form: str = "text") -> str:
+    """The table as ``text``, ``markdown``, ``latex`` (booktabs) or ``csv`` (a row per cell).
+
+    Raises:
+        UserError: ``form`` is none of these.
+    """
+    if form == "csv":
+        return _csv(table)
+    write, bold = form_of(form)
+    return "\n".join(write(panel.caption, [_grid(panel, bold)]) for panel in table.panels)
+
+
+def _grid(panel: Panel, bold: str) -> Grid:
+    """Header and rows as text; ``bold`` is a format with the accuracy as ``{}``."""
+    text = {}
+    for cell in panel.cells:
+        shown = f"{100 * cell.mean:.2f}"
+        if cell.sd is not None:
+            shown += f" ± {100 * cell.sd:.2f}"
+        shown = bold.format(shown) if cell.best else shown
+        shown += f" ({cell.n})"
+        if panel.mixes_stages and cell.stage != "confirm":
+            shown += "†"
+        if cell.diff is not None:
+            shown += f" {100 * cell.diff:+.2f}"
+        if cell.diff_se is not None:
+            shown += f" ± {100 * cell.diff_se:.2f}"
+        text[cell.method, cell.compression] = shown
+    rows = [
+        [method, *(text.get((method, column), ABSENT) for column in panel.columns)]
+        for method in panel.methods
+    ]
+    return [["method", *panel.columns], *rows]
+
+
+def _csv(table: Table) -> str:
+    """Tidy: accuracies are fractions; a cell without trials has no row."""
+    sink = io.StringIO()
+    names = [name for name in _CELL if name != "best"]
+    writer = csv.DictWriter(sink, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(cell) for panel in table.panels for cell in panel.cells)
+    return sink.getvalue()

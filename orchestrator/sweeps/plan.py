@@ -1,0 +1,298 @@
+"""A study made ready to run: its data and teachers are known, its configs can be keyed."""
+
+import functools
+import itertools
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from orchestrator.sweeps.teachers import teachers_of
+from search_spaces.dimension import Value
+from search_spaces.pairs import PAIR
+from search_spaces.spec import Study
+from trainables.compression.architecture import StudentChoice, choose_student
+from trainables.compression.measure import count_params
+from trainables.config import COMPRESSIONS, TrialConfig, config_key
+from trainables.data.dataset import Dataset
+from trainables.data.sources import load_dataset
+from trainables.errors import UserError, unknown
+from trainables.job import Job
+from trainables.methods.method import Method
+from trainables.methods.registry import peer_models
+from trainables.models.outputs import Network, Shapes
+from trainables.models.registry import create_model
+from trainables.models.shapes import output_shapes
+from trainables.models.weights import Card
+from trainables.teachers.classes import class_order, remark
+from trainables.teachers.teacher import find_teacher
+from trainables.teachers.train import Filed, Recipe, lineage
+
+MAX_CORNERS = 2000
+CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep needs to know beside its study.
+
+    Attributes:
+        study: what to try.
+        sweep: the sweep's name.
+        results: folder or URI of the results.
+        data_dir: as ``--data``.
+        cards: of the teachers that exist, and of theirs, by file.
+        cpus, gpus: what one trial asks of Ray.
+        began_as: the name under which the sweep began, where its folder has another one now.
+    """
+
+    study: Study
+    sweep: str
+    results: str
+    data_dir: str | None = None
+    cards: Mapping[str, Card] = field(default_factory=dict)
+    cpus: float = 1.0
+    gpus: float = 0.0
+    began_as: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The name under which the sweep began: its trials' names begin with it."""
+        return self.began_as or self.sweep
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The study's data set.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        size = self.study.fixed.get("image_size")
+        return load_dataset(
+            self.study.dataset, self.data_dir, image_size=int(size) if size else None
+        )
+
+    @cached_property
+    def teachers(self) -> dict[str, Recipe | Filed]:
+        """The teachers of trials by the names that configs have for them.
+
+        Raises:
+            UserError: an imported teacher is missing, or an unknown network.
+        """
+        return teachers_of(self.study, self.results, self.data_dir)
+
+    def teacher(self, config: TrialConfig) -> Recipe | Filed | None:
+        """The teacher of a trial: how it is trained, or where it is.
+
+        Raises:
+            UserError: the config is of another study.
+        """
+        if config.teacher is None:
+            return None
+        if config.teacher not in self.teachers:
+            raise unknown("teacher", config.teacher, self.teachers)
+        return self.teachers[config.teacher]
+
+    def card(self, config: TrialConfig) -> Card | None:
+        """The card of a trial's teacher; None where it is not trained yet, or there is none."""
+        teacher = self.teacher(config)
+        return self.cards.get(teacher.file) if teacher else None
+
+    @cached_property
+    def recipes(self) -> list[Recipe]:
+        """All teachers that are trained, each once, and none before its own teacher."""
+        found = {
+            upper.key: upper
+            for teacher in self.teachers.values()
+            for upper in lineage(teacher)
+            if isinstance(upper, Recipe)
+        }
+        return list(found.values())
+
+    def missing(self, config: TrialConfig | None = None) -> list[Recipe]:
+        """The teachers to train now, none before its own: of one trial, or of all.
+
+        What is above a teacher that exists is not needed.
+        """
+        teachers = [self.teacher(config)] if config else self.teachers.values()
+        wanted: dict[str, Recipe] = {}
+        for teacher in teachers:
+            chain: list[Recipe] = []
+            while isinstance(teacher, Recipe) and teacher.key not in self.cards:
+                chain.insert(0, teacher)
+                teacher = teacher.upper
+            wanted |= {step.key: step for step in chain}
+        return list(wanted.values())
+
+    def with_teachers(self) -> "Plan":
+        """The plan with the cards of those teachers that exist by now.
+
+        Raises:
+            UserError: an imported teacher is missing, or one was made for other data.
+        """
+        cards = {}
+        for teacher in [step for top in self.teachers.values() for step in lineage(top)]:
+            card = (
+                teacher.find(self.results)
+                if isinstance(teacher, Recipe)
+                else find_teacher(self.results, teacher.file)
+            )
+            if card is None:
+                continue
+            cards[teacher.file] = card
+            class_order(card, self.dataset)
+        return replace(self, cards=cards)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a user should know of the data and the teachers, a line each."""
+        notes = [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
+        about = (remark(card, self.dataset) for card in self.cards.values())
+        return notes + [line for line in about if line]
+
+    def student(self, config: TrialConfig) -> StudentChoice:
+        """The network that a config asks for.
+
+        Raises:
+            UserError: there is none.
+        """
+        return choose_student(
+            config.student,
+            config.compression,
+            config.amount,
+            teacher_params=self._teacher_params(config),
+            classes=self.dataset.num_classes,
+            image_shape=self.dataset.image_shape,
+        )
+
+    def key(self, config: TrialConfig) -> str:
+        """The config's key: see `trainables.config.config_key`."""
+        card = self.card(config)
+        return config_key(
+            config,
+            student=self.student(config).name,
+            data_fingerprint=self.dataset.fingerprint,
+            teacher_fingerprint=card.fingerprint if card else None,
+        )
+
+    def job(self, config: TrialConfig, trial_id: str, attempt: int, **changes: Any) -> Job:
+        """The work order of an attempt at a trial.
+
+        ``KDSWEEP_CHECKPOINT_SECONDS`` in the environment of the driver sets the least time
+        between two checkpoints of a trial; the default is 60.
+        """
+        teacher, card = self.teacher(config), self.card(config)
+        job = Job(
+            config=config.to_dict(),
+            sweep=self.sweep,
+            trial_id=trial_id,
+            results=self.results,
+            data_dir=self.data_dir,
+            teacher=teacher.file if teacher else None,
+            teacher_fingerprint=card.fingerprint if card else None,
+            attempt=attempt,
+            cpus=self.cpus,
+            gpus=self.gpus,
+        )
+        seconds = _checkpoint_seconds()
+        if seconds is not None:
+            job = replace(job, checkpoint_seconds=seconds)
+        return replace(job, **changes)
+
+    def check(self) -> None:
+        """Builds every kind of student and every method for it, without memory or training.
+
+        Raises:
+            UserError: a network that cannot be built for these images, or a pair of networks
+                that a method cannot join.
+        """
+        _checkpoint_seconds()
+        for step in self.recipes:
+            self._check_method(step.config, step.model, step.upper, f"teacher {step.name}")
+        built: set[tuple[Any, ...]] = set()
+        for pair, config in self.corners():
+            with naming(pair):
+                student = self.student(config).name
+                peers = frozenset(peer_models(config.method, config.terms).values())
+                networks = (pair, student, config.method, peers)
+                if networks in built:
+                    continue
+                built.add(networks)
+                where = f"student {student}, method {config.method}"
+                self._check_method(config, student, self.teacher(config), where)
+
+    def _check_method(
+        self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
+    ) -> None:
+        try:
+            above = self._shapes(teacher.model) if teacher else None
+            shapes = self._shapes(student)
+            with torch.device("meta"):
+                Method(config.method, config.terms, shapes, above)
+                for peer in set(peer_models(config.method, config.terms).values()):
+                    self._network(peer or student)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+
+    def _network(self, model: str) -> Network:
+        return create_model(model, self.dataset.num_classes, self.dataset.image_shape)
+
+    def _shapes(self, model: str) -> Shapes:
+        return _shapes_of(model, self.dataset.num_classes, self.dataset.image_shape)
+
+    def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
+        """Configs with every combination of the choices that shape the networks, by pair."""
+        shaping = (PAIR, "method", "student", *COMPRESSIONS, "compression")
+        space = {key: found for key, found in self.study.space.items() if key in shaping}
+        ends = [dimension.ends() for dimension in space.values()]
+        for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
+            corner = dict(zip(space, values, strict=True))
+            drawn = self.study.draw(lambda key, dim, c=corner: c.get(key, dim.ends()[0]))  # type: ignore[misc]
+            yield drawn.get(PAIR), self.study.config(drawn)
+
+    def _teacher_params(self, config: TrialConfig) -> int | None:
+        teacher = self.teacher(config)
+        if teacher is None:
+            return None
+        if teacher.file in self.cards:
+            return self.cards[teacher.file].params
+        return _params_of(teacher.model, self.dataset.num_classes, self.dataset.image_shape)
+
+
+@contextmanager
+def naming(pair: Value | None) -> Iterator[None]:
+    """Errors name the pair, if there is one."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _params_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> int:
+    with torch.device("meta"):
+        return count_params(create_model(model, classes, image_shape))
+
+
+@functools.lru_cache(maxsize=1024)
+def _shapes_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> Shapes:
+    with torch.device("meta"):
+        return output_shapes(create_model(model, classes, image_shape), image_shape)
+
+
+def _checkpoint_seconds() -> float | None:
+    text = os.environ.get(CHECKPOINT_SECONDS)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise UserError(f"{CHECKPOINT_SECONDS}: expected seconds >= 0, got {text!r}")
+    return seconds

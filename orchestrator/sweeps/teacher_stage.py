@@ -1,0 +1,206 @@
+"""The first stage of a sweep: its teachers, trained on Ray where there are none yet."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from orchestrator.sweeps import cluster
+from orchestrator.sweeps.plan import Plan
+from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.surroundings import thread_counts
+from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
+from trainables.failures import meaning
+from trainables.teachers.teacher import find_teacher
+from trainables.teachers.train import Recipe, teacher_lock, waiting_for
+
+MAX_ATTEMPTS = 3
+POLL_SECONDS = 0.5
+
+
+def with_teachers(plan: Plan, progress: Progress) -> Plan:
+    """The plan with its teachers, trained on Ray now where there are none yet.
+
+    Raises:
+        UserError, TrainingFailed: one cannot be trained.
+    """
+    plan = plan.with_teachers()
+    missing = plan.missing()
+    if not missing:
+        return plan
+    stage = _Stage(plan, progress, missing)
+    try:
+        stage.run()
+    finally:
+        stage.close()
+    plan = plan.with_teachers()
+    for recipe in missing:
+        card = plan.cards[recipe.key]
+        progress.stage(f"teacher {card.name}: test {100 * card.test_acc:.2f} %")
+    return plan
+
+
+@dataclass
+class _Lesson:
+    """A teacher under training.
+
+    Attributes:
+        lock: what keeps other processes from training it.
+        gpus: what its actor asks of Ray.
+        worker: the actor that trains it.
+        asked: the call that the actor answers next.
+        last: whether that one files the teacher.
+        attempts: actors so far.
+    """
+
+    recipe: Recipe
+    lock: FileLock | None
+    gpus: float
+    worker: Any = None
+    asked: Any = None
+    last: bool = False
+    attempts: int = 0
+
+
+class _Stage:
+    """Trains teachers, those first whose own teacher is there; as many at once as have room.
+
+    One alone has a node's CPUs; several have one each. A teacher that another process of the
+    results folder trains is waited for.
+    """
+
+    def __init__(self, plan: Plan, progress: Progress, missing: list[Recipe]) -> None:
+        self._plan, self._progress = plan, progress
+        self._waiting = list(missing)
+        self._lessons: list[_Lesson] = []
+        self._elsewhere: set[str] = set()
+
+    def run(self) -> None:
+        """Returns when all are there.
+
+        Raises:
+            UserError, TrainingFailed: one cannot be trained.
+        """
+        import ray
+
+        while self._waiting or self._lessons:
+            self._start_ready()
+            if not self._lessons:
+                time.sleep(POLL_SECONDS)  # another sweep trains what is missing
+                continue
+            by_call = {lesson.asked: lesson for lesson in self._lessons}
+            # Not for ever: what waits for another sweep is looked after, too.
+            for call in ray.wait(list(by_call), timeout=POLL_SECONDS)[0]:
+                self._advance(by_call[call])
+
+    def close(self) -> None:
+        """Ends what still runs; it goes on from its checkpoint the next time."""
+        for lesson in list(self._lessons):
+            self._end(lesson)
+
+    def _start_ready(self) -> None:
+        ready = [recipe for recipe in self._waiting if self._is_ready(recipe)]
+        alone = len(ready) == 1 and not self._lessons
+        for recipe in ready:
+            if len(self._lessons) >= cluster.slots(1, self._plan.gpus):
+                return
+            lock = teacher_lock(self._plan.results, recipe)
+            try:
+                if lock is not None:
+                    lock.acquire(timeout=0)
+            except Timeout:
+                if recipe.key not in self._elsewhere:
+                    self._elsewhere.add(recipe.key)
+                    self._progress.stage(waiting_for(recipe))
+                continue
+            self._waiting.remove(recipe)
+            lesson = _Lesson(recipe, lock, self._plan.gpus)
+            self._lessons.append(lesson)
+            if find_teacher(self._plan.results, recipe.key) is None:
+                self._start(lesson, alone)
+            else:
+                self._end(lesson)
+
+    def _is_ready(self, recipe: Recipe) -> bool:
+        upper = recipe.upper
+        return upper is None or find_teacher(self._plan.results, upper.file) is not None
+
+    def _start(self, lesson: _Lesson, alone: bool) -> None:
+        """Trains a teacher in an actor of its own, or goes on from its checkpoint."""
+        import ray
+        import torch
+
+        from trainables.teachers.train import TeacherTraining
+
+        plan = self._plan
+        lesson.attempts += 1
+        self._progress.stage(f"training the teacher {lesson.recipe.name}")
+        device = torch.device("cuda" if plan.gpus else "cpu")
+        cpus = max(1, int(cluster.largest_node("CPU"))) if alone and not plan.gpus else 1
+        room = ray.remote(
+            num_cpus=cpus, num_gpus=lesson.gpus, runtime_env={"env_vars": thread_counts(cpus)}
+        )
+        lesson.worker = room(TeacherTraining).remote(
+            lesson.recipe, plan.results, plan.data_dir, device
+        )
+        lesson.asked, lesson.last = lesson.worker.run_epoch.remote(), False
+
+    def _advance(self, lesson: _Lesson) -> None:
+        """Takes an answer of a teacher's actor, and asks for the next."""
+        import ray
+
+        name = lesson.recipe.name
+        try:
+            row = ray.get(lesson.asked)
+        except ray.exceptions.ActorDiedError as error:
+            self._again(lesson, f"teacher {name}: its worker died", error)
+            return
+        except ray.exceptions.RayTaskError as error:
+            meant = meaning(error.cause)
+            if isinstance(meant, DeviceError):
+                self._again(lesson, str(meant), error)
+                return
+            if isinstance(meant, OutOfMemoryError) and lesson.gpus < min(1.0, 2 * self._plan.gpus):
+                lesson.gpus = min(1.0, 2 * self._plan.gpus)
+                self._again(lesson, str(meant), error)
+                return
+            if isinstance(meant, TrainingFailed | UserError):
+                raise meant from error
+            raise
+        if lesson.last:
+            self._end(lesson)
+            return
+        if row is not None and row["note"]:
+            self._progress.noted(f"teacher {name}", row["note"])
+        if row is None:
+            lesson.asked, lesson.last = lesson.worker.finish.remote(), True
+        else:
+            val = row["val_acc"]
+            shown = f", val {100 * val:.2f} %" if val is not None else ""
+            self._progress.stage(
+                f"teacher {name}: epoch {row['epoch']}/{lesson.recipe.config.epochs}{shown}",
+                passing=True,
+            )
+            lesson.asked = lesson.worker.run_epoch.remote()
+
+    def _again(self, lesson: _Lesson, why: str, error: Exception) -> None:
+        """Another actor, unless too many have ended already."""
+        import ray
+
+        if lesson.attempts == MAX_ATTEMPTS:
+            raise TrainingFailed(
+                f"{why}, as it was {MAX_ATTEMPTS} times; see Ray's logs of its node"
+            ) from error
+        self._progress.stage(f"{why}; trying again")
+        ray.kill(lesson.worker)
+        self._start(lesson, alone=len(self._lessons) == 1)
+
+    def _end(self, lesson: _Lesson) -> None:
+        import ray
+
+        self._lessons.remove(lesson)
+        if lesson.worker is not None:
+            ray.kill(lesson.worker)
+        if lesson.lock is not None:
+            lesson.lock.release()
