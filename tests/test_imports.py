@@ -24,7 +24,7 @@ trainables.teachers.train trainables.teachers.adopting
 trainables.job
 trainables.rows
 trainables.training trainables.engine.answers trainables.engine.feeding
-trainables.optimizer trainables.schedule
+trainables.optimizers trainables.schedule
 trainables.teachers trainables.engine.remembering
 trainables.engine
 trainables.config
@@ -33,9 +33,9 @@ trainables.compression
 trainables.evaluation
 trainables.models
 trainables.data
-trainables.columns trainables.settings trainables.registry trainables.files
-trainables.progress_file trainables.cache_root trainables.failures trainables.randomness
-trainables.version trainables.errors
+trainables.columns trainables.settings trainables.registry trainables.files trainables.optimizers.registry
+trainables.progress_file trainables.cache_root trainables.failures trainables.randomness trainables.worker
+trainables.version trainables.errors trainables.once
 """
 FLOORS = {name: floor for floor, line in enumerate(HOUSE.split("\n")) for name in line.split()}
 

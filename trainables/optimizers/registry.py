@@ -12,14 +12,9 @@ from typing import TYPE_CHECKING
 from trainables.registry import Registry
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
+    from torch.optim import Optimizer
 
-    from trainables.config import TrialConfig
-
-    Rule = Callable[[TrialConfig, list[nn.Parameter], torch.device], torch.optim.Optimizer]
-
-OPTIMIZERS: Registry[Rule] = Registry(
+OPTIMIZERS: Registry[Callable[..., Optimizer]] = Registry(
     "optimizer",
     "kdsweep.optimizers",
     {
@@ -28,5 +23,5 @@ OPTIMIZERS: Registry[Rule] = Registry(
         "adamw": "trainables.optimizers.adamw:adamw",
     },
 )
-"""What makes an optimiser from a trial's config, over weights that are on a device. Its groups'
-``lr`` is set before every step; weights without a gradient are left alone."""
+"""What makes an optimiser from a trial's config, its weights and the device that they are on. Its
+groups' ``lr`` is set before every step; weights without a gradient are left alone."""
