@@ -33,9 +33,10 @@ trainables.compression
 trainables.evaluation
 trainables.models
 trainables.data
-trainables.columns trainables.settings trainables.registry trainables.files trainables.optimizers.registry
-trainables.progress_file trainables.cache_root trainables.failures trainables.randomness trainables.worker
-trainables.version trainables.errors trainables.once
+trainables.columns trainables.settings trainables.optimizers.registry trainables.registry
+trainables.files
+trainables.progress_file trainables.cache_root trainables.failures trainables.randomness
+trainables.version trainables.errors trainables.once trainables.worker
 """
 FLOORS = {name: floor for floor, line in enumerate(HOUSE.split("\n")) for name in line.split()}
 

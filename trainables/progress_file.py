@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever a training's state means something else. The first had no such line."""
 
 

@@ -176,9 +176,9 @@ def teacher(options: Namespace) -> int:
     made = {"import": _import_teacher, "adopt": _adopt_teacher, "train": _train_teachers}
     for card in made[options.action](options):
         print(
-            f"teacher {card.name} ({card.model}): {100 * card.test_acc:.2f} % on the test set of "
-            f"{card.dataset}; {card.params:,} parameters; input mean {rounded(card.mean)}, "
-            f"std {rounded(card.std)}"
+            f"teacher {card.name} ({card.blueprint.label}): {100 * card.test_acc:.2f} % on the "
+            f"test set of {card.dataset}; {card.params:,} parameters; "
+            f"input mean {rounded(card.mean)}, std {rounded(card.std)}"
         )
     return 0
 
@@ -194,7 +194,7 @@ def _list_teachers(results: str) -> int:
         rows.append(
             (
                 name,
-                card.model,
+                card.blueprint.label,
                 made_how(card),
                 card.dataset,
                 f"{100 * card.test_acc:.2f} %",

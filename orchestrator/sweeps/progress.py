@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.results.chains import model_of, told
 from orchestrator.sweeps.surroundings import Steadfast
 from trainables.config import TrialConfig
 
@@ -173,7 +174,8 @@ class Progress:
         acc, factor = row.get("val_acc"), row.get("compression_params")
         if acc is None:
             return
-        key = str(row.get("compression_requested") or row["student"])
+        size = row.get("compression_requested") or model_of(row["student"])
+        key = f"{size}{told(row.get('compression_kind'), row.get('config'))}"
         found = (factor or 1.0, acc, str(row["method"]), str(row["student"]))
         if key not in self._best or acc > self._best[key][1]:
             self._best[key] = found

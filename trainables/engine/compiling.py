@@ -23,6 +23,7 @@ from torch import Tensor
 from trainables.engine.places import brought, settle
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import meaning
+from trainables.models.blueprint import Blueprint
 from trainables.models.outputs import Network, Outputs
 from trainables.randomness import random_state, restore_random_state
 
@@ -35,7 +36,7 @@ class Architecture(NamedTuple):
     """What one compiled pass is made for.
 
     Attributes:
-        model: the network's name.
+        blueprint: of the network.
         classes: number of logits.
         batch: shape of the images, ``(B, C, H, W)``.
         device: where it computes.
@@ -43,7 +44,7 @@ class Architecture(NamedTuple):
         backend: of ``torch.compile``.
     """
 
-    model: str
+    blueprint: Blueprint
     classes: int
     batch: tuple[int, ...]
     device: torch.device
@@ -63,16 +64,15 @@ class CompiledNetwork:
 
     Args:
         network: in training mode when it is called, on batches of one shape; its weights
-            move to where those of the last one were (`trainables.engine.places`).
-        model: its name; networks of one name, number of classes and image shape are alike.
+            move to where those of the last one were (`trainables.engine.places`). Networks of one
+            blueprint, number of classes and image shape are alike; one that is edited needs
+            another of these.
         backend: of ``torch.compile``.
     """
 
-    def __init__(
-        self, network: Network, model: str, backend: str | Callable[..., Any] = "inductor"
-    ) -> None:
-        self.network, self.model, self.backend = network, model, backend
-        settle(network, _kind(network, model))
+    def __init__(self, network: Network, backend: str | Callable[..., Any] = "inductor") -> None:
+        self.network, self.blueprint, self.backend = network, network.blueprint, backend
+        settle(network, _kind(network))
         self._forward: Forward | None = None
 
     def __call__(self, images: Tensor) -> Outputs:
@@ -108,7 +108,7 @@ class CompiledNetwork:
             reason = (str(cause).splitlines() or [""])[0]
             log.warning(
                 "%s cannot be compiled (%s: %s); it trains as it is",
-                self.model,
+                self.blueprint.label,
                 type(cause).__name__,
                 reason,
             )
@@ -121,7 +121,7 @@ class CompiledNetwork:
         kind = images.device.type
         mixed = not images.is_meta and torch.is_autocast_enabled(kind)
         return Architecture(
-            self.model,
+            self.blueprint,
             self.network.classifier.out_features,
             tuple(images.shape),
             images.device,
@@ -130,10 +130,10 @@ class CompiledNetwork:
         )
 
 
-def _kind(network: Network, model: str) -> tuple[Any, ...]:
+def _kind(network: Network) -> tuple[Any, ...]:
     """What networks that can take each other's place have in common."""
     tensors = [*network.parameters(), *network.buffers()]
-    return model, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+    return network.blueprint, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
 
 
 _FAILED: set[Architecture] = set()

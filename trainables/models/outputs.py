@@ -1,10 +1,13 @@
 """What every network of kdsweep returns."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from trainables.models.blueprint import Blueprint
 
 
 class Outputs(NamedTuple):
@@ -53,15 +56,22 @@ class Shapes(NamedTuple):
     pooled: bool = False
     features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
+    def read(self, keys: Collection[str]) -> "Shapes":
+        """Without the features that nobody reads."""
+        found = {key: shape for key, shape in self.features.items() if key in keys}
+        return self._replace(features=found)
+
 
 class Network(nn.Module):
     """A classifier that returns `Outputs`.
 
     Attributes:
         classifier: the last linear layer, embedding -> logits.
+        blueprint: what the network is, of one that `trainables.models.blueprint.build` made.
     """
 
     classifier: nn.Linear
+    blueprint: "Blueprint"
 
     def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
         """One forward pass, or its beginning.

@@ -1,11 +1,13 @@
 """A student under training, with all that is its own."""
 
 import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
 from trainables.data.views import to_float
@@ -15,10 +17,11 @@ from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import Score, score
 from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
+from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
+from trainables.models.family import ImageShape
 from trainables.models.features import with_features
 from trainables.models.observe import observe
-from trainables.models.outputs import Outputs
-from trainables.models.registry import create_model
+from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
 from trainables.once import warn_once
 from trainables.optimizers.registry import OPTIMIZERS
@@ -30,72 +33,102 @@ log = logging.getLogger(__name__)
 
 
 class Learner:
-    """A student with its method, peers, optimisers, precision and random numbers.
+    """A student with its method, steps, peers, optimisers, precision and random numbers.
 
     However many learn from one stream in one process, each ends as if it had been alone.
 
     Args:
         config: the trial.
-        student: name of the network to train, as `choose_student` resolved it.
+        student: name of the network to train, as `Chain.choose` found it.
         stream: what it learns from, of the same repeat.
+        steps: what changes the student, in the order of the chain.
 
     Attributes:
         networks: the student (key ``student``) and those that learn beside it, by term and name.
         optimizers: of each of them.
         random: what it draws from, in a context.
+
+    Raises:
+        UserError: a step cannot work on this student.
     """
 
-    def __init__(self, config: TrialConfig, student: str, stream: Stream) -> None:
-        self.config, self.stream, self.device = config, stream, stream.device
-        data, teacher = stream.dataset, stream.teacher
-        classes, shape = data.num_classes, data.image_shape
+    def __init__(
+        self, config: TrialConfig, student: str, stream: Stream, steps: Sequence[Step] = ()
+    ) -> None:
+        self.config, self.stream, self.device, self.steps = config, stream, stream.device, steps
+        data = stream.dataset
+        blueprint, classes, shape = Blueprint(student), data.num_classes, data.image_shape
         self.precision = choose_precision(
-            config.precision, "train", student, classes, shape, config.batch_size, self.device
+            config.precision, "train", blueprint, classes, shape, config.batch_size, self.device
         )
         self.random = Randomness(config.seed, self.device)
         with self.random:
-            network = create_model(student, classes, shape)
-            self.method = Method(
-                config.method,
-                config.terms,
-                output_shapes(network, shape),
-                output_shapes(teacher.network, shape) if teacher else None,
-            )
+            network = build(blueprint, classes, shape)
+            for step in steps:
+                step.check(network, shape)
+            self.shapes = output_shapes(network, shape)
+            self.method = self._method()
             stream.check(config, self.method)
-            if self.method.needs and teacher:
-                self.method.attach(teacher.network, data.train.labels, stream.train_indices)
             self.networks = {STUDENT: network} | {
-                name: create_model(model or student, classes, shape)
+                name: build(Blueprint(model or student), classes, shape)
                 for name, model in self.method.peers.items()
             }
-            for name in self.method.peers:
-                if asked := self.method.asked(name):
-                    says = output_shapes(self.networks[name], shape)
-                    check_readable(config.method, name, asked, says)
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        for network in self.networks.values():
-            network.to(self.device).to(memory_format=layout)
-        self.method.to(self.device)
-        self.student = self.networks[STUDENT]
-        compiled = config.compile and not self._hindered()
-        self.forward = CompiledNetwork(self.student, student) if compiled else self.student
+            _check_peers(config.method, self.method, self.networks, shape)
         self.lesson = stream.lesson(self.method)
-        self.optimizers = {
-            name: OPTIMIZERS[config.optimizer](config, self._weights(name), self.device)
-            for name in self.networks
-        }
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name in self.networks:
+            self._prepare(name)
 
-    def _weights(self, name: str) -> list[torch.nn.Parameter]:
-        """What is trained with a network; the adaptors of the method go with the student."""
+    def _method(self) -> Method:
+        """The method for the student's shapes, with fresh adaptors."""
+        config, teacher, data = self.config, self.stream.teacher, self.stream.dataset
+        above = output_shapes(teacher.network, data.image_shape) if teacher else None
+        made = Method(config.method, config.terms, self.shapes, above)
+        if made.needs and teacher:
+            made.attach(teacher.network, data.train.labels, self.stream.train_indices)
+        return made.to(self.device)
+
+    def _prepare(self, name: str) -> None:
+        """Places a network, and makes what holds its weights: the optimizer, compiled passes."""
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        network = self.networks[name].to(self.device).to(memory_format=layout)
+        # The adaptors of the method are trained with the student.
         adaptors = [*self.method.parameters()] if name == STUDENT else []
-        return [*self.networks[name].parameters(), *adaptors]
+        if name == STUDENT:
+            compiled = self.config.compile and not _hinders(self.method)
+            self.forward = CompiledNetwork(network) if compiled else network
+        weights = [*network.parameters(), *adaptors]
+        self.optimizers[name] = OPTIMIZERS[self.config.optimizer](self.config, weights, self.device)
 
-    def _hindered(self) -> bool:
-        """Whether the student cannot be compiled, because more than its outputs is read of it."""
-        asked = ", ".join(sorted(self.method.asked(STUDENT)))
-        if asked:
-            warn_once(log, f"a student of which {asked} is read cannot be compiled")
-        return bool(asked)
+    @property
+    def student(self) -> Network:
+        """The network that all is about."""
+        return self.networks[STUDENT]
+
+    def edit(self, changes: Sequence[Edit]) -> None:
+        """Applies edits to the student.
+
+        Its optimizer begins anew with the weights that there are, without momentum; so do the
+        method's adaptors where the shapes of the student's outputs are others now. Its precision
+        stays.
+
+        Raises:
+            UserError: an edit does not fit.
+        """
+        with self.random:
+            for change in changes:
+                edit(self.student, change, self.stream.dataset.image_shape)
+            self._refit()
+
+    def _refit(self) -> None:
+        """Makes anew what hangs on a student that is another network now."""
+        data = self.stream.dataset
+        shapes = shapes_of(self.student.blueprint, data.num_classes, data.image_shape)
+        asked = self.method.asked(STUDENT)
+        if shapes.read(asked) != self.shapes.read(asked):
+            self.shapes = shapes
+            self.method = self._method()
+        self._prepare(STUDENT)
 
     def train(self) -> None:
         """Gets ready for steps, after scores were taken."""
@@ -117,7 +150,7 @@ class Learner:
             target = self.stream.labels[feed.there]
             batch = self.method.draw(Batch(target, feed.there, epoch, progress, feed.offsets))
             taught = self._taught(feed, batch)
-            inputs = self.method.images(self._floats(feed.views), batch)
+            inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
             with computing(self.precision, self.device):
                 said = {name: self._said(name, inputs, batch) for name in (STUDENT, *peers)}
@@ -136,11 +169,10 @@ class Learner:
 
     def _said(self, name: str, inputs: Tensor, batch: Batch) -> Outputs:
         """What a network that learns says to its images, with gradients."""
-        network = self.networks[name]
         if asked := self.method.asked(name, batch.progress):
-            return with_features(network, inputs, asked, batch.shares, learning=True)
-        said: Outputs = self.forward(inputs) if name == STUDENT else network(inputs)
-        return said
+            return with_features(self.networks[name], inputs, asked, batch.shares, learning=True)
+        forward = self.forward if name == STUDENT else self.networks[name]
+        return forward(inputs)
 
     def _taught(self, feed: Feed, batch: Batch) -> Outputs | None:
         """What the teacher says to the very views that the student sees."""
@@ -151,25 +183,21 @@ class Learner:
         return self.lesson.changed(feed, lambda images: self.method.images(images, batch), batch)
 
     def _update(self, name: str, loss: Tensor, epoch: float) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, epoch)
-        optimizer.step()
+        _descend(self.optimizers[name], loss, learning_rate(self.config, epoch))
+        if name == STUDENT and self.steps:
+            with torch.no_grad():
+                for step in self.steps:
+                    step.after_update(self.student)
 
     def score(self, images: Images, name: str = STUDENT, positions: Tensor | None = None) -> Score:
         """Scores one of the networks on images (those at ``positions``) as they are."""
         network = self.networks[name].eval()
-
-        def logits_of(pixels: Tensor) -> Tensor:
-            outputs: Outputs = network(self._floats(pixels))
-            return outputs.logits
-
         with self.random:
-            return score(logits_of, images, self.device, positions)
+            return score(
+                lambda pixels: network(self.floats(pixels)).logits, images, self.device, positions
+            )
 
-    def _floats(self, pixels: Tensor) -> Tensor:
+    def floats(self, pixels: Tensor) -> Tensor:
         """uint8 images as the student takes them."""
         data = self.stream.dataset
         return to_float(pixels, data.mean, data.std, channels_last=self.config.channels_last)
@@ -178,6 +206,8 @@ class Learner:
         """Everything that the rest of the training depends on, random numbers included."""
         return {
             "precision": self.precision,
+            "blueprint": self.student.blueprint.to_json(),
+            "steps": [step.state_dict() for step in self.steps],
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "method": self.method.state_dict(),
             "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
@@ -187,8 +217,40 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where the other learner stood."""
         self.precision = state["precision"]
+        blueprint = Blueprint.from_json(state["blueprint"])
+        if blueprint != self.student.blueprint:
+            data = self.stream.dataset
+            with self.random:
+                self.networks[STUDENT] = build(blueprint, data.num_classes, data.image_shape)
+                self._refit()
+        for step, own in zip(self.steps, state["steps"], strict=True):
+            step.load_state_dict(own)
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         self.method.load_state_dict(state["method"])
         self.random.load_state_dict(state["random"])
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+
+
+def _check_peers(
+    name: str, method: Method, networks: Mapping[str, Network], image_shape: ImageShape
+) -> None:
+    """Refuses peers that do not have what is read of them."""
+    for peer in method.peers:
+        if asked := method.asked(peer):
+            check_readable(name, peer, asked, output_shapes(networks[peer], image_shape))
+
+
+def _hinders(method: Method) -> bool:
+    """Whether a method reads more of the student than compiled passes return."""
+    if asked := ", ".join(sorted(method.asked(STUDENT))):
+        warn_once(log, f"a student of which {asked} is read cannot be compiled")
+    return bool(asked)

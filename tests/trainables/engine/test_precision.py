@@ -12,10 +12,11 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine import precision as engine
 from trainables.engine.precision import choose_precision, computing
+from trainables.models.blueprint import Blueprint
 from trainables.training import Training
 
 CPU = torch.device("cpu")
-ASKED = ("train", "wrn_10_1", 10, (1, 8, 8), 16, CPU)
+ASKED = ("train", Blueprint("wrn_10_1"), 10, (1, 8, 8), 16, CPU)
 
 
 @pytest.fixture(autouse=True)
