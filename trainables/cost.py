@@ -22,6 +22,7 @@ from trainables.data.dataset import Content, Dataset, Images
 from trainables.engine.remembering import TABLED
 from trainables.methods import term
 from trainables.methods.method import Method
+from trainables.models.features import FIELDS
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
@@ -128,7 +129,8 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
     """A method, and the FLOPs that it adds to the passes of student and teacher.
 
     None where its loss does not reach all of the student, whose backward pass then is another
-    one. This is `Learner.step` with the networks' outputs given; a test compares the sums.
+    one, or where it reads more than the outputs. This is `Learner.step` with the networks'
+    outputs given; a test compares the sums.
     """
     config = _config(method)
     indices = torch.arange(_IMAGES)
@@ -143,6 +145,8 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
         images = torch.zeros(BATCH, *IMAGE)
         said = _outputs(_shapes(STUDENT), learning=True)
         taught = _outputs(_shapes(TEACHER), learning=False) if made.needs else None
+    if made.needs - FIELDS or made.asked(term.STUDENT):
+        return made, None
     if made.needs:
         made.attach(teacher.requires_grad_(False), labels, indices)
     made.to(device).train()
