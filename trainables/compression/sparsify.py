@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainables.compression.lockstep import layers
+from trainables.compression.rounds import evenly
 from trainables.compression.step import Scene, Step
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit
@@ -127,14 +128,7 @@ class Sparsify(Step):
         super().__init__(config)
         self.pattern = _pattern(config.pattern)
         rounds = 1 if self.pattern else config.rounds
-        length = config.end - config.begin
-        if length < 0 or (length == 0 and rounds > 1):
-            more = "more than" if rounds > 1 else "at least"
-            raise UserError(
-                f"sparsify.end: expected {more} sparsify.begin {config.begin:g}, got {config.end:g}"
-            )
-        gap = length / max(rounds - 1, 1)
-        self.moments = [config.begin + gap * done for done in range(rounds)]
+        self.moments = evenly(rounds, config.begin, config.end, "sparsify")
 
     def check(self, network: Network, image_shape: tuple[int, int, int]) -> None:
         if self.pattern:

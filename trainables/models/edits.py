@@ -13,6 +13,7 @@ from trainables.errors import UserError
 from trainables.models.blueprint import Edit, module_of
 from trainables.models.layers import subsample
 from trainables.models.outputs import Network
+from trainables.models.resnet import ZeroPadShortcut
 
 Kept = Mapping[str, Iterable[int] | Tensor]
 """Names of modules, and which of their channels stay."""
@@ -50,7 +51,7 @@ class Channels(Edit):
     def apply(self, network: Network) -> None:
         outputs, inputs = dict(self.outputs), dict(self.inputs)
         for name in sorted({*outputs, *inputs}):
-            module = module_of(network, name, nn.Conv2d, nn.Linear, *_NORMS)
+            module = module_of(network, name, nn.Conv2d, nn.Linear, *_NORMS, ZeroPadShortcut)
             if isinstance(module, nn.Conv2d):
                 rows = _positions(name, "outputs", outputs.get(name), module.out_channels)
                 columns = _positions(name, "inputs", inputs.get(name), module.in_channels)
@@ -62,6 +63,11 @@ class Channels(Edit):
                 _keep(module, ("weight", "bias"), rows)
                 _put(module, "weight", _taken(module.weight, columns, 1))
                 module.out_features, module.in_features = len(rows), len(columns)
+            elif isinstance(module, ZeroPadShortcut):
+                module.keep(
+                    _positions(name, "outputs", outputs.get(name), module.outputs),
+                    _positions(name, "inputs", inputs.get(name), module.inputs),
+                )
             elif isinstance(module, _NORMS):
                 if name in inputs:
                     raise UserError(f"edit: module '{name}' has outputs only, as a BatchNorm has")

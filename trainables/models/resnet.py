@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,10 +41,27 @@ class ZeroPadShortcut(nn.Module):
         self.stride = stride
         self.before = (outputs - inputs) // 2
         self.behind = outputs - inputs - self.before
+        self.inputs, self.outputs = inputs, outputs
+        self.source: Tensor | None
+        self.register_buffer("source", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         subsampled = x[:, :, :: self.stride, :: self.stride]
+        if self.source is not None:  # channels were cut
+            return F.pad(subsampled, (0, 0, 0, 0, 0, 1)).index_select(1, self.source)
         return F.pad(subsampled, (0, 0, 0, 0, self.before, self.behind))
+
+    def keep(self, outputs: Tensor, inputs: Tensor) -> None:
+        """Keeps these channels out and in, ``[n]`` each, positions in growing order. One whose
+        input is cut becomes a channel of zeros."""
+        if self.source is None:
+            own = torch.arange(self.outputs) - self.before
+            self.source = torch.where((own < 0) | (own >= self.inputs), self.inputs, own)
+        places = torch.full((self.inputs + 1,), len(inputs))
+        places[inputs.cpu()] = torch.arange(len(inputs))
+        device = self.source.device
+        self.source = places[self.source.cpu()[outputs.cpu()]].to(device)
+        self.inputs, self.outputs = len(inputs), len(outputs)
 
 
 def _shortcut(inputs: int, outputs: int, stride: int, zero_pad: bool) -> nn.Module:
