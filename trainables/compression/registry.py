@@ -35,7 +35,13 @@ CHOICES = {
     "factor": "trainables.compression.factor:Factor",
 }
 
-STEPS: dict[str, str] = {}
+STEPS = {
+    "prune": "trainables.compression.prune:Prune",
+    "sparsify": "trainables.compression.sparsify:Sparsify",
+    "gpfq": "trainables.compression.gpfq:GPFQ",
+    "msq": "trainables.compression.msq:MSQ",
+    "rtn": "trainables.compression.rtn:RTN",
+}
 
 PARTS: Registry[Part] = Registry("compression", "kdsweep.steps", CHOICES | STEPS)
 """Every choice and step, other packages' as well."""
