@@ -172,22 +172,6 @@ def test_a_method_that_is_not_installed_is_lent_to_nobody(booked):
     assert len(for_every_teacher(frame)) == len(frame) == 3
 
 
-def test_a_lent_student_keeps_its_own_size(booked):
-    """Steps left the students of a request unequal: the factor is that of what is lent."""
-    study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
-    frame = trials(booked(study, lambda config: 0.5, compression_kind="prune"), ["s"])
-    frame["params"] = [1000 + 10 * number for number in range(len(frame))]
-    frame["student"] = [f"wrn_10_1~{number}" for number in range(len(frame))]
-    frame["compression_params"] = frame["teacher_params"] / frame["params"]
-    lent = for_every_teacher(frame)[len(frame) :]
-    plain = frame[frame["method"] == "student"]
-    assert lent["params"].tolist() == plain["params"].tolist()
-    assert lent["student"].tolist() == plain["student"].tolist()
-    assert lent["compression_params"].tolist() == pytest.approx(
-        (lent["teacher_params"] / lent["params"]).tolist()
-    )
-
-
 def test_only_the_same_steps_lend(recorded, trial_row):
     def row(number, method, teacher, factor, amount):
         words = {"compression": "factor+prune", "prune": amount, "teacher": teacher}
@@ -214,3 +198,19 @@ def test_only_the_same_steps_lend(recorded, trial_row):
     config = json.loads(lent["config"])
     assert (config["teacher"], config["factor"], config["prune"]) == ("wrn_40_2", 9.0, 0.5)
     assert lent["student"] == "wrn_10_1~000000000000"
+
+
+def test_a_lent_student_keeps_its_own_size(booked):
+    """Steps left the students of a request unequal: the factor is that of what is lent."""
+    study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
+    frame = trials(booked(study, lambda config: 0.5, compression_kind="prune"), ["s"])
+    frame["params"] = [1000 + 10 * number for number in range(len(frame))]
+    frame["student"] = [f"wrn_10_1~{number}" for number in range(len(frame))]
+    frame["compression_params"] = frame["teacher_params"] / frame["params"]
+    lent = for_every_teacher(frame)[len(frame) :]
+    plain = frame[frame["method"] == "student"]
+    assert lent["params"].tolist() == plain["params"].tolist()
+    assert lent["student"].tolist() == plain["student"].tolist()
+    assert lent["compression_params"].tolist() == pytest.approx(
+        (lent["teacher_params"] / lent["params"]).tolist()
+    )
