@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.blueprint import Blueprint, build
+from trainables.models.edits import MASK
 from trainables.models.family import ImageShape
 from trainables.models.shapes import blank_images, evaluating
 
@@ -64,14 +65,15 @@ def size_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers, each at its own dtype.
 
     A weight whose bit width an edit has recorded (`trainables.models.edits.Bits`) is packed:
-    ⌈values · bits / 8⌉.
+    ⌈values · bits / 8⌉. Masks of weights are not counted: the zeros that they stand for are there.
     """
     packed: dict[int, int] = {
         id(module.weight): module.weight_bits  # type: ignore[misc]
         for module in model.modules()
         if hasattr(module, "weight_bits")
     }
-    tensors = [*model.parameters(), *model.buffers()]
+    buffers = (one for name, one in model.named_buffers() if not name.endswith(MASK))
+    tensors = [*model.parameters(), *buffers]
     bits = ((one.numel(), packed.get(id(one), 8 * one.element_size())) for one in tensors)
     return sum(math.ceil(values * width / 8) for values, width in bits)
 

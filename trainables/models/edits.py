@@ -18,6 +18,9 @@ from trainables.models.resnet import ZeroPadShortcut
 Kept = Mapping[str, Iterable[int] | Tensor]
 """Names of modules, and which of their channels stay."""
 
+MASK = "weight_mask"
+"""The buffer that says which weights of a module may be other than zero."""
+
 _RANGES = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -60,8 +63,9 @@ class Channels(Edit):
             elif isinstance(module, nn.Linear):
                 rows = _positions(name, "outputs", outputs.get(name), module.out_features)
                 columns = _positions(name, "inputs", inputs.get(name), module.in_features)
-                _keep(module, ("weight", "bias"), rows)
-                _put(module, "weight", _taken(module.weight, columns, 1))
+                _keep(module, (*_weights(module), "bias"), rows)
+                for tensor in _weights(module):
+                    _put(module, tensor, _taken(getattr(module, tensor), columns, 1))
                 module.out_features, module.in_features = len(rows), len(columns)
             elif isinstance(module, ZeroPadShortcut):
                 module.keep(
@@ -90,7 +94,8 @@ class Channels(Edit):
         wrong = [text for text in ranges if not _RANGES.fullmatch(text)]
         if wrong:
             raise ValueError(f"expected ranges of channels, such as 0-7,9, got {wrong[0]!r}")
-        return cls(*(tuple(sorted(values[side].items())) for side in ("outputs", "inputs")))
+        sides = (values["outputs"], values["inputs"])
+        return cls.kept(*({name: _channels(kept) for name, kept in side.items()} for side in sides))
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,17 @@ class Bits(Edit):
 
 def _cut_convolution(name: str, module: nn.Conv2d, rows: Tensor, columns: Tensor) -> None:
     """Cuts every group by itself: its filters know its own inputs only."""
+    for tensor in _weights(module):
+        _put(module, tensor, _cut_groups(name, module, getattr(module, tensor), rows, columns))
+    _keep(module, ("bias",), rows)
+    high = module.out_channels // module.groups
+    module.groups = len({row // high for row in rows.tolist()})
+    module.out_channels, module.in_channels = len(rows), len(columns)
+
+
+def _cut_groups(
+    name: str, module: nn.Conv2d, weight: Tensor, rows: Tensor, columns: Tensor
+) -> Tensor:
     high, wide = (count // module.groups for count in (module.out_channels, module.in_channels))
     kept: list[Tensor] = []
     for group in range(module.groups):
@@ -151,13 +167,15 @@ def _cut_convolution(name: str, module: nn.Conv2d, rows: Tensor, columns: Tensor
             lost, left = ("outputs", "inputs") if len(seen) else ("inputs", "outputs")
             raise UserError(f"edit: group {group} of module '{name}' has {left} left, no {lost}")
         if len(own):
-            kept.append(_taken(_taken(module.weight, own, 0), seen, 1))
+            kept.append(_taken(_taken(weight, own, 0), seen, 1))
     if len({part.shape for part in kept}) > 1:
         raise UserError(f"edit: the groups of module '{name}' would differ in size")
-    _put(module, "weight", torch.cat(kept))
-    _keep(module, ("bias",), rows)
-    module.out_channels, module.in_channels = len(rows), len(columns)
-    module.groups = len(kept)
+    return torch.cat(kept)
+
+
+def _weights(module: nn.Module) -> list[str]:
+    """The weight of a module, and its mask where it has one."""
+    return ["weight", *(name for name in (MASK,) if name in module._buffers)]
 
 
 def _keep(module: nn.Module, tensors: Iterable[str], rows: Tensor) -> None:

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit, module_of
+from trainables.models.edits import MASK
 from trainables.models.outputs import Network
-
-_MASK = "weight_mask"
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Masked(Edit):
             weight = getattr(module, "weight", None)
             if not isinstance(weight, Tensor):
                 raise UserError(f"edit: module '{name}' has no weight of its own")
-            if _MASK not in module._buffers:
-                module.register_buffer(_MASK, torch.ones_like(weight, dtype=torch.bool))
+            if MASK not in module._buffers:
+                module.register_buffer(MASK, torch.ones_like(weight, dtype=torch.bool))
 
     def to_dict(self) -> dict[str, Any]:
         return {"modules": list(self.modules)}
@@ -49,7 +48,7 @@ def masks(network: nn.Module) -> dict[str, Tensor]:
     """The masks of a network by the name of the module, each of its weight's shape, bool."""
     found = {}
     for name, module in network.named_modules():
-        mask = module._buffers.get(_MASK)
+        mask = module._buffers.get(MASK)
         if mask is not None:
             found[name] = mask
     return found
@@ -59,6 +58,6 @@ def masks(network: nn.Module) -> dict[str, Tensor]:
 def apply_masks(network: nn.Module) -> None:
     """Makes every masked weight zero."""
     for module in network.modules():
-        mask = module._buffers.get(_MASK)
+        mask = module._buffers.get(MASK)
         if mask is not None:
             module.get_parameter("weight").mul_(mask)

@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from trainables.compression.lockstep import layers
+from trainables.compression.measure import size_bytes
 from trainables.compression.sparsify import Sparsify, pattern_mask, share_after, smallest
 from trainables.compression.step import Scene
 from trainables.errors import UserError
-from trainables.models.blueprint import Blueprint, build
-from trainables.models.edits import Bits
-from trainables.models.masks import masks
+from trainables.models.blueprint import Blueprint, build, edit
+from trainables.models.edits import Bits, Channels
+from trainables.models.masks import apply_masks, masks
 
 SHAPE = (3, 8, 8)
 
@@ -144,6 +145,23 @@ def test_masks_are_built_and_loaded_with_the_network():
     again = build(Blueprint.from_json(text), 4, SHAPE)
     again.load_state_dict(copy.deepcopy(network.state_dict()))
     assert all(torch.equal(masks(again)[name], mask) for name, mask in masks(network).items())
+
+
+def test_channels_that_are_cut_take_their_masks_along():
+    network = student()
+    begin(Sparsify(Sparsify.Config(amount=0.5, begin=0, end=0)), network, 0.0)
+    bytes_before = size_bytes(network)
+    wanted = masks(network)["layer1.0.conv2"][:, 4:8].clone()
+    inner = {"layer1.0.conv1": range(4, 8)}
+    cut = Channels.kept(inner | {"layer1.0.bn1": range(4, 8)}, {"layer1.0.conv2": range(4, 8)})
+    edit(network, cut, SHAPE)
+    assert torch.equal(masks(network)["layer1.0.conv2"], wanted)
+    with torch.no_grad():
+        network.layer1[0].conv2.weight.fill_(1.0)
+    apply_masks(network)
+    assert torch.equal(network.layer1[0].conv2.weight != 0, wanted)
+    # Of twelve channels: filters of two layers, four values of BatchNorm, no mask.
+    assert bytes_before - size_bytes(network) == 4 * 12 * (16 * 9 * 2 + 4)
 
 
 @pytest.mark.parametrize(
