@@ -1,4 +1,4 @@
-"""Two steps of somebody else: one file and its entry points, and everything knows the student."""
+"""Steps of somebody else: one file and its entry points, and everything knows the student."""
 
 import importlib
 import json
@@ -30,7 +30,7 @@ from trainables.teachers.train import recipe, train_teacher
 CPU = torch.device("cpu")
 
 THEIRS = '''
-"""Halve and round: two steps of another package."""
+"""Halve, round, clip: steps of another package, and an edit."""
 
 from dataclasses import dataclass
 
@@ -39,6 +39,7 @@ from torch import nn
 
 from trainables.compression.step import Step
 from trainables.errors import UserError
+from trainables.models.blueprint import Edit
 from trainables.models.edits import Bits, Channels
 from trainables.settings import setting
 
@@ -102,12 +103,51 @@ class Round(Step):
             step = module.weight.abs().max() / most
             module.weight.copy_((module.weight / step).round() * step)
         return [Bits.of(dict.fromkeys(layers, self.config.amount))]
+
+
+@dataclass(frozen=True)
+class Ceiling(Edit):
+    """Activations end at a value."""
+
+    kind = "ceiling"
+    top: float
+
+    def apply(self, network):
+        for name, module in list(network.named_modules()):
+            if isinstance(module, nn.ReLU):
+                network.set_submodule(name, nn.Hardtanh(0.0, self.top))
+
+    def to_dict(self):
+        return {"top": self.top}
+
+    @classmethod
+    def from_dict(cls, values):
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipConfig:
+    amount: float = setting(6.0, "the highest activation", above=0)
+
+
+class Clip(Step):
+    """Gives the student a ceiling from the beginning."""
+
+    Config = ClipConfig
+    moments = (0,)
+
+    def at(self, moment, scene):
+        return [Ceiling(self.config.amount)]
 '''
 
 POINTS = """
 [kdsweep.steps]
 halve = steps_of_theirs:Halve
 round = steps_of_theirs:Round
+clip = steps_of_theirs:Clip
+
+[kdsweep.edits]
+ceiling = steps_of_theirs:Ceiling
 """
 
 QUICK = {
@@ -260,6 +300,23 @@ def test_without_the_package_its_networks_are_read(
     registry._others.cache_clear()
     network = read_network(trial_folder(results, "s", "alone"), STUDENT)[1]
     assert network.get_submodule("layer1.0.conv1").out_channels == 4
+
+
+def test_an_edit_of_theirs(installed: None, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = finish(Run(job(results, "clipped", compression="clip+halve", clip=0.5), CPU))
+    folder = trial_folder(results, "s", "clipped")
+    card, network = read_network(folder, STUDENT)
+    assert [edit.kind for edit in card.edits] == ["ceiling", "channels"]
+    assert (
+        Teacher(network, card, CPU).score(load_dataset("digits").read_test()).acc
+        == (row["test_acc"])
+    )
+    images = torch.randn(2, 1, 8, 8)
+    assert max(float(stage.max()) for stage in network.eval()(images).stages) == 0.5
+    monkeypatch.undo()
+    registry._others.cache_clear()
+    with pytest.raises(ValueError, match=f"{STUDENT}: unknown edit 'ceiling'"):
+        read_network(folder, STUDENT)
 
 
 def test_a_student_on_which_it_cannot_work(installed: None, results: str) -> None:

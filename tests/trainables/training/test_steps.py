@@ -386,6 +386,12 @@ def test_a_student_on_which_a_step_cannot_work(digits: Dataset, quick: Quick) ->
         train(config, digits, None, Halve(0.5))
 
 
+@pytest.mark.parametrize("moment", [-0.1, 1.01])
+def test_moments_beyond_the_training(digits: Dataset, quick: Quick, moment: float) -> None:
+    with pytest.raises(UserError, match="step 'halve' comes at "):
+        train(quick(), digits, None, Halve(moment))
+
+
 def test_peers_are_not_compressed(digits: Dataset, quick: Quick, digits_teacher) -> None:
     training = train(quick(method="dml", epochs=1), digits, digits_teacher.load(), Halve(0))
     training.run_epoch()
