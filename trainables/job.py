@@ -21,6 +21,7 @@ from trainables.progress_file import UnusableProgress, pack_progress, unpack_pro
 from trainables.rows import add_peers, epoch_row, peak_memory, with_costs, with_facts
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
+from trainables.worker import WORKER
 
 log = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ class Run:
         )
         row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
         self._facts = with_facts(row, self.dataset, self.teacher, device)
+        log.debug("this process keeps %s", WORKER)
         if keep:
             self._go_on()
 

@@ -12,7 +12,11 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
-_PLACES: dict[Hashable, tuple[list[Tensor], Callable[[], nn.Module | None]]] = {}
+from trainables.worker import Store
+
+_PLACES: Store[tuple[list[Tensor], Callable[[], nn.Module | None]]] = Store(
+    "weights in their places"
+)
 
 
 def settle(network: nn.Module, kind: Hashable) -> None:
@@ -44,7 +48,7 @@ def settle(network: nn.Module, kind: Hashable) -> None:
     _PLACES[kind] = places, weakref.ref(network)
 
 
-_BUFFERS: dict[Hashable, Tensor] = {}
+_BUFFERS: Store[Tensor] = Store("images in their places")
 
 
 def brought(values: Tensor, kind: Hashable) -> Tensor:
@@ -57,9 +61,3 @@ def brought(values: Tensor, kind: Hashable) -> Tensor:
     if kind not in _BUFFERS:
         _BUFFERS[kind] = torch.empty_like(values)
     return _BUFFERS[kind].copy_(values)
-
-
-def forget() -> None:
-    """Gives the memory back that no network uses; the next ones find new places."""
-    _PLACES.clear()
-    _BUFFERS.clear()
