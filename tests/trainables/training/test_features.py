@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
+from orchestrator.cli import main
 from trainables import registry
 from trainables.config import TrialConfig
 from trainables.cost import count
@@ -284,6 +286,22 @@ def test_a_network_without_the_module_is_refused(start: Start) -> None:
     assert str(caught.value).startswith(text + "module:layer2.0.conv")
     with pytest.raises(UserError, match="unknown output of the student 'module:nowhere'"):
         start("inner", **{"inner.student": "nowhere"})
+
+
+def test_a_study_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = {
+        "dataset": "digits",
+        "teacher": {"model": "resnet8"},
+        "fixed": {"student": "wrn_10_0.5", "method": "inner", "inner.student": "group9.conv"},
+        "dimensions": {"lr": [0.1]},
+        "trials": 1,
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study))
+    assert main(["run", str(tmp_path / "s.yaml"), "--results", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "unknown output of the student 'module:group9.conv'; did you mean module:group" in told
 
 
 def test_mixed_logits_are_not_enough(start: Start) -> None:
