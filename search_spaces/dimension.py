@@ -28,7 +28,8 @@ class Strict(BaseModel):
 class Dimension(Strict):
     """One thing to search: listed choices, or a range of numbers.
 
-    In YAML a plain list stands for ``choices``.
+    In YAML a plain list stands for ``choices``, and nothing, or ``when`` alone, for the range that
+    its setting is worth searching in.
     """
 
     choices: list[Value] | None = Field(None, min_length=1, description="the values to choose from")
@@ -124,6 +125,21 @@ def setting_of(key: str) -> Setting:
     """
     check_known(key)
     return settings_of(TrialConfig).get(key) or known_settings()[key]
+
+
+def written_out(key: str, written: Any) -> Any:
+    """A dimension as it stands in YAML; without values it has the range worth searching.
+
+    What is no dimension, or has no such range, is left for others to refuse.
+    """
+    given = {} if written is None else written
+    if not isinstance(given, Mapping) or given.keys() - {"when"}:
+        return written
+    setting = known_settings().get(key)
+    if setting is None or setting.search is None:
+        return written
+    low, high = setting.search
+    return {"low": low, "high": high, "log": setting.log, **given}
 
 
 def grid_values(dimension: Dimension, key: str) -> list[Value]:

@@ -25,9 +25,11 @@ def study_schema() -> dict[str, Any]:
     _complete_teacher(schema["$defs"]["TeacherSpec"], values)
     _complete_pairs(schema, values)
     dimension = {"anyOf": [{"$ref": "#/$defs/Dimension"}, {"type": "array", "minItems": 1}]}
+    searched = {"anyOf": [*dimension["anyOf"], {"type": "null"}]}
     properties["dimensions"] |= {
         "properties": {
-            key: {**dimension, "description": setting.help} for key, setting in settings.items()
+            key: {**(searched if setting.search else dimension), "description": setting.help}
+            for key, setting in settings.items()
         },
         "additionalProperties": False,
     }

@@ -14,6 +14,7 @@ from search_spaces.dimension import (
     applies,
     grid_values,
     layered,
+    written_out,
 )
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
@@ -101,6 +102,13 @@ class Study(Strict):
         if isinstance(content, Mapping) and not (content.get("teacher") or content.get("pairs")):
             return {"objectives": {"val_acc": "max"}, **content}
         return content
+
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _written_out(cls, dimensions: Any) -> Any:
+        if not isinstance(dimensions, Mapping):
+            return dimensions
+        return {key: written_out(key, written) for key, written in dimensions.items()}
 
     @field_validator("sampler")
     @classmethod

@@ -90,7 +90,9 @@ class TrialRow(_Row):
         "fact", "the network that was trained: its model, and ~DIGEST where steps changed it"
     )
     student_requested: str | None = _column("setting", "the student, or family, as asked for")
-    compression_kind: str | None = _column("setting", "how the student was to become small")
+    compression_kind: str | None = _column(
+        "setting", "how the student was to become small: a chain"
+    )
     term_losses: str | None = _column(
         "result", "JSON: mean of every summand of the loss in the last epoch"
     )
@@ -131,7 +133,7 @@ class TrialRow(_Row):
     )
     schema_version: int | None = _column("identity", "of the table that the row was written for")
     compression_requested: float | None = _column(
-        "setting", "blocks, multiplier or factor, as compression_kind says"
+        "setting", "blocks, multiplier or factor, as the choice of compression_kind says"
     )
     compression_params: float | None = _column(
         "fact",

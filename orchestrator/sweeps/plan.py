@@ -15,7 +15,7 @@ from orchestrator.sweeps.teachers import teachers_of
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
-from trainables.compression.chain import Chain
+from trainables.compression.chain import Chain, check_steps
 from trainables.compression.measure import params_of
 from trainables.compression.registry import PARTS
 from trainables.config import TrialConfig, config_key
@@ -228,11 +228,11 @@ class Plan:
                 self._check_method(config, student, self.teacher(config), where)
 
     def _check_steps(self, config: TrialConfig, student: str) -> None:
-        data = self.dataset
-        for step in Chain(config.compression, config.chain).steps:
+        steps, data = Chain(config.compression, config.chain).steps, self.dataset
+        if steps:
             with torch.device("meta"):
                 network = build(Blueprint(student), data.num_classes, data.image_shape)
-            step.check(network, data.image_shape)
+            check_steps(steps, network, data.image_shape)
 
     def _check_method(
         self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str

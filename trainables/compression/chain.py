@@ -1,10 +1,12 @@
 """A chain: how a trial's student becomes small, from its architecture to its last step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from trainables.compression.registry import config_of, parse_chain, part_class
 from trainables.compression.step import Choice, Step
+from trainables.errors import UserError
 from trainables.models.family import ImageShape
+from trainables.models.outputs import Network
 from trainables.settings import Scalar
 
 
@@ -41,3 +43,18 @@ class Chain:
         return self.named(student) or self.choice.choose(
             student, teacher_params=teacher_params, classes=classes, image_shape=image_shape
         )
+
+
+def check_steps(steps: Iterable[Step], network: Network, image_shape: ImageShape) -> None:
+    """Refuses a student that one of the steps cannot work on: `Step.check`.
+
+    Raises:
+        UserError: by the step; also where its moments are none of the training.
+    """
+    for step in steps:
+        if not all(0 <= moment <= 1 for moment in step.moments):
+            raise UserError(
+                f"compression: step '{step.name}' comes at {list(step.moments)}, "
+                "expected shares of the training from 0 to 1"
+            )
+        step.check(network, image_shape)

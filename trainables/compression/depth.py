@@ -16,7 +16,13 @@ _CUT = ("mobilenetv2", "mobilenetv2_s2")
 class DepthConfig:
     """How much is cut."""
 
-    amount: int = setting(None, "blocks to remove from the end", at_least=0, at_most=REMOVABLE)
+    amount: int = setting(
+        None,
+        "blocks to remove from the end",
+        at_least=0,
+        at_most=REMOVABLE,
+        search=(0, REMOVABLE),
+    )
 
 
 class Depth(Choice):

@@ -23,7 +23,9 @@ _TOLERANCE = 2.0
 class FactorConfig:
     """How much smaller than the teacher."""
 
-    amount: float = setting(None, "teacher's parameters / student's", above=0)
+    amount: float = setting(
+        None, "teacher's parameters / student's", above=0, search=(2, 128), log=True
+    )
 
 
 class Factor(Choice):

@@ -18,7 +18,9 @@ from trainables.settings import setting
 class WidthConfig:
     """How much is left."""
 
-    amount: float = setting(None, "multiplier of every layer's channels", at_least=1e-4)
+    amount: float = setting(
+        None, "multiplier of every layer's channels", at_least=1e-4, search=(0.1, 1), log=True
+    )
 
 
 class Width(Choice):

@@ -13,7 +13,7 @@ other and holds only a few: each architecture has a code object of its own.
 
 import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +22,6 @@ from torch import Tensor
 from trainables.engine.places import brought, settle
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import meaning
-from trainables.models.blueprint import Blueprint
 from trainables.models.outputs import Network, Outputs
 from trainables.randomness import random_state, restore_random_state
 from trainables.worker import Store, kept
@@ -36,7 +35,7 @@ class Architecture(NamedTuple):
     """What one compiled pass is made for.
 
     Attributes:
-        blueprint: of the network.
+        structure: of the network's blueprint.
         classes: number of logits.
         batch: shape of the images, ``(B, C, H, W)``.
         device: where it computes.
@@ -44,7 +43,7 @@ class Architecture(NamedTuple):
         backend: of ``torch.compile``.
     """
 
-    blueprint: Blueprint
+    structure: Hashable
     classes: int
     batch: tuple[int, ...]
     device: torch.device
@@ -64,14 +63,15 @@ class CompiledNetwork:
 
     Args:
         network: in training mode when it is called, on batches of one shape; its weights
-            move to where those of the last one were (`trainables.engine.places`). Networks of one
-            blueprint, number of classes and image shape are alike; one that is edited needs
-            another of these.
+            move to where those of the last one were (`trainables.engine.places`). Networks whose
+            blueprints have one structure, of one number of classes and image shape, are alike;
+            one that is edited needs another of these.
         backend: of ``torch.compile``.
     """
 
     def __init__(self, network: Network, backend: str | Callable[..., Any] = "inductor") -> None:
-        self.network, self.blueprint, self.backend = network, network.blueprint, backend
+        self.network, self.backend = network, backend
+        self.structure = network.blueprint.structure
         settle(network, _kind(network))
         self._forward: Forward | None = None
 
@@ -108,7 +108,7 @@ class CompiledNetwork:
             _FAILED[architecture] = reason
             log.warning(
                 "%s cannot be compiled (%s: %s); it trains as it is",
-                self.blueprint.label,
+                self.network.blueprint.label,
                 type(cause).__name__,
                 reason,
             )
@@ -121,7 +121,7 @@ class CompiledNetwork:
         kind = images.device.type
         mixed = not images.is_meta and torch.is_autocast_enabled(kind)
         return Architecture(
-            self.blueprint,
+            self.structure,
             self.network.classifier.out_features,
             tuple(images.shape),
             images.device,
@@ -133,7 +133,9 @@ class CompiledNetwork:
 def _kind(network: Network) -> tuple[Any, ...]:
     """What networks that can take each other's place have in common."""
     tensors = [*network.parameters(), *network.buffers()]
-    return network.blueprint, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+    return network.blueprint.structure, tuple(
+        (t.shape, t.stride(), t.dtype, t.device) for t in tensors
+    )
 
 
 _FAILED: Store[str] = Store("passes that cannot be compiled")

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from trainables.worker import Store
 
+MOST = 64
+"""Kinds whose places are kept; students that steps cut in their own ways are as many as trials."""
+
 _PLACES: Store[tuple[list[Tensor], Callable[[], nn.Module | None]]] = Store(
     "weights in their places"
 )
@@ -45,7 +48,11 @@ def settle(network: nn.Module, kind: Hashable) -> None:
                 tensor.data = place.copy_(tensor)
     else:
         places = [tensor.data for tensor in own]
-    _PLACES[kind] = places, weakref.ref(network)
+    _PLACES.pop(kind, None)
+    _PLACES[kind] = places, weakref.ref(network)  # behind the others: it is the last to go
+    for old in [*_PLACES][:-MOST]:
+        if _PLACES[old][1]() is None:
+            del _PLACES[old]
 
 
 _BUFFERS: Store[Tensor] = Store("images in their places")

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -39,6 +39,12 @@ class Edit:
             UserError: it does not fit; the message names the module.
         """
         raise NotImplementedError
+
+    @property
+    def structure(self) -> Hashable:
+        """What edits have in common behind which networks of one model run the same code; None
+        where an edit changes none. By default the edit itself."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """What JSON can hold, and `from_dict` reads back; without the kind."""
@@ -86,6 +92,12 @@ class Blueprint:
     def label(self) -> str:
         """The model's name; with edits, ``NAME~`` and 12 digits that tell one from another."""
         return f"{self.model}~{self.digest[:12]}" if self.edits else self.model
+
+    @functools.cached_property
+    def structure(self) -> Hashable:
+        """What networks have in common that run the same code."""
+        found = [change.structure for change in self.edits]
+        return self.model, *(one for one in found if one is not None)
 
     def edited(self, change: Edit) -> "Blueprint":
         """The blueprint with one more edit."""

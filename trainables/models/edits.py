@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,6 +69,12 @@ class Channels(Edit):
                 _keep(module, ("weight", "bias", "running_mean", "running_var"), rows)
                 module.num_features = len(rows)
 
+    @property
+    def structure(self) -> Hashable:
+        """How many channels stay, whichever they are."""
+        sides = (self.outputs, self.inputs)
+        return tuple(tuple((name, len(_channels(kept))) for name, kept in side) for side in sides)
+
     def to_dict(self) -> dict[str, Any]:
         return {"outputs": dict(self.outputs), "inputs": dict(self.inputs)}
 
@@ -114,6 +120,11 @@ class Bits(Edit):
             if not isinstance(getattr(module, "weight", None), Tensor):
                 raise UserError(f"edit: module '{name}' has no weight of its own")
             module.weight_bits = bits  # type: ignore[assignment]
+
+    @property
+    def structure(self) -> None:
+        """What a value takes on disk is nothing to the code."""
+        return
 
     def to_dict(self) -> dict[str, Any]:
         return {"weights": dict(self.weights)}
@@ -172,13 +183,18 @@ def _ranges(channels: Iterable[int] | Tensor) -> str:
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in ends)
 
 
+def _channels(ranges: str) -> list[int]:
+    """0 to 7 and 9 for ``0-7,9``."""
+    bounds = [list(map(int, part.split("-"))) for part in ranges.split(",") if part]
+    return sorted({channel for ends in bounds for channel in range(ends[0], ends[-1] + 1)})
+
+
 def _positions(name: str, side: str, ranges: str | None, count: int) -> Tensor:
     """The channels that ranges are about, growing; all of ``count`` where there are none."""
     with torch.device("cpu"):
         if ranges is None:
             return torch.arange(count)
-        bounds = [list(map(int, part.split("-"))) for part in ranges.split(",") if part]
-        found = sorted({channel for ends in bounds for channel in range(ends[0], ends[-1] + 1)})
+        found = _channels(ranges)
         if not found or found[-1] >= count:
             raise UserError(
                 f"edit: module '{name}' keeps {side} {ranges or 'of no channel'}, "

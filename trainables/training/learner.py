@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.compression.chain import check_steps
 from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
@@ -64,8 +65,7 @@ class Learner:
         self.random = Randomness(config.seed, self.device)
         with self.random:
             network = build(blueprint, classes, shape)
-            for step in steps:
-                step.check(network, shape)
+            check_steps(steps, network, shape)
             self.shapes = output_shapes(network, shape)
             self.method = self._method()
             stream.check(config, self.method)

@@ -69,6 +69,21 @@ def test_a_cut_block_computes_what_is_left(trained_first: bool) -> None:
     assert count_params(network) == count_params(whole) - lost
 
 
+@pytest.mark.parametrize("model", ["torchvision:resnet18", "timm:resnet10t"])
+def test_a_network_of_another_library(model: str) -> None:
+    pytest.importorskip(model.partition(":")[0])
+    network, block = made(model), "backbone.layer2.0"
+    whole = silent(network, f"{block}.bn1", KEPT)
+    cut = Channels.kept(
+        {f"{block}.conv1": KEPT, f"{block}.bn1": KEPT}, inputs={f"{block}.conv2": KEPT}
+    )
+    edit(network, cut, SHAPE)
+    ours, theirs = network(images()), whole(images())
+    assert torch.allclose(ours.logits, theirs.logits, atol=1e-4)
+    assert [one.shape for one in ours.stages] == [one.shape for one in theirs.stages]
+    assert count_params(build(network.blueprint, 10, SHAPE)) == count_params(network)
+
+
 def test_slices_by_hand() -> None:
     before, after = made("resnet8"), made("resnet8", INNER)
     for name, values in after.state_dict().items():
@@ -226,6 +241,19 @@ def test_json_and_digest() -> None:
     assert cut.label == f"resnet8~{cut.digest[:12]}"
     backwards = Channels.kept({"layer1.0.bn1": KEPT, "layer1.0.conv1": KEPT[::-1]})
     assert backwards.outputs == INNER.outputs
+
+
+def test_what_runs_the_same_code() -> None:
+    """The places and the code of one student serve the next, which keeps other channels."""
+    other = [[1, 2, 3, 7, 8, 9], [1, 2, 3, 7, 8, 9, 10]]
+    same, larger = (
+        Channels.kept({"layer1.0.conv1": k, "layer1.0.bn1": k}, {"layer1.0.conv2": k})
+        for k in other
+    )
+    structure = Blueprint("resnet8", (INNER,)).structure
+    assert Blueprint("resnet8", (same, Bits.of({"conv1": 2}))).structure == structure
+    others = [("resnet8", (larger,)), ("resnet8", ()), ("resnet14", (INNER,))]
+    assert structure not in [Blueprint(*other).structure for other in others]
 
 
 def test_the_built_network_knows_what_it_is() -> None:

@@ -1,20 +1,23 @@
 """Steps of a chain in a training: when they come, what they see, what is made anew behind them."""
 
+import functools
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 from trainables.compression.measure import count_params
 from trainables.compression.step import Scene, Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.data.views import to_float
-from trainables.engine import places
+from trainables.engine import compiling, places
+from trainables.engine.compiling import CompiledNetwork
 from trainables.errors import Diverged, UserError
 from trainables.models.blueprint import Edit
 from trainables.models.edits import Bits, Channels
@@ -383,6 +386,12 @@ def test_a_student_on_which_a_step_cannot_work(digits: Dataset, quick: Quick) ->
         train(config, digits, None, Halve(0.5))
 
 
+@pytest.mark.parametrize("moment", [-0.1, 1.01])
+def test_moments_beyond_the_training(digits: Dataset, quick: Quick, moment: float) -> None:
+    with pytest.raises(UserError, match="step 'halve' comes at "):
+        train(quick(), digits, None, Halve(moment))
+
+
 def test_peers_are_not_compressed(digits: Dataset, quick: Quick, digits_teacher) -> None:
     training = train(quick(method="dml", epochs=1), digits, digits_teacher.load(), Halve(0))
     training.run_epoch()
@@ -391,22 +400,60 @@ def test_peers_are_not_compressed(digits: Dataset, quick: Quick, digits_teacher)
     assert count_params(peer) > count_params(training.student)
 
 
-def test_a_compiled_student_is_compiled_anew(digits: Dataset, quick: Quick) -> None:
-    """It leaves its former places to others, and nobody else computes in them."""
+@pytest.fixture
+def compiled(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quick]:
+    """Trials that compile, by the shortest way."""
+    make = functools.partial(CompiledNetwork, backend="aot_eager")
+    monkeypatch.setattr("trainables.training.learner.CompiledNetwork", make)
     places.forget()
-    from trainables.engine.compiling import CompiledNetwork
+    yield functools.partial(quick, compile=True, lr=0.02)
+    places.forget()
+    compiling._compiled.cache_clear()
+    compiling._FAILED.clear()
 
-    training = train(quick(epochs=2), digits, None, Halve(0.5))
-    training.learner.forward = CompiledNetwork(training.student, "eager")
-    training.run_epoch()
-    shared = training.student.get_parameter("conv1.weight").data_ptr()
-    (change,) = Halve(0).at(0, Scene(training.student, *(None,) * 4))  # type: ignore[arg-type]
-    training.learner.edit([change])
-    training.learner.forward = CompiledNetwork(training.student, "eager")
-    assert training.student.get_parameter("conv1.weight").data_ptr() != shared
-    other = train(quick(epochs=1), digits, None)
-    CompiledNetwork(other.student, "eager")
-    assert other.student.get_parameter("conv1.weight").data_ptr() == shared
-    row = training.run_epoch()
-    assert row["val_acc"] > 0.2
+
+def test_a_compiled_student_is_compiled_anew(
+    digits: Dataset, quick: Quick, compiled: Quick
+) -> None:
+    """Once for all students that keep equally many channels, whichever these are."""
+    before = counters["stats"]["unique_graphs"]
+    found = []
+    for seed in (1, 2):
+        training = train(compiled(epochs=2, seed=seed), digits, None, Halve(0.5))
+        found.append(training.student)
+        losses = [row["train_loss"] for row in epochs(training, 2)]
+        assert counters["stats"]["unique_graphs"] == before + 2
+        plain = train(quick(epochs=2, seed=seed, lr=0.02), digits, None, Halve(0.5))
+        assert losses == pytest.approx([row["train_loss"] for row in epochs(plain, 2)], rel=1e-4)
+    assert found[0].blueprint != found[1].blueprint
+    assert not compiling._FAILED
+
+
+def test_a_cut_student_leaves_its_places(digits: Dataset, compiled: Quick) -> None:
+    """Another one takes them, and neither computes in the weights of the other."""
+
+    def addresses(training: Training) -> set[int]:
+        return {weight.data_ptr() for weight in training.student.parameters()}
+
+    first = train(compiled(epochs=2), digits, None, Halve(0.5))
+    whole = addresses(first)
+    epochs(first, 2)
+    assert not addresses(first) & whole
+    second = train(compiled(epochs=2, seed=1), digits, None, Halve(0.5))
+    assert addresses(second) == whole
+    halved = addresses(first)
+    epochs(second, 2)
+    assert not addresses(second) & (halved | whole), "the first one is still in its places"
+
+
+def test_places_of_many_kinds_are_not_kept_for_ever() -> None:
+    places.forget()
+    for size in range(places.MOST + 9):
+        places.settle(nn.Linear(1, 1 + size), size)
+    assert len(places._PLACES) == places.MOST
+    kept = nn.Linear(1, 1)
+    places.settle(kept, "in use")
+    for size in range(places.MOST + 9):
+        places.settle(nn.Linear(1, 1 + size), size)
+    assert "in use" in places._PLACES
     places.forget()
