@@ -41,8 +41,7 @@ inductor = pytest.param(
 def nothing_compiled() -> Iterator[None]:
     """No test finds what another one compiled or gave up."""
     yield
-    engine._compiled.cache_clear()
-    engine._FAILED.clear()
+    WORKER.release()
 
 
 @pytest.fixture
