@@ -30,6 +30,7 @@ from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
+from trainables.worker import kept
 
 TEACHER, STUDENT = "wrn_40_2", "wrn_16_2"
 IMAGE, CLASSES, BATCH = (3, 32, 32), 100, 64
@@ -192,7 +193,7 @@ def _shapes(model: str) -> Shapes:
         return output_shapes(_network(model, _META), IMAGE)
 
 
-@functools.cache
+@kept("networks of the count", entries=8)
 def _network(model: str, device: torch.device) -> Network:
     with device:
         return create_model(model, CLASSES, IMAGE)
@@ -252,7 +253,7 @@ def _config(method: str) -> TrialConfig:
     )
 
 
-@functools.cache
+@kept("teachers of the count", entries=2)
 def _teacher(device: torch.device) -> Teacher:
     data = _dataset()
     card = Card(
@@ -272,7 +273,7 @@ def _teacher(device: torch.device) -> Teacher:
     return Teacher(_network(TEACHER, device), card, device)
 
 
-@functools.cache
+@kept("data of the count", entries=1)
 def _dataset() -> Dataset:
     """As large as CIFAR: few random images, many times."""
     draw = torch.Generator().manual_seed(0)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainables.once import warn_once
+from trainables.worker import kept
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class ImagesOnHost(PlacedImages):
         return torch.index_select(self.images, 0, indices, out=batch)
 
 
-@functools.lru_cache(maxsize=4)  # from trial to trial: a GPU has a set once per process
+@kept("placed images", entries=4)  # from trial to trial: a GPU has a set once per process
 def place_images(images: Tensor, device: torch.device, where: str = "auto") -> PlacedImages:
     """Choose where a set of images is while it is trained on.
 

@@ -72,7 +72,7 @@ def class_shares(target: Tensor, classes: int) -> Tensor:
     """1 for every true class of an image and 0 for the others, ``[B, classes]`` float32.
 
     Args:
-        target: class indices ``[B]``, or already so, ``[B, classes]``.
+        target: class indices ``[B]``; or ``[B, classes]``, in which 1 alone is a yes.
         classes: how many there are.
     """
     if target.ndim == 2:

@@ -1,6 +1,5 @@
 """A trained teacher: a frozen network with its own input normalisation."""
 
-import functools
 import json
 import re
 from collections.abc import Callable, Collection
@@ -22,6 +21,7 @@ from trainables.models.weights import SUFFIX, Card, read_card, read_network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.classes import aligned, class_order
+from trainables.worker import kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -126,7 +126,7 @@ def made_how(card: Card) -> str:
     return ", ".join([*by, *settings])
 
 
-@functools.lru_cache(maxsize=4)
+@kept("teachers", entries=4)
 def load_teacher(
     results: str,
     name: str,

@@ -293,4 +293,5 @@ def test_kinds_have_the_names_that_they_say() -> None:
     assert {name: kind.kind for name, kind in zip(EDITS, EDITS.values(), strict=True)} == {
         "channels": "channels",
         "bits": "bits",
+        "masked": "masked",
     }

@@ -5,14 +5,17 @@ import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from torch import Tensor
 
+from orchestrator.cli import main
 from trainables import registry
 from trainables.config import TrialConfig
 from trainables.cost import count
@@ -20,7 +23,7 @@ from trainables.data.dataset import Dataset
 from trainables.data.views import to_float
 from trainables.errors import TeacherBroken, UserError
 from trainables.methods.registry import term_class
-from trainables.methods.term import Batch
+from trainables.methods.term import Batch, class_shares
 from trainables.models.features import INPUT_GRADIENT
 from trainables.models.outputs import Outputs
 from trainables.training import Training
@@ -213,6 +216,27 @@ def test_mixed_labels_weigh_their_logits(start: Start) -> None:
     torch.testing.assert_close(step.teacher.features[INPUT_GRADIENT], theirs, rtol=1e-5, atol=1e-7)
 
 
+def test_images_of_several_classes_count_all_of_them() -> None:
+    """And a class of which nobody knows, 255, none."""
+    one = class_shares(torch.tensor([2, 0]), 3)
+    assert one.tolist() == [[0, 0, 1], [1, 0, 0]]
+    several = class_shares(torch.tensor([[1, 0, 1], [255, 1, 0]], dtype=torch.uint8), 3)
+    assert several.tolist() == [[1, 0, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("method", ["kd+inner", "slopes+mixup"])
+def test_a_step_never_waits(
+    start: Start, no_waiting: Callable[[], AbstractContextManager[object]], method: str
+) -> None:
+    training = start(method)
+    training.learner.train()
+    first, second = training.stream(0, training.stream.train_indices[:16].split(8))
+    training.learner.step(first, 0.0)  # what is made once may wait
+    with no_waiting():
+        losses = training.learner.step(second, 0.1)
+    assert losses.isfinite().all()
+
+
 def test_slopes_in_bf16(start: Start) -> None:
     exact = Step(start("slopes"), "slopes")
     step = Step(start("slopes", precision="bf16"), "slopes")
@@ -262,6 +286,22 @@ def test_a_network_without_the_module_is_refused(start: Start) -> None:
     assert str(caught.value).startswith(text + "module:layer2.0.conv")
     with pytest.raises(UserError, match="unknown output of the student 'module:nowhere'"):
         start("inner", **{"inner.student": "nowhere"})
+
+
+def test_a_study_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = {
+        "dataset": "digits",
+        "teacher": {"model": "resnet8"},
+        "fixed": {"student": "wrn_10_0.5", "method": "inner", "inner.student": "group9.conv"},
+        "dimensions": {"lr": [0.1]},
+        "trials": 1,
+    }
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(study))
+    assert main(["run", str(tmp_path / "s.yaml"), "--results", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "unknown output of the student 'module:group9.conv'; did you mean module:group" in told
 
 
 def test_mixed_logits_are_not_enough(start: Start) -> None:
