@@ -191,6 +191,12 @@ def test_no_teacher_of_another_task(teacher: str, capsys) -> None:
     assert "was made for single-label images, dataset 'lights' is multi-label" in err
 
 
+def test_weights_of_others_cannot_be_judged_by_it(teacher: str, capsys) -> None:
+    file = f"results/teachers/{teacher}.safetensors"
+    err = said(capsys, "teacher", "import", "wrn_10_1", file, "--dataset", "lights", code=2)
+    assert "by 'lights', which is multi-label, nobody can tell" in err
+
+
 def test_its_trials_are_shown_by_its_metric(results: str, capsys) -> None:
     frame = trials(results, ["s"]).set_index("method")
     assert list(frame.index) == METHODS

@@ -30,7 +30,12 @@ def test_it_is_shown(results: str, capsys: pytest.CaptureFixture[str], tmp_path:
     frame = trials(results, ["s"])
     assert sorted(frame["trial_id"]) == ["s-00000", "s-00001", "s-00002"]
     assert set(frame["schema_version"]) == {3}
-    assert len(epochs(results, ["s"])) == 6
+    curve = epochs(results, ["s"])
+    assert len(curve) == 6
+    assert curve["val_score"].tolist() == curve["val_acc"].tolist()
+    assert set(frame["metric"]) == {"acc"}
+    for name in ("val", "test", "teacher_test"):
+        assert frame[f"{name}_score"].tolist() == frame[f"{name}_acc"].tolist()
     table = said(capsys, "table", "s", "--format", "csv", *where)
     for row in frame.loc[frame["method"] == "student"].itertuples():
         assert repr(row.test_acc) in table
