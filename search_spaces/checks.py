@@ -1,13 +1,13 @@
 """What can be wrong in a study although every key of it is well formed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from search_spaces.dimension import Dimension, Value, check_known, setting_of
+from search_spaces.dimension import Dimension, Value, applies, check_known, setting_of
 from search_spaces.pairs import PAIR
 from search_spaces.spec import OF_STUDY, Draw, Study
 from search_spaces.teacher import check_distinct, check_shared
-from trainables.compression.registry import canonical_chain
+from trainables.compression.registry import CHOICES, PARTS, canonical_chain
 from trainables.config import MAX_SEED, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
@@ -139,6 +139,43 @@ def check_written(study: Study) -> None:
             raise UserError(
                 f"points: number {number + 1} is number {points.index(point) + 1} again; leave one"
             )
+
+
+def check_effective(study: Study, keys: Iterable[str]) -> None:
+    """Refuses settings that somebody gives and no trial has.
+
+    Args:
+        study: one that `check_study` has passed.
+        keys: of its fixed settings, its dimensions, or its own fields.
+
+    Raises:
+        UserError: no trial's method or compression has one of them.
+    """
+    trials = list(_kinds_of_trials(study))
+    for key in keys:
+        given = study.fixed.get(key) is not None or key in study.dimensions
+        if given and not any(applies(key, trial) for trial in trials):
+            raise UserError(f"{key}: has no effect {_missed(key, trials)}")
+
+
+def _kinds_of_trials(study: Study) -> Iterator[dict[str, Any]]:
+    """What decides which settings a trial has, of every kind of trial."""
+    for pair in study.pairs or [None]:
+        corner: dict[str, Value] = {PAIR: pair} if pair else {}
+        known = {**dict.fromkeys(study.dimensions), **study.shared(pair)}
+        for method in _values_of(study, "method", PLAIN, corner):
+            for compression in _values_of(study, "compression", None, corner):
+                yield {**known, "method": method, "compression": compression}
+
+
+def _missed(key: str, trials: Iterable[Mapping[str, Any]]) -> str:
+    part = key.partition(".")[0]
+    asked = "compression" if part in PARTS else "method"
+    listed = sorted({str(trial[asked]) for trial in trials if trial[asked] is not None})
+    text = f"with {asked} {', '.join(listed)}"[:150]
+    if asked == "compression" and part not in CHOICES and listed:
+        text += f"; for both of them write compression: {listed[0]}+{part}"
+    return text
 
 
 def _check_once(where: str, key: str, values: Iterable[Value]) -> None:

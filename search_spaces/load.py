@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from search_spaces.checks import check_study, check_written
+from search_spaces.checks import check_effective, check_study, check_written
 from search_spaces.dimension import layered, setting_of
 from search_spaces.pairs import PAIR, spelled_out
 from search_spaces.reading import read_yaml
@@ -39,8 +39,12 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     Raises:
         UserError: no such study, or the first mistake in it, by key.
     """
-    study = parse_study(override(_read(name), overrides))
+    assignments = list(overrides)
+    study = parse_study(override(_read(name), assignments))
     check_written(study)
+    # A file may say more than what the shell leaves of its methods needs.
+    said = [text.partition("=")[0] for text in assignments]
+    check_effective(study, said or [*study.fixed, *study.dimensions])
     return study
 
 

@@ -258,3 +258,37 @@ def test_a_mistaken_assignment_is_named_in_one_line(assignment, expected):
         digits(assignment)
     assert expected in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["depth=3"], "depth: has no effect with compression factor"),
+        (["prune=2"], "for both of them write compression: factor+prune"),
+        (["method=student", "dkd.beta=3"], "dkd.beta: has no effect with method student"),
+        (["method=at", "temperature=3"], "temperature: has no effect with method at"),
+    ],
+)
+def test_what_the_shell_says_in_vain(assignments, expected):
+    with pytest.raises(UserError) as caught:
+        load_study("digits", assignments)
+    assert expected in str(caught.value)
+
+
+def test_what_a_file_says_for_other_methods_than_the_shell_leaves():
+    assert load_study("digits", ["method=at"]).fixed["compression"] == "factor"
+    load_study("digits", ["compression=factor+prune", "prune=2", "method=kd", "temperature=3"])
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"fixed": {"student": "resnet8", "compression": "width", "width": 0.5, "depth": 2}},
+        {"fixed": {"student": "resnet8"}, "dimensions": {"kd.alpha": [0.5, 1.0]}},
+    ],
+)
+def test_what_a_file_says_in_vain(tmp_path, own):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"dataset": "digits", "trials": 1, **own}))
+    with pytest.raises(UserError, match="has no effect with"):
+        load_study(str(file))
