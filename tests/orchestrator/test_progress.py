@@ -1,6 +1,7 @@
 """What a sweep shows: plain lines in a pipe, a panel on a terminal."""
 
 import io
+import json
 import re
 
 import pytest
@@ -142,6 +143,17 @@ def test_the_panel_shows_counts_running_trials_and_the_best_per_compression():
         ["4.1x", "91.00", "%", "kd", "wrn_16_0.5"],
         ["16x", "70.00", "%", "kd", "wrn_10_1"],
     ]
+
+
+def test_students_of_one_chain_share_a_line_of_the_panel():
+    progress = terminal(100)
+    chains = [("factor", None, 0.9), ("factor+prune", 0.5, 0.7), ("factor+prune", 0.5, 0.8)]
+    for number, (kind, amount, acc) in enumerate(chains):
+        words = {"compression_kind": kind, "config": json.dumps({"prune": amount})}
+        student = f"wrn_16_0.5~{number:012x}"
+        progress.ended(row(number, status="completed", val_acc=acc, student=student, **words))
+    lines = [line.split()[1] for line in panel(progress).splitlines() if " %" in line]
+    assert lines == ["80.00", "90.00"]
 
 
 def test_running_trials_are_shown_before_any_has_ended():

@@ -279,6 +279,15 @@ class TestDecisive:
             other = make(**change).to_dict()
             assert decisive(first, "seed", "split") != decisive(other, "seed", "split")
 
+    @pytest.mark.parametrize("words", [{}, {"factor": 2, "student": "wrn"}])
+    def test_a_row_of_before_there_were_chains_is_a_repeat(self, words: dict) -> None:
+        """It holds a null for every amount that was not asked for."""
+        now = make(**words).to_dict()
+        before = dict.fromkeys(("depth", "width", "factor")) | now
+        assert before != now
+        assert decisive(before, "seed") == decisive(now, "seed")
+        assert TrialConfig.from_mapping(before) == make(**words)
+
     def test_what_is_not_known_decides(self) -> None:
         """Rows of another version, and of terms of a package that is not installed."""
         row = {"method": "kd+theirs", "theirs.seed": 1, "lr": 0.1, "seed": 3, "gone": "x"}

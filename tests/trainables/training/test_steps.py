@@ -75,7 +75,7 @@ class Mask(Step):
     """Sets weights of the first convolution to zero and keeps them there."""
 
     Config, name = Nothing, "mask"
-    moments = (0.5,)
+    moments = (0.3,)
     mask: torch.Tensor | None = None
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
