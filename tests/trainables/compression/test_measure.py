@@ -18,6 +18,7 @@ from trainables.compression.measure import (
 from trainables.models import create_model
 from trainables.models.blueprint import Blueprint
 from trainables.models.edits import Channels
+from trainables.worker import WORKER
 
 CIFAR = (3, 32, 32)
 
@@ -140,4 +141,5 @@ def test_what_is_timed_is_the_built_network() -> None:
     times = [latency_of(blueprint, 10, (3, 64, 64), "cpu") for blueprint in (whole, narrow, whole)]
     assert times[0] == times[2]
     assert times[1] < times[0]
-    assert latency_of.cache_info().currsize == 2
+    kept = {one.what: one.entries for one in WORKER.held()}
+    assert kept["latencies"] == 2

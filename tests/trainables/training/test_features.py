@@ -199,7 +199,7 @@ def test_slopes_and_what_they_teach(start: Start, cache: str) -> None:
     for weight, wanted in zip(
         training.student.parameters(), torch.autograd.grad(whole, weights), strict=True
     ):
-        torch.testing.assert_close(weight.grad, wanted, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weight.grad, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_mixed_labels_weigh_their_logits(start: Start) -> None:
