@@ -7,6 +7,7 @@ from search_spaces.dimension import Dimension, Value, check_known, setting_of
 from search_spaces.pairs import PAIR
 from search_spaces.spec import OF_STUDY, Draw, Study
 from search_spaces.teacher import check_distinct, check_shared
+from trainables.compression.registry import canonical_chain
 from trainables.config import MAX_SEED, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
@@ -161,6 +162,8 @@ def _meant(where: str, key: str, value: Value) -> Any:
     meant = setting_of(key).check(where, value)
     if key == "method":
         return canonical_method(str(meant))
+    if key == "compression":
+        return canonical_chain(str(meant))
     if key == "student" and meant not in FAMILIES:
         return canonical_name(str(meant))
     return meant

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainables.compression.registry import PARTS, chain_settings, part_settings
 from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
-from trainables.methods.registry import method_settings, term_class, term_names
+from trainables.methods.registry import PLAIN, method_settings, term_class, term_names
 from trainables.settings import Setting, settings_of
 
 Value = bool | int | float | str
@@ -27,7 +28,8 @@ class Strict(BaseModel):
 class Dimension(Strict):
     """One thing to search: listed choices, or a range of numbers.
 
-    In YAML a plain list stands for ``choices``.
+    In YAML a plain list stands for ``choices``, and nothing, or ``when`` alone, for the range that
+    its setting is worth searching in.
     """
 
     choices: list[Value] | None = Field(None, min_length=1, description="the values to choose from")
@@ -113,24 +115,31 @@ def _exact(number: float) -> Decimal:
 
 
 def setting_of(key: str) -> Setting:
-    """The setting behind a key of a study: a trial's, a term's (``kd.alpha``), or a bare name.
+    """The setting behind a key of a study.
 
-    A bare name stands for the setting of every term that has it; the first gives the type.
+    A trial's, a term's (``kd.alpha``), a part's of the compression (``factor``), or a bare name.
+    That stands for the setting of every term that has it; the first gives the type.
 
     Raises:
         UserError: no such key.
     """
     check_known(key)
-    own = settings_of(TrialConfig)
-    if key in own:
-        return own[key]
-    for name in term_names():
-        settings = settings_of(term_class(name).Config)
-        if key in (f"{name}.{short}" for short in settings):
-            return settings[key.partition(".")[2]]
-        if key in settings:
-            return settings[key]
-    raise AssertionError(key)
+    return settings_of(TrialConfig).get(key) or known_settings()[key]
+
+
+def written_out(key: str, written: Any) -> Any:
+    """A dimension as it stands in YAML; without values it has the range worth searching.
+
+    What is no dimension, or has no such range, is left for others to refuse.
+    """
+    given = {} if written is None else written
+    if not isinstance(given, Mapping) or given.keys() - {"when"}:
+        return written
+    setting = known_settings().get(key)
+    if setting is None or setting.search is None:
+        return written
+    low, high = setting.search
+    return {"low": low, "high": high, "log": setting.log, **given}
 
 
 def grid_values(dimension: Dimension, key: str) -> list[Value]:
@@ -149,7 +158,7 @@ def grid_values(dimension: Dimension, key: str) -> list[Value]:
 
 
 def check_known(key: str, block: str = "") -> None:
-    """Refuses a key that neither a trial nor any term has.
+    """Refuses a key that neither a trial nor any term or part of a compression has.
 
     Args:
         key: what the user wrote.
@@ -158,20 +167,38 @@ def check_known(key: str, block: str = "") -> None:
     Raises:
         UserError: with the nearest keys that there are.
     """
-    own = settings_of(TrialConfig)
-    if key in own:
+    if key in settings_of(TrialConfig):
         return
-    names = {*own, *keys_of_terms()}
-    if key not in names:
-        raise unknown(f"key in {block}" if block else "key", key, names)
+    known = known_settings()
+    if key not in known:
+        raise unknown(f"key in {block}" if block else "key", key, known)
 
 
-def keys_of_terms() -> set[str]:
-    """The keys of all settings of all terms, full and bare."""
-    found = set()
-    for term in term_names():
-        for short in settings_of(term_class(term).Config):
-            found |= {short, f"{term}.{short}"}
+def known_settings() -> dict[str, Setting]:
+    """Every setting that a study can give: of trials, of terms, and of parts of compressions.
+
+    By full key, and by bare name those of the first that has it; the trial's own come before.
+    """
+    trial = settings_of(TrialConfig)
+    chain = {key: found for name in PARTS for key, found in part_settings(name).items()}
+    return {**trial, **_with_bare(chain), **settings_of_terms(), **chain, **trial}
+
+
+def settings_of_terms() -> dict[str, Setting]:
+    """The settings of all terms by full key, and by bare name those of the first."""
+    return _with_bare(
+        {
+            f"{name}.{short}": found
+            for name in term_names()
+            for short, found in settings_of(term_class(name).Config).items()
+        }
+    )
+
+
+def _with_bare(full: Mapping[str, Setting]) -> dict[str, Setting]:
+    found = dict(full)
+    for key, setting in full.items():
+        found.setdefault(key.rpartition(".")[2], setting)
     return found
 
 
@@ -186,13 +213,42 @@ def term_keys(method: str) -> frozenset[str]:
     return frozenset(full) | {key.partition(".")[2] for key in full}
 
 
+@functools.cache
+def chain_keys(compression: str) -> frozenset[str]:
+    """The keys of a compression's settings, full and bare.
+
+    Raises:
+        UserError: no such compression.
+    """
+    full = chain_settings(compression)
+    return frozenset(full) | {key.rpartition(".")[2] for key in full}
+
+
+def applies(key: str, values: Mapping[str, Any]) -> bool:
+    """Whether a key has an effect in a trial, by its method and compression.
+
+    Args:
+        key: one that there is.
+        values: of the trial, as far as they are known. Where they say no compression, each amount
+            among them may imply it.
+    """
+    if key in settings_of(TrialConfig):
+        return True
+    method, compression = values.get("method"), values.get("compression")
+    if key in term_keys(PLAIN if method is None else str(method)):
+        return True
+    chains = [name for name in values if name in PARTS] if compression is None else [compression]
+    return any(key in chain_keys(str(chain)) for chain in chains)
+
+
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Settings in layers, of which a later one wins: its bare names also over full keys.
 
     In one layer ``kd.temperature`` wins over ``temperature``; but a ``temperature`` that stands
     in a later layer is meant to replace it.
     """
-    own = settings_of(TrialConfig)  # a trial's momentum has nothing to do with crd.momentum
+    # A trial's momentum has nothing to do with crd.momentum.
+    own = {*settings_of(TrialConfig), *PARTS}
     values: dict[str, Any] = {}
     for layer in layers:
         bare = {key for key in layer if key not in own}

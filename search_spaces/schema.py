@@ -2,11 +2,11 @@
 
 from typing import Any
 
+from search_spaces.dimension import known_settings, settings_of_terms
 from search_spaces.pairs import ARROW, OF_ALL_PAIRS
 from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import TRAINING
 from trainables.config import TrialConfig
-from trainables.methods.registry import term_class, term_names
 from trainables.settings import Setting, settings_of
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -18,16 +18,18 @@ def study_schema() -> dict[str, Any]:
     schema = Study.model_json_schema()
     schema["title"] = "kdsweep study"
     schema["required"] = [key for key in schema["required"] if key != "name"]
-    settings = _all_settings()
+    settings = {key: found for key, found in known_settings().items() if key not in OF_STUDY}
     values = {key: _value(setting) for key, setting in settings.items()}
     properties = schema["properties"]
     properties["fixed"] |= {"properties": values, "additionalProperties": False}
     _complete_teacher(schema["$defs"]["TeacherSpec"], values)
     _complete_pairs(schema, values)
     dimension = {"anyOf": [{"$ref": "#/$defs/Dimension"}, {"type": "array", "minItems": 1}]}
+    searched = {"anyOf": [*dimension["anyOf"], {"type": "null"}]}
     properties["dimensions"] |= {
         "properties": {
-            key: {**dimension, "description": setting.help} for key, setting in settings.items()
+            key: {**(searched if setting.search else dimension), "description": setting.help}
+            for key, setting in settings.items()
         },
         "additionalProperties": False,
     }
@@ -37,7 +39,8 @@ def study_schema() -> dict[str, Any]:
 def _complete_teacher(teacher: dict[str, Any], values: dict[str, Any]) -> None:
     """Its training settings and those of terms; the name of a model for a teacher's teacher."""
     own = settings_of(TrialConfig)
-    trained = {key: value for key, value in values.items() if key in TRAINING or key not in own}
+    further = settings_of_terms().keys() - own.keys()
+    trained = {key: value for key, value in values.items() if key in further.union(TRAINING)}
     teacher["properties"]["teacher"]["anyOf"].append(_MODEL)
     teacher["properties"] |= trained
     teacher["additionalProperties"] = False
@@ -58,23 +61,11 @@ def _complete_pairs(schema: dict[str, Any], values: dict[str, Any]) -> None:
     pairs["patternProperties"] = {f"^[^>]+{ARROW}[^>]+$": {"$ref": "#/$defs/NamedPair"}}
 
 
-def _all_settings() -> dict[str, Setting]:
-    """Settings of trials, of terms by full key, and of terms by bare name."""
-    trial = settings_of(TrialConfig)
-    found = {key: setting for key, setting in trial.items() if key not in OF_STUDY}
-    for name in term_names():
-        own = settings_of(term_class(name).Config)
-        found |= {f"{name}.{key}": setting for key, setting in own.items()}
-        # A bare name that a trial has as well is the trial's.
-        found |= {key: s for key, s in own.items() if key not in found and key not in trial}
-    return found
-
-
 def _value(setting: Setting) -> dict[str, Any]:
     kind = _TYPES[setting.kind]
     schema: dict[str, Any] = {
         "description": setting.help,
-        "type": [kind, "null"] if setting.optional else kind,
+        "type": [kind, "null"] if setting.optional or setting.default is None else kind,
         "default": setting.default,
     }
     bounds = {

@@ -11,19 +11,18 @@ from search_spaces.dimension import (
     Dimension,
     Strict,
     Value,
+    applies,
     grid_values,
     layered,
-    term_keys,
+    written_out,
 )
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
 from search_spaces.teacher import UNNAMED, TeacherSpec
-from trainables.config import COMPRESSIONS, MAX_SEED, TrialConfig, settings_with
+from trainables.config import MAX_SEED, TrialConfig, settings_with
 from trainables.errors import UserError
-from trainables.methods.registry import PLAIN
 from trainables.objectives import check_objective
 from trainables.registry import Registry
-from trainables.settings import settings_of
 
 Draw = Callable[[str, Dimension], Value]
 
@@ -95,6 +94,13 @@ class Study(Strict):
     published: Published | None = Field(
         None, description="published numbers for `kdsweep table --against published`"
     )
+
+    @field_validator("dimensions", mode="before")
+    @classmethod
+    def _written_out(cls, dimensions: Any) -> Any:
+        if not isinstance(dimensions, Mapping):
+            return dimensions
+        return {key: written_out(key, written) for key, written in dimensions.items()}
 
     @field_validator("sampler")
     @classmethod
@@ -172,8 +178,8 @@ class Study(Strict):
     def draw(self, draw: Draw) -> dict[str, Value]:
         """Draws every dimension that exists in a trial, those that decide others first.
 
-        A setting of a term exists where the method has the term, an amount of compression
-        where it is the trial's kind of compression, anything else where its ``when`` holds.
+        A setting of a term exists where the method has the term, one of a compression's part
+        where the trial's compression has the part, anything else where its ``when`` holds.
 
         Args:
             draw: gives a value for a dimension, by its key.
@@ -199,9 +205,7 @@ class Study(Strict):
         teacher = self.pairs[str(pair)].teacher if self.pairs else self.teacher
         names = {"dataset": self.dataset, "teacher": teacher.label if teacher else None}
         values: dict[str, Any] = {**self.shared(pair), **drawn, **names}
-        method = str(values.get("method", PLAIN))
-        applies = {key for key in values if self._applies(key, method, values)}
-        values = {key: value for key, value in values.items() if key in applies}
+        values = {key: value for key, value in values.items() if applies(key, values)}
         for seed in settings_with("seed"):
             values[seed] = int(values.get(seed) or 0) + repeat
         return TrialConfig.from_mapping(values)
@@ -275,13 +279,7 @@ class Study(Strict):
             known.get(other) not in allowed for other, allowed in self.dimensions[key].when.items()
         ):
             return False
-        return self._applies(key, str(known.get("method", PLAIN)), known)
-
-    def _applies(self, key: str, method: str, values: Mapping[str, Any]) -> bool:
-        """Whether a key has an effect in a trial of this method and compression."""
-        if key in COMPRESSIONS:
-            return values.get("compression", key) == key
-        return key in _TRIAL_KEYS or key in term_keys(method)
+        return applies(key, {**dict.fromkeys(self.dimensions), **known})
 
     def _product(self, keys: list[str]) -> list[dict[str, Value]]:
         """All combinations of the listed dimensions that exist together."""
@@ -306,8 +304,6 @@ OF_STUDY = {
     PAIR: "is the choice among the study's pairs, a dimension by itself",
 }
 """Settings of a trial that a study does not give by ``fixed`` or ``dimensions``."""
-
-_TRIAL_KEYS = frozenset(settings_of(TrialConfig))
 
 
 def _decides_first(key: str) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from search_spaces.dimension import keys_of_terms, layered, setting_of, term_keys
+from search_spaces.dimension import layered, setting_of, settings_of_terms, term_keys
 from trainables.config import TrialConfig, settings_with
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
@@ -132,7 +132,7 @@ def check_shared(settings: Mapping[str, Any], key: str) -> None:
     Raises:
         UserError: one that no teacher's training has, or a value out of its range.
     """
-    known = {*TRAINING, *keys_of_terms()}
+    known = {*TRAINING, *settings_of_terms()}
     for name, value in settings.items():
         if name not in known:
             raise unknown("key", f"{key}.{name}", [f"{key}.{other}" for other in known])

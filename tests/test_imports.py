@@ -27,7 +27,7 @@ trainables.training trainables.engine.answers trainables.engine.feeding
 trainables.optimizer trainables.schedule
 trainables.teachers trainables.engine.remembering
 trainables.engine
-trainables.config
+trainables.config trainables.keys
 trainables.methods
 trainables.compression
 trainables.evaluation trainables.objectives

@@ -29,7 +29,8 @@ class Column:
         name: as SQL has it.
         kind: of its values; any may be missing.
         role: ``identity`` (which attempt at which trial it is), ``setting`` (what was asked for),
-            ``fact`` (known before the first epoch), ``measured`` (a number of the student that
+            ``fact`` (of the machine and the networks: the same for every seed, unless a step of
+            the compression made the students differ), ``measured`` (a number of the student that
             was trained: it differs from seed to seed, and is averaged over seeds) or ``result``
             (what else became of the trial).
         help: one line.
@@ -80,9 +81,13 @@ class TrialRow(_Row):
     method: str | None = _column("setting", "terms joined by '+'")
     dataset: str | None = _column("setting", "name of the data set")
     teacher: str | None = _column("fact", "name of the teacher", "teacher")
-    student: str | None = _column("fact", "the network that was trained")
+    student: str | None = _column(
+        "fact", "the network that was trained: its model, and ~DIGEST where steps changed it"
+    )
     student_requested: str | None = _column("setting", "the student, or family, as asked for")
-    compression_kind: str | None = _column("setting", "how the student was to become small")
+    compression_kind: str | None = _column(
+        "setting", "how the student was to become small: a chain"
+    )
     term_losses: str | None = _column(
         "result", "JSON: mean of every summand of the loss in the last epoch"
     )
@@ -125,7 +130,7 @@ class TrialRow(_Row):
     )
     schema_version: int | None = _column("identity", "of the table that the row was written for")
     compression_requested: float | None = _column(
-        "setting", "blocks, multiplier or factor, as compression_kind says"
+        "setting", "blocks, multiplier or factor, as the choice of compression_kind says"
     )
     compression_params: float | None = _column(
         "fact",

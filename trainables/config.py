@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainables.columns import TrialRow
-from trainables.errors import UserError, unknown
+from trainables.compression.registry import (
+    EXPLICIT,
+    canonical_chain,
+    chain_settings,
+    implied_chain,
+    parse_chain,
+    resolve_chain,
+)
+from trainables.errors import UserError
+from trainables.keys import parted
 from trainables.methods.registry import (
     canonical_method,
     method_settings,
@@ -17,8 +26,6 @@ from trainables.methods.registry import (
 )
 from trainables.settings import Role, Scalar, read, setting, settings_of
 
-COMPRESSIONS = ("explicit", "depth", "width", "factor")
-
 MAX_SEED = 2**32 - 1
 
 
@@ -26,8 +33,9 @@ MAX_SEED = 2**32 - 1
 class TrialConfig:
     """One student trained once.
 
-    Besides the fields, the settings of the method's terms belong to it: ``terms`` holds
-    them by full key (``kd.temperature``), complete and checked.
+    Besides the fields, the settings of the method's terms and of the compression's parts belong
+    to it: ``terms`` and ``chain`` hold them by full key (``kd.temperature``, ``factor``), complete
+    and checked.
     """
 
     dataset: str = setting("digits", "data set: see `kdsweep datasets`", role="words")
@@ -36,13 +44,10 @@ class TrialConfig:
         "wrn_16_1", "the student's model, or its family for a factor", role="words"
     )
     compression: str = setting(
-        "explicit", "how the student becomes small", choices=COMPRESSIONS, role="words"
+        EXPLICIT,
+        "how the student becomes small: explicit, depth, width or factor, and steps joined by '+'",
+        role="words",
     )
-    depth: int | None = setting(None, "blocks to remove from the end", at_least=0, role="words")
-    width: float | None = setting(
-        None, "multiplier of every layer's channels", above=0, role="words"
-    )
-    factor: float | None = setting(None, "teacher's parameters / student's", above=0, role="words")
     method: str = setting("student", "terms joined by '+': see `kdsweep methods`")
 
     epochs: int = setting(30, "passes over the training set", at_least=1)
@@ -121,47 +126,41 @@ class TrialConfig:
     )
 
     terms: Mapping[str, Scalar] = field(default_factory=dict)
+    chain: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical_method(self.method))
         object.__setattr__(self, "terms", resolve_settings(self.method, self.terms))
         if needs_teacher(self.method) and self.teacher is None:
             raise UserError(f"teacher: method '{self.method}' needs one")
-        if self.compression != "explicit" and self.amount is None:
-            raise UserError(f"{self.compression}: compression '{self.compression}' needs its value")
+        object.__setattr__(self, "compression", canonical_chain(self.compression))
+        object.__setattr__(self, "chain", resolve_chain(self.compression, self.chain))
+        for key in self.chain:
+            if key in self.terms or key in settings_of(TrialConfig):
+                raise UserError(
+                    f"compression '{self.compression}': its '{key}' is another setting's name, too"
+                )
         self.milestone_epochs()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "TrialConfig":
         """Reads a flat mapping, as in a study's ``fixed`` block or a row's ``config``.
 
-        ``compression`` may be left out where exactly one of its amounts is given. Amounts of
-        other kinds of compression, and settings of terms that the method does not use, are
-        refused: a config says nothing that has no effect.
+        ``compression`` may be left out where exactly one amount is given. Settings of terms that
+        the method does not use, and of parts that the compression does not have, are refused: a
+        config says nothing that has no effect. An amount that is None counts as absent.
 
         Raises:
             UserError: an unknown key, a value out of its range, a missing amount, by name.
         """
         own = settings_of(TrialConfig)
-        fields = {key: value for key, value in values.items() if key in own}
-        rest: dict[str, Any] = {key: value for key, value in values.items() if key not in own}
-        checked = read(cls, fields)
-        method = str(checked.get("method", own["method"].default))
-        known = method_settings(method)
-        for key in rest:
-            if key not in known and key not in {full.partition(".")[2] for full in known}:
-                raise unknown("key", key, [*own, *known, *known_bare(known)])
+        rest = {key: value for key, value in values.items() if key not in own}
+        checked = read(cls, {key: value for key, value in values.items() if key in own})
         if "compression" not in checked:
-            checked["compression"] = _implied_compression(checked)
-        for kind in COMPRESSIONS[1:]:
-            if kind != checked["compression"] and checked.get(kind) is not None:
-                raise UserError(f"{kind}: has no effect with compression {checked['compression']}")
-        return cls(**checked, terms=rest)
-
-    @property
-    def amount(self) -> float | None:
-        """How much to compress, in the unit of ``compression``; None for ``explicit``."""
-        return None if self.compression == "explicit" else getattr(self, self.compression)
+            checked["compression"] = implied_chain(rest)
+        method = str(checked.get("method", own["method"].default))
+        terms, chain = parted(rest, method, checked["compression"], own)
+        return cls(**checked, terms=terms, chain=chain)
 
     def milestone_epochs(self) -> tuple[float, ...]:
         """The milestones of the step schedule, in epochs.
@@ -186,9 +185,9 @@ class TrialConfig:
         values = {
             entry.name: getattr(self, entry.name)
             for entry in dataclasses.fields(self)
-            if entry.name != "terms"
+            if entry.name not in ("terms", "chain")
         }
-        return {**values, **self.terms}
+        return {**values, **self.terms, **self.chain}
 
     def to_json(self) -> str:
         """Canonical JSON of `to_dict`: sorted keys, no white space."""
@@ -199,14 +198,13 @@ class TrialConfig:
         return TrialConfig.from_mapping({**self.to_dict(), **changes})
 
 
-def known_bare(known: Mapping[str, object]) -> list[str]:
-    """The settings' names without their term: ``kd.temperature -> temperature``."""
-    return sorted({full.partition(".")[2] for full in known})
-
-
 def settings_with(*roles: Role) -> list[str]:
     """The trial's own settings that have one of these roles."""
     return [key for key, setting in settings_of(TrialConfig).items() if setting.role in roles]
+
+
+# In rows of before there were chains, amounts that were not asked for.
+_WERE_NULL = ("depth", "width", "factor")
 
 
 def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
@@ -218,7 +216,8 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
         less: roles that do not count either. Repeats have the same settings less ``"seed"``,
             and their confirmation the same less ``"seed"`` and ``"split"``.
     """
-    without = settings_with("stage", "place", *less)
+    without = {*settings_with("stage", "place", *less)}
+    without |= {key for key in _WERE_NULL if config.get(key) is None}
     return {key: value for key, value in config.items() if key not in without}
 
 
@@ -229,7 +228,7 @@ def config_key(
 
     Two configs that ask for the same network in different words (a factor, or its nearest
     member by name) have the same key; so have two that differ in the teacher of a method
-    which reads none.
+    which reads none. The steps of a chain decide, in their order and with their settings.
 
     Args:
         config: the trial.
@@ -242,9 +241,18 @@ def config_key(
     """
     taught = needs_teacher(config.method)
     less: tuple[Role, ...] = ("words",) if taught else ("words", "teacher")
-    values = decisive(config.to_dict(), *less)
-    known = {**settings_of(TrialConfig), **method_settings(config.method)}
-    values = {key: value for key, value in values.items() if value not in known[key].implied}
+    known = {
+        **settings_of(TrialConfig),
+        **chain_settings(config.compression),
+        **method_settings(config.method),
+    }
+    values: dict[str, Any] = {
+        key: value
+        for key, value in decisive(config.to_dict(), *less).items()
+        if known[key].role not in less and value not in known[key].implied
+    }
+    if steps := parse_chain(config.compression)[1]:
+        values["steps"] = steps
     values |= {
         "student": student,
         "data": data_fingerprint,
@@ -264,6 +272,7 @@ def asked(
         sweep, trial_id, attempt: of whom.
         key: the config's key; None where the config leads to no network.
     """
+    amount = config.chain.get(parse_chain(config.compression)[0])
     return TrialRow(
         sweep=sweep,
         trial_id=trial_id,
@@ -274,15 +283,8 @@ def asked(
         dataset=config.dataset,
         student_requested=config.student,
         compression_kind=config.compression,
-        compression_requested=None if config.amount is None else float(config.amount),
+        compression_requested=float(amount) if isinstance(amount, int | float) else None,
         seed=config.seed,
         view_seed=config.view_seed,
         config=config.to_json(),
     )
-
-
-def _implied_compression(checked: Mapping[str, object]) -> str:
-    given = [kind for kind in COMPRESSIONS[1:] if checked.get(kind) is not None]
-    if len(given) > 1:
-        raise UserError(f"compression: {' and '.join(given)} are both given; choose one")
-    return given[0] if given else "explicit"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from trainables.compression.architecture import choose_student
+from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, latency_of, macs_of
 from trainables.config import TrialConfig, asked, config_key
 from trainables.data.sources import load_dataset
@@ -18,7 +18,14 @@ from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
-from trainables.rows import add_peers, epoch_row, metrics_of, peak_memory, with_facts
+from trainables.rows import (
+    add_peers,
+    epoch_row,
+    metrics_of,
+    peak_memory,
+    with_costs,
+    with_facts,
+)
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.teacher import load_teacher
@@ -105,10 +112,8 @@ class Run:
             if job.teacher
             else None
         )
-        self.choice = choose_student(
+        self.model = Chain(self.config.compression, self.config.chain).choose(
             self.config.student,
-            self.config.compression,
-            self.config.amount,
             teacher_params=self.teacher.card.params if self.teacher else None,
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
@@ -123,19 +128,18 @@ class Run:
         self._checkpointed = time.monotonic()
         self._key = config_key(
             self.config,
-            student=self.choice.name,
+            student=self.model,
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
         )
         row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
-        self._facts = with_facts(
-            row, self.choice.name, self.training.student, self.dataset, self.teacher, device
-        )
+        self._facts = with_facts(row, self.dataset, self.teacher, device)
         if keep:
             self._go_on()
 
     def _untrained(self) -> Training:
-        return Training(self.config, self.dataset, self.choice.name, self.teacher, self.device)
+        steps = Chain(self.config.compression, self.config.chain).steps
+        return Training(self.config, self.dataset, self.model, self.teacher, self.device, steps)
 
     def _go_on(self) -> None:
         """Continues from the trial's progress, if it has one that can be continued from."""
@@ -201,7 +205,7 @@ class Run:
         last = self.rows[-1] if self.rows else {}
         seen = sum(row["images_per_second"] * row["seconds"] for row in self.rows)
         row = replace(
-            self._facts,
+            with_costs(self._facts, self.training.student, self.dataset, self.teacher),
             status=status,
             error=error,
             epochs=self.training.epoch,
@@ -228,7 +232,7 @@ class Run:
             row.metrics = metrics_of(last.get("val", {}), student.values)
             add_peers(row, self.training, scores)
             row.latency_ms = latency_of(
-                self.choice.name,
+                self.training.student.blueprint,
                 self.dataset.num_classes,
                 self.dataset.image_shape,
                 str(self.device),
@@ -246,9 +250,11 @@ class Run:
         ]
 
     def _save_student(self, tested: Score) -> None:
+        student = self.training.student
         card = Card(
             name=self.job.trial_id,
-            model=self.choice.name,
+            model=student.blueprint.model,
+            edits=student.blueprint.edits,
             dataset=self.config.dataset,
             data_fingerprint=self.dataset.fingerprint,
             classes=self.dataset.num_classes,
@@ -261,13 +267,13 @@ class Run:
             test_score=tested.headline,
             task=self.dataset.task,
             metric=TASKS[self.dataset.task].headline.name,
-            params=count_params(self.training.student),
-            macs=macs_of(self.choice.name, self.dataset.num_classes, self.dataset.image_shape),
+            params=count_params(student),
+            macs=macs_of(student.blueprint, self.dataset.num_classes, self.dataset.image_shape),
             origin=self.config.to_json(),
         )
         while True:
             try:
-                save_network(self.job.folder, STUDENT, self.training.student, card)
+                save_network(self.job.folder, STUDENT, student, card)
                 return
             except OSError as error:  # a full disk, a bucket out of reach: what is done is kept
                 log.warning("weights of %s wait to be written: %s", self.job.trial_id, error)

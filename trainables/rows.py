@@ -22,29 +22,16 @@ from trainables.version import code_version, versions
 
 
 def with_facts(
-    row: TrialRow,
-    model: str,
-    student: Network,
-    dataset: Dataset,
-    teacher: Teacher | None,
-    device: torch.device,
+    row: TrialRow, dataset: Dataset, teacher: Teacher | None, device: torch.device
 ) -> TrialRow:
     """A row with what else is known before the first epoch.
 
     Args:
         row: as `trainables.config.asked` gives it.
-        model: canonical name of the student.
-        student: the network itself.
         dataset, teacher, device: what it is trained with; None without a teacher.
     """
-    params, size = count_params(student), size_bytes(student)
-    macs = macs_of(model, dataset.num_classes, dataset.image_shape)
     row = replace(
         row,
-        student=model,
-        params=params,
-        macs=macs,
-        size_bytes=size,
         metric=TASKS[dataset.task].headline.name,
         host=platform.node(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -57,8 +44,19 @@ def with_facts(
         row.teacher_test_score = card.test_acc if card.test_score is None else card.test_score
         row.teacher_note = remark(card, dataset)
         row.teacher_params, row.teacher_macs = card.params, card.macs
-        row.compression_params = card.params / params
-        row.compression_macs = card.macs / macs
+    return row
+
+
+def with_costs(
+    row: TrialRow, student: Network, dataset: Dataset, teacher: Teacher | None
+) -> TrialRow:
+    """A row with what the student is at this moment, and what it costs beside its teacher."""
+    params, size = count_params(student), size_bytes(student)
+    macs = macs_of(student.blueprint, dataset.num_classes, dataset.image_shape)
+    row = replace(row, student=student.blueprint.label, params=params, macs=macs, size_bytes=size)
+    if teacher:
+        row.compression_params = teacher.card.params / params
+        row.compression_macs = teacher.card.macs / macs
         row.compression_bytes = size_bytes(teacher.network) / size
     return row
 

@@ -160,7 +160,7 @@ def _run(
     job = plan.job(config, trial_id="trial", attempt=1)
     run = Run(job, _device(), keep=False)
     key = key or plan.key(config)
-    say(f"{config.method} on {config.dataset}: {run.choice.name}, config_key {key}")
+    say(f"{config.method} on {config.dataset}: {run.model}, config_key {key}")
     while not run.finished:
         epoch = run.training.epoch + 1
         watched = profile is not None and epoch == PROFILED_EPOCH

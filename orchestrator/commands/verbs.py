@@ -180,9 +180,9 @@ def teacher(options: Namespace) -> int:
     made = {"import": _import_teacher, "adopt": _adopt_teacher, "train": _train_teachers}
     for card in made[options.action](options):
         print(
-            f"teacher {card.name} ({card.model}): {card.tested} on the test set of "
-            f"{card.dataset}; {card.params:,} parameters; input mean {rounded(card.mean)}, "
-            f"std {rounded(card.std)}"
+            f"teacher {card.name} ({card.blueprint.label}): {card.tested} on the "
+            f"test set of {card.dataset}; {card.params:,} parameters; "
+            f"input mean {rounded(card.mean)}, std {rounded(card.std)}"
         )
     return 0
 
@@ -198,7 +198,7 @@ def _list_teachers(results: str) -> int:
         rows.append(
             (
                 name,
-                card.model,
+                card.blueprint.label,
                 made_how(card),
                 card.dataset,
                 card.tested,

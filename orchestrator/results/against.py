@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.results import views
+from orchestrator.results.chains import model_of
 from orchestrator.results.forms import ABSENT, Grid, form_of
 from orchestrator.results.front import nothing_finished
 from orchestrator.results.record import read_study
@@ -113,6 +114,8 @@ def compare(frame: pd.DataFrame, published: Published) -> Comparison:
     cells = best_cells(frame, "test_acc")
     if cells.empty:
         raise nothing_finished(frame, ["test_acc"])
+    students = zip(cells["student"].map(model_of), cells["steps"], strict=True)
+    cells = cells.assign(student=[f"{model}{steps}" for model, steps in students])
     # Two requests for one network would be two lines of one name: the better one stands.
     cells = cells.sort_values("val_acc", ascending=False, kind="stable")
     cells = cells.drop_duplicates(["dataset", "teacher", "student", "method"])

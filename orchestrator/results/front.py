@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from orchestrator.results.chains import model_of
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
 from trainables.columns import TRIALS, Direction
@@ -22,6 +23,7 @@ OBJECTIVES: Mapping[str, Direction] = {"val_acc": "max", "compression_params": "
 """Of studies that give none and have a teacher; without one, val_acc alone."""
 
 _GROUP = ["dataset", "teacher", "stage", "settings"]
+_NUMBERS = [name for name, c in TRIALS.items() if c.role == "fact" and c.kind is not str]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -33,10 +35,12 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per config with the columns of ``trials``: measured ones are means over the seeds,
-        the others are those of the first trial. And ``settings`` (JSON of those that decide,
-        less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by spaces), for each of
-        `SHOWN` ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it) and ``*_by_seed``
-        (the value of each), and the headline metrics under their own names: ``val_map``.
+        and so are facts that a step of the compression has made different; the others are those of
+        the first trial (``student``: ``MODEL~*`` where they differ). And ``settings`` (JSON of
+        those that decide, less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by
+        spaces), for each of `SHOWN` ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had
+        it) and ``*_by_seed`` (the value of each), and the headline metrics under their own names:
+        ``val_map``.
 
     Raises:
         UserError: trials of one data set have two headline metrics.
@@ -58,6 +62,12 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         if name not in _GROUP
     }
     points = groups.agg(how)
+    for name in _NUMBERS:
+        differ = groups[name].max() > groups[name].min()
+        if differ.any():
+            points[name] = groups[name].mean().where(differ, points[name])
+    several = groups["student"].nunique() > 1
+    points.loc[several, "student"] = points.loc[several, "student"].map(model_of) + "~*"
     points["n"] = groups.size()
     points["trial_ids"] = groups["trial_id"].agg(" ".join)
     seeds = groups["seed"].agg(list)

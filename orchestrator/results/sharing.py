@@ -12,12 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.results.chains import model_of, told
 from orchestrator.results.front import common
 from trainables.columns import TRIALS
+from trainables.compression.registry import CHOICES
 from trainables.errors import UserError
 from trainables.methods.registry import needs_teacher
 
-_STUDENT = ["sweep", "dataset", "student"]
+_STUDENT = ["sweep", "dataset", "model", "steps"]
 # How a teacher's trials ask for their student.
 _REQUEST = ["teacher", "student_requested", "compression_kind", "compression_requested"]
 # What else a row says of its teacher.
@@ -26,6 +28,13 @@ _FACTS = [
     for name, column in TRIALS.items()
     if column.role == "fact" and "teacher" in column.needs and name not in _REQUEST
 ]
+
+# How much smaller than the teacher a student is, and by what of it.
+_FACTORS = {
+    "compression_params": "params",
+    "compression_macs": "macs",
+    "compression_bytes": "size_bytes",
+}
 
 
 def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
@@ -36,19 +45,24 @@ def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         Its rows, and a copy of each completed trial of a method that reads no teacher for every
-        other teacher of the sweep that has the same student: with that teacher's facts, and as a
-        trial of its own would ask for the student. Where a teacher has such trials of its own,
-        only further seeds of their configs are copied.
+        other teacher of the sweep that has the same student, changed by the same steps: with that
+        teacher's facts, and as a trial of its own would ask for the student. Where a teacher has
+        such trials of its own, only further seeds of their configs are copied.
     """
-    requests = frame.dropna(subset=["student", "teacher"]).drop_duplicates(
+    steps = [told(*row) for row in zip(frame["compression_kind"], frame["config"], strict=True)]
+    known = frame.assign(model=frame["student"].map(model_of), steps=steps)
+    requests = known.dropna(subset=["student", "teacher"]).drop_duplicates(
         [*_STUDENT, *_REQUEST], ignore_index=True
-    )[[*_STUDENT, *_REQUEST, *_FACTS]]
+    )[[*_STUDENT, *_REQUEST, *_FACTS, *_FACTORS.values(), "config"]]
     alone = frame["method"].map(_reads_no_teacher, na_action="ignore").eq(True)
-    plain = frame[alone & (frame["status"] == "completed")]
+    plain = known[alone & (frame["status"] == "completed")]
     copies = plain.merge(requests, on=_STUDENT, suffixes=("_own", ""))
     same = [copies[key].eq(copies[f"{key}_own"]) | _both_missing(copies, key) for key in _REQUEST]
     copies = copies[~pd.concat(same, axis=1).all(axis=1)]
     copies = copies.assign(config=[_asking(row) for row in copies.to_dict("records")])
+    for factor, size in _FACTORS.items():  # steps may leave the students of a request unequal
+        copies[factor] *= (copies[size] / copies[f"{size}_own"]).fillna(1)
+        copies[size] = copies[f"{size}_own"]
     own: defaultdict[tuple[Any, ...], set[str]] = defaultdict(set)
     for place, settings in zip(_places(plain), map(_settings, plain["config"]), strict=True):
         own[place].add(settings)
@@ -85,11 +99,16 @@ def _both_missing(copies: pd.DataFrame, key: str) -> pd.Series:
 
 def _asking(row: Mapping[Any, Any]) -> Any:
     """The config with the request of the teacher that the copy is for."""
-    if not isinstance(row["config"], str):
-        return row["config"]
-    config = json.loads(row["config"])
-    own, wanted = row["compression_kind_own"], row["compression_kind"]
-    amounts = {own: None, wanted: row["compression_requested"]}
-    asked = {"teacher": row["teacher"], "student": row["student_requested"]}
-    asked |= {"compression": wanted} | {k: v for k, v in amounts.items() if k != "explicit"}
-    return json.dumps(config | {key: value for key, value in asked.items() if key in config})
+    own, theirs = row["config_own"], row["config"]
+    if not isinstance(own, str) or not isinstance(theirs, str):
+        return own
+    config = json.loads(own)
+    kept = {key: value for key, value in config.items() if key not in _words(config)}
+    asked = json.loads(theirs)
+    return json.dumps(kept | {key: asked[key] for key in _words(asked)})
+
+
+def _words(config: Mapping[str, Any]) -> list[str]:
+    """The keys by which a config asks for its teacher and its student."""
+    words = {"teacher", "student", "compression", *CHOICES}
+    return [key for key in config if key.partition(".")[0] in words]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import numpy as np
 import pandas as pd
 
+from orchestrator.results.chains import model_of, told
 from orchestrator.results.forms import ABSENT, Grid, form_of
 from orchestrator.results.front import nothing_finished, signs, with_confirmation
 from orchestrator.results.sharing import for_every_teacher
@@ -125,13 +126,12 @@ def _same(column: pd.Series, value: object) -> pd.Series:
 def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The cells of `compression_table`, for all datasets and teachers in one frame."""
     points = with_confirmation(for_every_teacher(frame), metric).dropna(subset="shown")
+    kinds = points["compression_kind"]
+    points["steps"] = [told(*row) for row in zip(kinds, points["config"], strict=True)]
     points["column"] = [
-        f"{requested:g}x" if kind == "factor" else student
-        for kind, requested, student in zip(
-            points["compression_kind"],
-            points["compression_requested"],
-            points["student"],
-            strict=True,
+        (f"{requested:g}x" if _by_factor(kind) else model_of(student)) + steps
+        for kind, requested, student, steps in zip(
+            kinds, points["compression_requested"], points["student"], points["steps"], strict=True
         )
     ]
     points["merit"] = signs(points) * points["val_score"]
@@ -173,22 +173,22 @@ def _paired_error(ours: object, plain: object) -> float:
 
 def _headers(panel: pd.DataFrame) -> pd.Series:
     """``4.1x`` for a requested factor, ``resnet20 (4.1x)`` for a named student."""
-    labels = [
-        _header(kind, column, factor)
-        for kind, column, factor in zip(
-            panel["compression_kind"], panel["column"], panel["achieved"], strict=True
-        )
-    ]
+    words = panel[["compression_kind", "column", "steps", "achieved"]]
+    labels = [_header(*row) for row in words.itertuples(index=False, name=None)]
     label = pd.Series(labels, index=panel.index, dtype="str")
     # Two requests that led to one size are two columns.
     shared = panel.groupby(label)["column"].transform("nunique") > 1
     return label.where(~shared, label + " for " + panel["column"])
 
 
-def _header(kind: str, column: str, factor: float) -> str:
+def _header(kind: object, column: str, steps: str, factor: float) -> str:
     if math.isnan(factor):
         return column
-    return f"{factor:.1f}x" if kind == "factor" else f"{column} ({factor:.1f}x)"
+    return f"{factor:.1f}x{steps}" if _by_factor(kind) else f"{column} ({factor:.1f}x)"
+
+
+def _by_factor(kind: object) -> bool:
+    return str(kind).partition("+")[0] == "factor"
 
 
 def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:

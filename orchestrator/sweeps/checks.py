@@ -6,7 +6,7 @@ from collections.abc import Callable
 from orchestrator.sweeps.plan import Plan, naming
 from orchestrator.sweeps.validation import check_validation
 from search_spaces.spec import Study
-from trainables.compression.architecture import named_student
+from trainables.compression.chain import Chain
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.objectives import OBJECTIVES, check_objective, metric_of
@@ -64,11 +64,11 @@ def check_names(plan: Plan) -> None:
     """
     asked, said = set(), set()
     for pair, config in plan.corners():
-        request = (config.student, config.compression, config.amount)
-        if (pair, *request) not in asked:
-            asked.add((pair, *request))
+        request = (pair, config.student, config.compression, *config.chain.values())
+        if request not in asked:
+            asked.add(request)
             with naming(pair):
-                named_student(*request)
+                Chain(config.compression, config.chain).named(config.student)
         for key, epochs in config.terms.items():
             fraction = f"{key}_fraction"
             if not key.endswith(_WARMUP) or config.terms.get(fraction) is not None:

@@ -7,14 +7,12 @@ memory is tried again with twice the share (`orchestrator.sweeps.ledger`).
 import logging
 from typing import Any
 
-import torch
-
 from orchestrator.sweeps.plan import Plan
-from trainables.compression.measure import count_macs
+from trainables.compression.measure import macs_of
 from trainables.config import TrialConfig
 from trainables.engine.memory import GpuMemory, measure_memory
 from trainables.methods.registry import peer_models
-from trainables.models.registry import create_model
+from trainables.models.blueprint import Blueprint
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +35,15 @@ def share_for(memory: GpuMemory) -> float:
 
 def largest(plan: Plan) -> TrialConfig:
     """The config whose student, with its peers, computes most: that takes most memory."""
+    data = plan.dataset
 
     def macs(config: TrialConfig) -> int:
-        student = plan.student(config).name
+        student = plan.student(config)
         peers = peer_models(config.method, config.terms).values()
-        return config.batch_size * sum(_macs(plan, name or student) for name in (student, *peers))
+        return config.batch_size * sum(
+            macs_of(Blueprint(name or student), data.num_classes, data.image_shape)
+            for name in (student, *peers)
+        )
 
     return max((config for _, config in plan.corners()), key=macs)
 
@@ -61,9 +63,3 @@ def packed_share(plan: Plan) -> float:
         reason = str(error).strip().splitlines()[-1]
         log.warning("a trial's GPU memory could not be measured (%s): one trial per GPU", reason)
         return 1.0
-
-
-def _macs(plan: Plan, model: str) -> int:
-    shape = plan.dataset.image_shape
-    with torch.device("meta"):
-        return count_macs(create_model(model, plan.dataset.num_classes, shape), shape)

@@ -1,6 +1,5 @@
 """A study made ready to run: its data and teachers are known, its configs can be keyed."""
 
-import functools
 import itertools
 import math
 import os
@@ -16,18 +15,18 @@ from orchestrator.sweeps.teachers import teachers_of
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
-from trainables.compression.architecture import StudentChoice, choose_student
-from trainables.compression.measure import count_params
-from trainables.config import COMPRESSIONS, TrialConfig, config_key
+from trainables.compression.chain import Chain, check_steps
+from trainables.compression.measure import params_of
+from trainables.compression.registry import PARTS
+from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
 from trainables.job import Job
 from trainables.methods.method import Method
 from trainables.methods.registry import peer_models
-from trainables.models.outputs import Network, Shapes
-from trainables.models.registry import create_model
-from trainables.models.shapes import output_shapes
+from trainables.models.blueprint import Blueprint, build, shapes_of
+from trainables.models.outputs import Shapes
 from trainables.models.weights import Card
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
@@ -162,16 +161,14 @@ class Plan:
         about = (remark(card, self.dataset) for card in self.cards.values())
         return notes + [line for line in about if line]
 
-    def student(self, config: TrialConfig) -> StudentChoice:
-        """The network that a config asks for.
+    def student(self, config: TrialConfig) -> str:
+        """The canonical name of the network that a config asks for.
 
         Raises:
             UserError: there is none.
         """
-        return choose_student(
+        return Chain(config.compression, config.chain).choose(
             config.student,
-            config.compression,
-            config.amount,
             teacher_params=self._teacher_params(config),
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
@@ -182,7 +179,7 @@ class Plan:
         card = self.card(config)
         return config_key(
             config,
-            student=self.student(config).name,
+            student=self.student(config),
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=card.fingerprint if card else None,
         )
@@ -216,7 +213,7 @@ class Plan:
 
         Raises:
             UserError: a network that cannot be built for these images, or a pair of networks
-                that a method cannot join.
+                that a method cannot join, or a student on which a step cannot work.
         """
         _checkpoint_seconds()
         for step in self.recipes:
@@ -224,7 +221,11 @@ class Plan:
         built: set[tuple[Any, ...]] = set()
         for pair, config in self.corners():
             with naming(pair):
-                student = self.student(config).name
+                student = self.student(config)
+                done = (student, config.compression, *config.chain.items())
+                if done not in built:
+                    built.add(done)
+                    self._check_steps(config, student)
                 peers = frozenset(peer_models(config.method, config.terms).values())
                 networks = (pair, student, config.method, peers)
                 if networks in built:
@@ -233,29 +234,37 @@ class Plan:
                 where = f"student {student}, method {config.method}"
                 self._check_method(config, student, self.teacher(config), where)
 
+    def _check_steps(self, config: TrialConfig, student: str) -> None:
+        steps, data = Chain(config.compression, config.chain).steps, self.dataset
+        if steps:
+            with torch.device("meta"):
+                network = build(Blueprint(student), data.num_classes, data.image_shape)
+            check_steps(steps, network, data.image_shape)
+
     def _check_method(
         self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
     ) -> None:
         try:
-            above = self._shapes(teacher.model) if teacher else None
-            shapes = self._shapes(student)
+            above = self._shapes(teacher.blueprint) if teacher else None
+            shapes = self._shapes(Blueprint(student))
             with torch.device("meta"):
                 Method(config.method, config.terms, shapes, above, self.task)
-                for peer in set(peer_models(config.method, config.terms).values()):
-                    self._network(peer or student)
+            for peer in set(peer_models(config.method, config.terms).values()):
+                self._shapes(Blueprint(peer or student))
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
 
-    def _network(self, model: str) -> Network:
-        return create_model(model, self.dataset.num_classes, self.dataset.image_shape)
-
-    def _shapes(self, model: str) -> Shapes:
-        return _shapes_of(model, self.dataset.num_classes, self.dataset.image_shape)
+    def _shapes(self, blueprint: Blueprint) -> Shapes:
+        return shapes_of(blueprint, self.dataset.num_classes, self.dataset.image_shape)
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
-        shaping = (PAIR, "method", "student", *COMPRESSIONS, "compression")
-        space = {key: found for key, found in self.study.space.items() if key in shaping}
+        shaping = {PAIR, "method", "student", "compression", *PARTS}
+        space = {
+            key: found
+            for key, found in self.study.space.items()
+            if key.partition(".")[0] in shaping
+        }
         ends = [dimension.ends() for dimension in space.values()]
         for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
             corner = dict(zip(space, values, strict=True))
@@ -268,7 +277,7 @@ class Plan:
             return None
         if teacher.file in self.cards:
             return self.cards[teacher.file].params
-        return _params_of(teacher.model, self.dataset.num_classes, self.dataset.image_shape)
+        return params_of(teacher.blueprint, self.dataset.num_classes, self.dataset.image_shape)
 
 
 @contextmanager
@@ -278,18 +287,6 @@ def naming(pair: Value | None) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
-
-
-@functools.lru_cache(maxsize=64)
-def _params_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> int:
-    with torch.device("meta"):
-        return count_params(create_model(model, classes, image_shape))
-
-
-@functools.lru_cache(maxsize=1024)
-def _shapes_of(model: str, classes: int, image_shape: tuple[int, int, int]) -> Shapes:
-    with torch.device("meta"):
-        return output_shapes(create_model(model, classes, image_shape), image_shape)
 
 
 def _checkpoint_seconds() -> float | None:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.results.chains import model_of, told
 from orchestrator.sweeps.surroundings import Steadfast
 from trainables.config import TrialConfig
 from trainables.tasks.metrics import headline, percent
@@ -176,7 +177,8 @@ class Progress:
         val, factor = _score(row, "val"), row.get("compression_params")
         if val is None:
             return
-        key = str(row.get("compression_requested") or row["student"])
+        size = row.get("compression_requested") or model_of(row["student"])
+        key = f"{size}{told(row.get('compression_kind'), row.get('config'))}"
         sign = 1 if headline(row.get("metric")).better == "max" else -1
         if key not in self._best or sign * val > sign * self._best[key][1]:
             self._best[key] = (factor or 1.0, val, row)

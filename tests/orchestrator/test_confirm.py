@@ -30,7 +30,7 @@ def rows_of(trial_row):
 
 
 def described(groups):
-    return sorted((group[0].method, group[0].factor) for group in groups)
+    return sorted((group[0].method, group[0].chain["factor"]) for group in groups)
 
 
 def test_the_front_and_the_plain_student_at_each_compression(chosen, trial_row):

@@ -273,3 +273,32 @@ def test_other_objectives(recorded, trial_row):
 
 def test_empty_frame_has_an_empty_front(recorded, trial_row):
     assert front(recorded([trial_row(0, status="failed")])).empty
+
+
+def test_seeds_of_which_steps_made_other_students(recorded, trial_row):
+    """What they cost is a mean then, and no seed's label stands for all."""
+    labels = ("resnet8~0a", "resnet8~0b", "resnet8~0b")
+    rows = [
+        trial_row(seed, "kd", 4, seed=seed)
+        | {"student": labels[seed], "params": 100 + 10 * seed, "macs": 7, "compression_params": f}
+        for seed, f in enumerate((4.0, 4.5, 5.0))
+    ]
+    rows += [trial_row(3 + seed, "at", 4, seed=seed) | {"params": 50} for seed in range(2)]
+    points = over_seeds(recorded(rows)).set_index("method")
+    cut = points.loc["kd"]
+    assert (cut["student"], cut["params"], cut["macs"]) == ("resnet8~*", 110, 7)
+    assert cut["compression_params"] == 4.5
+    whole = points.loc["at"]
+    assert (whole["student"], whole["params"]) == (rows[-1]["student"], 50)
+
+
+def test_facts_of_equal_students_are_theirs_to_the_last_bit(recorded, trial_row):
+    """(x + x + x) / 3 is not always x."""
+    factor = 4.1234567890123
+    rows = [
+        trial_row(seed, "kd", 4, seed=seed) | {"compression_params": factor, "params": 3}
+        for seed in range(3)
+    ]
+    points = over_seeds(recorded(rows))
+    assert points["compression_params"].tolist() == [factor]
+    assert str(points["params"].dtype).lower().startswith("int")

@@ -20,7 +20,7 @@ def test_a_key_is_of_the_experiment_not_of_its_words():
     made = plan()
     four = {"method": "kd", "factor": 4}
     config = made.study.config(four)
-    named = config.replace(compression="explicit", factor=None, student=made.student(config).name)
+    named = config.replace(compression="explicit", factor=None, student=made.student(config))
     assert made.key(config) == made.key(named)
     assert made.key(config) == made.key(made.study.config({"method": "kd", "factor": 4.01}))
     others = [
@@ -218,7 +218,7 @@ def test_what_is_above_a_teacher_that_exists_is_not_needed(tmp_path):
 def test_a_factor_is_taken_of_the_pairs_own_teacher():
     pairs = {"wrn_16_2->wrn": None, "wrn_16_1->wrn": None}
     made = paired(pairs=pairs, fixed={"compression": "factor", "factor": 4})
-    students = {made.student(config).name for config in of_pairs(made).values()}
+    students = {made.student(config) for config in of_pairs(made).values()}
     assert len(students) == 2
 
 

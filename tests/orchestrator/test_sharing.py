@@ -1,5 +1,7 @@
 """Trials that read no teacher count beside every teacher that has their student."""
 
+import json
+
 import pandas as pd
 import pytest
 
@@ -168,3 +170,47 @@ def test_a_method_that_is_not_installed_is_lent_to_nobody(booked):
     study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
     frame = trials(booked(study, lambda config: 0.5, method="of_a_plugin"), ["s"])
     assert len(for_every_teacher(frame)) == len(frame) == 3
+
+
+def test_only_the_same_steps_lend(recorded, trial_row):
+    def row(number, method, teacher, factor, amount):
+        words = {"compression": "factor+prune", "prune": amount, "teacher": teacher}
+        return trial_row(
+            number,
+            method,
+            factor,
+            settings=words,
+            compression_kind="factor+prune",
+            teacher=teacher,
+            student=f"wrn_10_1~{number:012x}",
+            test_acc=0.5,
+        )
+
+    frame = recorded(
+        [
+            row(0, "student", "wrn_16_2", 4, 0.5),
+            row(1, "kd", "wrn_40_2", 9, 0.5),
+            row(2, "kd", "wrn_16_4", 9, 0.75),
+        ]
+    )
+    (lent,) = for_every_teacher(frame)[len(frame) :].to_dict("records")
+    assert (lent["teacher"], lent["compression_requested"]) == ("wrn_40_2", 9)
+    config = json.loads(lent["config"])
+    assert (config["teacher"], config["factor"], config["prune"]) == ("wrn_40_2", 9.0, 0.5)
+    assert lent["student"] == "wrn_10_1~000000000000"
+
+
+def test_a_lent_student_keeps_its_own_size(booked):
+    """Steps left the students of a request unequal: the factor is that of what is lent."""
+    study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
+    frame = trials(booked(study, lambda config: 0.5, compression_kind="prune"), ["s"])
+    frame["params"] = [1000 + 10 * number for number in range(len(frame))]
+    frame["student"] = [f"wrn_10_1~{number}" for number in range(len(frame))]
+    frame["compression_params"] = frame["teacher_params"] / frame["params"]
+    lent = for_every_teacher(frame)[len(frame) :]
+    plain = frame[frame["method"] == "student"]
+    assert lent["params"].tolist() == plain["params"].tolist()
+    assert lent["student"].tolist() == plain["student"].tolist()
+    assert lent["compression_params"].tolist() == pytest.approx(
+        (lent["teacher_params"] / lent["params"]).tolist()
+    )

@@ -68,7 +68,7 @@ def proposals(optuna_source, limit=100):
 
 
 def pairs(found):
-    return [(p.configs[0].method, p.configs[0].factor) for p in found]
+    return [(p.configs[0].method, p.configs[0].chain["factor"]) for p in found]
 
 
 ALL = [(method, factor) for method in ("student", "kd") for factor in (2.0, 4.0, 9.0)]

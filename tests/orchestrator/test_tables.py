@@ -197,6 +197,32 @@ def test_confirm_rows_replace_search_rows(recorded, trial_row, frame):
     assert shown["kd", "4.1x"].mean == pytest.approx(0.72)
 
 
+def test_students_that_steps_changed_have_columns_of_their_own(recorded, trial_row):
+    def row(number, kind, amount, val, **columns):
+        requested = 4.0 if kind.startswith("factor") else None
+        words = {"compression": kind} | ({} if amount is None else {"prune": amount})
+        columns = {"compression_kind": kind, "compression_requested": requested} | columns
+        accuracies = {"val_acc": val, "test_acc": val}
+        return trial_row(number, settings=words, **columns, **accuracies)
+
+    frame = recorded(
+        [
+            row(0, "factor", None, 0.8),
+            row(1, "factor+prune", 0.5, 0.7, student="wrn_4~0123456789ab"),
+            row(2, "factor+prune", 0.5, 0.5, student="wrn_4~ba9876543210", seed=1),
+            row(3, "factor+prune", 0.75, 0.5, student="wrn_4~0a1b2c3d4e5f"),
+            row(4, "prune+int8", 0.5, 0.4, student="wrn_4~000000000000"),
+        ]
+    )
+    (panel,) = compression_table(frame).panels
+    assert {cell.compression: cell.mean for cell in panel.cells} == {
+        "4.1x": 0.8,
+        "4.1x + prune 0.5": 0.6,  # of two seeds, which are two networks
+        "4.1x + prune 0.75": 0.5,
+        "wrn_4 + prune 0.5 + int8 (4.1x)": 0.4,
+    }
+
+
 def test_named_students_and_two_teachers(recorded, trial_row):
     def named(number, method, student, params, **columns):
         explicit = {"compression_kind": "explicit", "compression_requested": None}

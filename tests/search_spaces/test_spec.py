@@ -37,7 +37,7 @@ def mistake(**changes):
 def test_fixed_drawn_and_default_values_meet_in_a_config():
     config = study().config({"method": "kd", "factor": 4})
     assert (config.dataset, config.teacher, config.student) == ("digits", "wrn_16_2", "wrn")
-    assert (config.method, config.compression, config.factor) == ("kd", "factor", 4.0)
+    assert (config.method, config.compression, config.chain) == ("kd", "factor", {"factor": 4})
     assert (config.epochs, config.batch_size) == (2, 64)
 
 
@@ -242,7 +242,7 @@ def test_without_dimensions_there_is_one_config():
 
 def test_only_a_search_needs_a_budget():
     spec = study(sampler="tpe")
-    assert spec.config({"factor": 2}).factor == 2
+    assert spec.config({"factor": 2}).chain == {"factor": 2}
     with pytest.raises(UserError, match="trials: expected how many configs to train"):
         spec.check_budget()
     study(sampler="tpe", trials=3).check_budget()

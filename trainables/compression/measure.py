@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import statistics
 import time
 from dataclasses import dataclass
@@ -10,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainables.models.blueprint import Blueprint, build
 from trainables.models.family import ImageShape
-from trainables.models.registry import create_model
 from trainables.models.shapes import blank_images, evaluating
 
 _WARM_UP_RUNS = 5
@@ -26,7 +27,7 @@ class Measurement:
     Attributes:
         params: trainable parameters.
         macs: multiply-accumulates of one forward pass.
-        size_bytes: bytes of parameters and buffers as they are stored.
+        size_bytes: bytes of parameters and buffers, of weights at their bit widths.
         latency_ms: milliseconds of one forward pass; None if it was not timed.
     """
 
@@ -60,9 +61,19 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
 
 
 def size_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers, each at its own dtype."""
+    """Bytes of all parameters and buffers, each at its own dtype.
+
+    A weight whose bit width an edit has recorded (`trainables.models.edits.Bits`) is packed:
+    ⌈values · bits / 8⌉.
+    """
+    packed: dict[int, int] = {
+        id(module.weight): module.weight_bits  # type: ignore[misc]
+        for module in model.modules()
+        if hasattr(module, "weight_bits")
+    }
     tensors = [*model.parameters(), *model.buffers()]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    bits = ((one.numel(), packed.get(id(one), 8 * one.element_size())) for one in tensors)
+    return sum(math.ceil(values * width / 8) for values, width in bits)
 
 
 def latency_ms(
@@ -124,15 +135,22 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@functools.lru_cache(maxsize=256)
-def macs_of(model: str, classes: int, image_shape: ImageShape) -> int:
-    """`count_macs` of a network by name, once per process."""
+@functools.lru_cache(maxsize=4096)
+def params_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> int:
+    """`count_params` of the network of a blueprint, once per process."""
     with torch.device("meta"):
-        return count_macs(create_model(model, classes, image_shape), image_shape)
+        return count_params(build(blueprint, classes, image_shape))
+
+
+@functools.lru_cache(maxsize=256)
+def macs_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> int:
+    """`count_macs` of the network of a blueprint, once per process."""
+    with torch.device("meta"):
+        return count_macs(build(blueprint, classes, image_shape), image_shape)
 
 
 @functools.lru_cache(maxsize=64)
-def latency_of(model: str, classes: int, image_shape: ImageShape, device: str) -> float:
-    """`latency_ms` of a network by name, on an instance of its own, once per process."""
-    network = create_model(model, classes, image_shape)
+def latency_of(blueprint: Blueprint, classes: int, image_shape: ImageShape, device: str) -> float:
+    """`latency_ms` of a blueprint, on an instance of its own, once per process."""
+    network = build(blueprint, classes, image_shape)
     return latency_ms(network.to(device), image_shape, torch.device(device))

@@ -5,7 +5,7 @@ before the training, at points of it, or after it. A new one of either kind is o
 folder and one line in the registry.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -95,10 +95,12 @@ class Step:
         moments: when `at` is called, as shares of the training in [0, 1], growing: 0 is before
             the first epoch, 1 behind the last update and before the last validation. A moment
             between two epochs counts as the next beginning of one.
+        name: what the chain calls it, for errors.
     """
 
     Config: ClassVar[type]
     moments: Sequence[float] = ()
+    name: str = ""
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -117,13 +119,16 @@ class Step:
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         """Changes weights in place, and says what else is to be done to the network.
 
+        Gradients are off; a step that needs some switches them on (``torch.enable_grad``).
+
         Args:
             moment: one of ``moments``.
             scene: the network and its surroundings.
 
         Returns:
             Edits, applied in their order after the call; what they are is part of the
-            network's blueprint from then on. None for weights alone.
+            network's blueprint from then on, and the optimizer begins anew with the weights that
+            there are. None for weights alone.
         """
         return ()
 
@@ -132,3 +137,11 @@ class Step:
 
         Here masks are kept. It must not wait for the device.
         """
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the step keeps from one call to the next, masks for example: tensors, numbers,
+        texts, and lists and dicts of them. An interrupted training hands it back."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with what `state_dict` of another instance returned, tensors on the CPU."""

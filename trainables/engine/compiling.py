@@ -14,7 +14,7 @@ other and holds only a few: each architecture has a code object of its own.
 import functools
 import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import torch
@@ -35,7 +35,7 @@ class Architecture(NamedTuple):
     """What one compiled pass is made for.
 
     Attributes:
-        model: the network's name.
+        structure: of the network's blueprint.
         classes: number of logits.
         batch: shape of the images, ``(B, C, H, W)``.
         device: where it computes.
@@ -43,7 +43,7 @@ class Architecture(NamedTuple):
         backend: of ``torch.compile``.
     """
 
-    model: str
+    structure: Hashable
     classes: int
     batch: tuple[int, ...]
     device: torch.device
@@ -63,16 +63,16 @@ class CompiledNetwork:
 
     Args:
         network: in training mode when it is called, on batches of one shape; its weights
-            move to where those of the last one were (`trainables.engine.places`).
-        model: its name; networks of one name, number of classes and image shape are alike.
+            move to where those of the last one were (`trainables.engine.places`). Networks whose
+            blueprints have one structure, of one number of classes and image shape, are alike;
+            one that is edited needs another of these.
         backend: of ``torch.compile``.
     """
 
-    def __init__(
-        self, network: Network, model: str, backend: str | Callable[..., Any] = "inductor"
-    ) -> None:
-        self.network, self.model, self.backend = network, model, backend
-        settle(network, _kind(network, model))
+    def __init__(self, network: Network, backend: str | Callable[..., Any] = "inductor") -> None:
+        self.network, self.backend = network, backend
+        self.structure = network.blueprint.structure
+        settle(network, _kind(network))
         self._forward: Forward | None = None
 
     def __call__(self, images: Tensor) -> Outputs:
@@ -108,7 +108,7 @@ class CompiledNetwork:
             reason = (str(cause).splitlines() or [""])[0]
             log.warning(
                 "%s cannot be compiled (%s: %s); it trains as it is",
-                self.model,
+                self.network.blueprint.label,
                 type(cause).__name__,
                 reason,
             )
@@ -121,7 +121,7 @@ class CompiledNetwork:
         kind = images.device.type
         mixed = not images.is_meta and torch.is_autocast_enabled(kind)
         return Architecture(
-            self.model,
+            self.structure,
             self.network.classifier.out_features,
             tuple(images.shape),
             images.device,
@@ -130,10 +130,12 @@ class CompiledNetwork:
         )
 
 
-def _kind(network: Network, model: str) -> tuple[Any, ...]:
+def _kind(network: Network) -> tuple[Any, ...]:
     """What networks that can take each other's place have in common."""
     tensors = [*network.parameters(), *network.buffers()]
-    return model, tuple((t.shape, t.stride(), t.dtype, t.device) for t in tensors)
+    return network.blueprint.structure, tuple(
+        (t.shape, t.stride(), t.dtype, t.device) for t in tensors
+    )
 
 
 _FAILED: set[Architecture] = set()

@@ -7,24 +7,32 @@ networks of one kind that follow one another in a process take over each other's
 
 import gc
 import weakref
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 import torch
 from torch import Tensor, nn
 
-_PLACES: dict[Hashable, tuple[list[Tensor], "weakref.ref[nn.Module]"]] = {}
+MOST = 64
+"""Kinds whose places are kept; students that steps cut in their own ways are as many as trials."""
+
+_PLACES: dict[Hashable, tuple[list[Tensor], Callable[[], nn.Module | None]]] = {}
 
 
 def settle(network: nn.Module, kind: Hashable) -> None:
     """Moves weights and statistics to where those of the last network of its kind were.
 
-    While that one is still in use, they stay where they are.
+    While that one is still in use, they stay where they are. A network that was of another kind
+    before, because an edit has changed it, leaves its former places to others.
 
     Args:
         network: on its device, in its memory layout; its parameters remain the same objects.
         kind: what networks with equal shapes, layout and device have in common.
     """
     own = [*network.parameters(), *network.buffers()]
+    for former in [one for one, (_, owner) in _PLACES.items() if owner() is network]:
+        _PLACES[former] = _PLACES[former][0], lambda: None
+        for tensor in own:
+            tensor.data = tensor.data.clone()
     if kind in _PLACES:
         places, owner = _PLACES[kind]
         if owner() is not None:
@@ -36,7 +44,11 @@ def settle(network: nn.Module, kind: Hashable) -> None:
                 tensor.data = place.copy_(tensor)
     else:
         places = [tensor.data for tensor in own]
-    _PLACES[kind] = places, weakref.ref(network)
+    _PLACES.pop(kind, None)
+    _PLACES[kind] = places, weakref.ref(network)  # behind the others: it is the last to go
+    for old in [*_PLACES][:-MOST]:
+        if _PLACES[old][1]() is None:
+            del _PLACES[old]
 
 
 _BUFFERS: dict[Hashable, Tensor] = {}

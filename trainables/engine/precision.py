@@ -24,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.cache_root import cache_root
+from trainables.models.blueprint import Blueprint, build
 from trainables.models.outputs import Network, Outputs
-from trainables.models.registry import create_model
 
 GAIN = 1.1
 """bf16 is taken where it is faster by this factor: a near tie is not worth its rounding."""
@@ -47,7 +47,7 @@ def computing(precision: str, device: torch.device) -> AbstractContextManager[No
 def choose_precision(
     wanted: str,
     work: Literal["train", "infer"],
-    model: str,
+    blueprint: Blueprint,
     classes: int,
     image_shape: tuple[int, int, int],
     batch: int,
@@ -58,7 +58,7 @@ def choose_precision(
     Args:
         wanted: ``fp32``, ``bf16``, or ``auto`` to time both.
         work: training steps, or forward passes of a frozen network.
-        model: the network's name.
+        blueprint: of the network.
         classes, image_shape: of the data.
         batch: images per step.
         device: where it computes.
@@ -66,13 +66,13 @@ def choose_precision(
     if wanted != "auto":
         return wanted
     threads = torch.get_num_threads() if device.type == "cpu" else 0
-    return _faster(work, model, classes, image_shape, batch, str(device), threads)
+    return _faster(work, blueprint, classes, image_shape, batch, str(device), threads)
 
 
 @functools.lru_cache(maxsize=1024)
 def _faster(
     work: str,
-    model: str,
+    blueprint: Blueprint,
     classes: int,
     image_shape: tuple[int, int, int],
     batch: int,
@@ -80,13 +80,13 @@ def _faster(
     threads: int,
 ) -> str:
     """The answer on disk, or a new one."""
-    question = [work, model, classes, image_shape, batch, _processor(device), threads]
+    question = [work, blueprint.label, classes, image_shape, batch, _processor(device), threads]
     name = hashlib.sha256(json.dumps([*question, torch.__version__]).encode()).hexdigest()[:24]
     file = None
     with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError):
         file = cache_root() / "precision" / f"{name}.json"
         return str(json.loads(file.read_text())["precision"])
-    seconds = _measured(work, model, classes, image_shape, batch, torch.device(device))
+    seconds = _measured(work, blueprint, classes, image_shape, batch, torch.device(device))
     answer = "bf16" if seconds["fp32"] > GAIN * seconds["bf16"] else "fp32"
     record = {"precision": answer, "seconds": seconds, "question": question}
     return _first_answer(file, record) if file else answer
@@ -108,7 +108,7 @@ def _first_answer(file: Path, record: Mapping[str, object]) -> str:
 
 def _measured(
     work: str,
-    model: str,
+    blueprint: Blueprint,
     classes: int,
     image_shape: tuple[int, int, int],
     batch: int,
@@ -116,7 +116,7 @@ def _measured(
 ) -> dict[str, float]:
     """Median seconds of a step in each precision, taken in turns; leaves the RNGs as they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = create_model(model, classes, image_shape)
+        network = build(blueprint, classes, image_shape)
         network.to(device).to(memory_format=torch.channels_last)
         images = torch.rand(batch, *image_shape, device=device)
         images = images.to(memory_format=torch.channels_last)

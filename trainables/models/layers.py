@@ -43,9 +43,17 @@ class Subsampling(nn.Conv2d):
 
 def conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution without bias that keeps the resolution at stride 1."""
-    narrow = kernel == 1 and stride > 1 and inputs < Subsampling.LEAST_SAFE
-    kind = Subsampling if narrow else nn.Conv2d
-    return kind(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    made = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    subsample(made)
+    return made
+
+
+def subsample(made: nn.Conv2d) -> None:
+    """Makes a convolution a `Subsampling` where it has to be one."""
+    strided = made.kernel_size == (1, 1) and max(made.stride) > 1 and made.padding == (0, 0)
+    plain = made.groups == 1 and made.bias is None
+    if strided and plain and made.in_channels < Subsampling.LEAST_SAFE:
+        made.__class__ = Subsampling  # whatever else is known of it stays
 
 
 def initialise(network: nn.Module, linear_std: float | None = None) -> None:

@@ -1,9 +1,12 @@
 """What every network of kdsweep returns."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from trainables.models.blueprint import Blueprint
 
 
 class Outputs(NamedTuple):
@@ -54,9 +57,11 @@ class Network(nn.Module):
 
     Attributes:
         classifier: the last linear layer, embedding -> logits.
+        blueprint: what the network is, of one that `trainables.models.blueprint.build` made.
     """
 
     classifier: nn.Linear
+    blueprint: "Blueprint"
 
     def forward(self, images: Tensor, depth: int | None = None) -> Outputs:
         """One forward pass, or its beginning.

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
 
 import safetensors.torch
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from trainables.data.dataset import SINGLE_LABEL
 from trainables.errors import UserError
 from trainables.files import Folder
+from trainables.models.blueprint import Blueprint, Edit, build, edit_records, read_edits
 from trainables.models.outputs import Network
-from trainables.models.registry import create_model
 from trainables.tasks.metrics import percent
 from trainables.tasks.task import Score
 
@@ -27,7 +28,7 @@ class Card:
 
     Attributes:
         name: under which studies and rows refer to it.
-        model: the network's name, enough to build it again.
+        model: the name of the network's model.
         dataset, data_fingerprint: on which it was trained and evaluated.
         classes, image_shape: its output and input, ``(C, H, W)``.
         class_names: in the order of its logits; empty where a file of an older version has none.
@@ -42,7 +43,9 @@ class Card:
         matched: how an imported file's weights found their places.
         task: of its data set; ``metric``: the name of that task's headline.
         test_score: the headline on the test set; None in a file of an older version.
-        fingerprint: sha256 of model, classes, normalisation and weights; set by `save_network`.
+        edits: what was done to it, together with the model enough to build it again.
+        fingerprint: sha256 of model, edits, classes, normalisation and weights; set by
+            `save_network`.
         created_at: ISO 8601, UTC; set by `save_network`.
     """
 
@@ -65,8 +68,14 @@ class Card:
     task: str = SINGLE_LABEL
     metric: str = "acc"
     test_score: float | None = None
+    edits: tuple[Edit, ...] = ()
     fingerprint: str = ""
     created_at: str = ""
+
+    @cached_property
+    def blueprint(self) -> Blueprint:
+        """What the network is."""
+        return Blueprint(self.model, self.edits)
 
     @property
     def tested(self) -> str:
@@ -106,7 +115,11 @@ def copy_network(folder: Folder, file: str, to: str, name: str) -> None:
 
 
 def _write(folder: Folder, file: str, card: Card, weights: dict[str, Tensor]) -> None:
-    folder.write(file, safetensors.torch.save(weights, {"card": json.dumps(asdict(card))}))
+    facts = asdict(replace(card, edits=()))
+    del facts["edits"]
+    if card.edits:  # of others the file is what it was before there were any
+        facts["edits"] = edit_records(card.edits)
+    folder.write(file, safetensors.torch.save(weights, {"card": json.dumps(facts)}))
 
 
 def read_card(folder: Folder, file: str) -> Card:
@@ -130,16 +143,19 @@ def read_network(folder: Folder, file: str) -> tuple[Card, Network]:
         raise UserError(
             f"{file} is damaged: its weights hash to {found[:12]}, expected {card.fingerprint[:12]}"
         )
-    network = create_model(card.model, card.classes, card.image_shape)
+    network = build(card.blueprint, card.classes, card.image_shape)
     network.load_state_dict(weights)
     return card, network
 
 
 def fingerprint(card: Card, weights: dict[str, Tensor]) -> str:
-    """sha256 over what decides the network's outputs: model, classes, normalisation, weights."""
-    facts = [card.model, card.mean, card.std]
+    """sha256 over what decides the network's outputs: model and edits, classes, normalisation,
+    weights."""
+    facts: list[object] = [card.model, card.mean, card.std]
     if card.class_names:  # cards did not always have them
         facts.append(card.class_names)
+    if card.edits:
+        facts.append(edit_records(card.edits))
     digest = hashlib.sha256(json.dumps(facts).encode())
     for key in sorted(weights):
         tensor = weights[key].contiguous().cpu()
@@ -161,6 +177,9 @@ def _parse(file: str, data: bytes) -> tuple[Card, dict[str, Tensor]]:
         facts = json.loads(header["__metadata__"]["card"])
         for key in ("image_shape", "mean", "std", "class_names"):
             facts[key] = tuple(facts.get(key, ()))
+        facts["edits"] = read_edits(facts.get("edits", ()))
         return Card(**facts), weights
+    except UserError as error:  # an edit of a package that is not installed here
+        raise UserError(f"{file}: {error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{file} is damaged or not written by kdsweep: {error}") from error

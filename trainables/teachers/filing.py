@@ -47,7 +47,7 @@ def same_teacher(
     if replacing:
         return None
     raise UserError(
-        f"--name {name}: is the name of another teacher in {folder} ({there.model}, "
+        f"--name {name}: is the name of another teacher in {folder} ({there.blueprint.label}, "
         f"{there.tested} on {there.dataset}); choose another name, or --replace it: "
         "it is then kept under another name"
     )

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainables.config import COMPRESSIONS, TrialConfig
+from trainables.compression.registry import CHOICES
+from trainables.config import TrialConfig, settings_with
 from trainables.data.dataset import Dataset, Images
 from trainables.data.views import to_float
 from trainables.errors import UserError, unknown
@@ -107,7 +108,7 @@ def made_how(card: Card) -> str:
         origin = card.origin if not card.origin.startswith("{") else "another version"
         return f"from {origin}" + (f", input {card.normalisation}" if card.normalisation else "")
     plain = TrialConfig(student=config.student).to_dict()
-    told = {"dataset", "teacher", "student", "method", *COMPRESSIONS, "compression"}
+    told = {"method", *settings_with("words"), *CHOICES}
     settings = [
         f"{key} {value}"
         for key, value in config.to_dict().items()

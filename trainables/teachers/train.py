@@ -16,6 +16,7 @@ from trainables.data.sources import load_dataset
 from trainables.errors import TrainingFailed, UserError
 from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.methods.registry import needs_teacher
+from trainables.models.blueprint import Blueprint
 from trainables.models.registry import canonical_name
 from trainables.models.weights import Card, read_network
 from trainables.teachers.filing import file_teacher
@@ -44,9 +45,9 @@ class Filed:
         return self.card.name
 
     @property
-    def model(self) -> str:
-        """Canonical name of the network."""
-        return self.card.model
+    def blueprint(self) -> Blueprint:
+        """What the network is."""
+        return self.card.blueprint
 
     @property
     def key(self) -> str:
@@ -79,6 +80,11 @@ class Recipe:
         """Its file in the results folder, without suffix."""
         return self.key
 
+    @property
+    def blueprint(self) -> Blueprint:
+        """What the network is."""
+        return Blueprint(self.model)
+
     def find(self, results: str) -> Card | None:
         """The card of the teacher where it is trained already.
 
@@ -86,10 +92,13 @@ class Recipe:
             UserError: a teacher that came about otherwise has taken its name.
         """
         card = find_teacher(results, self.key)
-        if card is not None and (card.model != self.model or not card.origin.startswith("{")):
+        if card is None:
+            return None
+        if card.blueprint != self.blueprint or not card.origin.startswith("{"):
             raise UserError(
                 f"teacher '{self.key}' in {results} is not the one that is trained under this "
-                f"name, but {card.model} from {card.origin}; `kdsweep teacher train --replace`"
+                f"name, but {card.blueprint.label} from {card.origin}; "
+                "`kdsweep teacher train --replace`"
             )
         return card
 

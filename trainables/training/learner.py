@@ -1,10 +1,13 @@
 """A student under training, with all that is its own."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainables.compression.chain import check_steps
+from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
 from trainables.data.views import to_float
@@ -14,9 +17,9 @@ from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
 from trainables.methods.method import Method
 from trainables.methods.term import STUDENT, Batch
+from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
 from trainables.models.observe import observe
-from trainables.models.outputs import Outputs
-from trainables.models.registry import create_model
+from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
 from trainables.optimizer import make_optimizer
 from trainables.randomness import Randomness
@@ -26,60 +29,98 @@ from trainables.training.stream import Stream
 
 
 class Learner:
-    """A student with its method, peers, optimisers, precision and random numbers.
+    """A student with its method, steps, peers, optimisers, precision and random numbers.
 
     However many learn from one stream in one process, each ends as if it had been alone.
 
     Args:
         config: the trial.
-        student: name of the network to train, as `choose_student` resolved it.
+        student: name of the network to train, as `Chain.choose` found it.
         stream: what it learns from, of the same repeat.
+        steps: what changes the student, in the order of the chain.
 
     Attributes:
         networks: the student (key ``student``) and those that learn beside it, by term and name.
         optimizers: of each of them.
         random: what it draws from, in a context.
+
+    Raises:
+        UserError: a step cannot work on this student.
     """
 
-    def __init__(self, config: TrialConfig, student: str, stream: Stream) -> None:
-        self.config, self.stream, self.device = config, stream, stream.device
-        data, teacher = stream.dataset, stream.teacher
-        classes, shape = data.num_classes, data.image_shape
+    def __init__(
+        self, config: TrialConfig, student: str, stream: Stream, steps: Sequence[Step] = ()
+    ) -> None:
+        self.config, self.stream, self.device, self.steps = config, stream, stream.device, steps
+        data = stream.dataset
+        blueprint, classes, shape = Blueprint(student), data.num_classes, data.image_shape
         self.precision = choose_precision(
-            config.precision, "train", student, classes, shape, config.batch_size, self.device
+            config.precision, "train", blueprint, classes, shape, config.batch_size, self.device
         )
         self.random = Randomness(config.seed, self.device)
         with self.random:
-            network = create_model(student, classes, shape)
-            self.method = Method(
-                config.method,
-                config.terms,
-                output_shapes(network, shape),
-                output_shapes(teacher.network, shape) if teacher else None,
-                stream.task,
-            )
+            network = build(blueprint, classes, shape)
+            check_steps(steps, network, shape)
+            self.shapes = output_shapes(network, shape)
+            self.method = self._method()
             stream.check(config, self.method)
-            if self.method.needs and teacher:
-                self.method.attach(teacher.network, data.train.labels, stream.train_indices)
             self.networks = {STUDENT: network} | {
-                name: create_model(model or student, classes, shape)
+                name: build(Blueprint(model or student), classes, shape)
                 for name, model in self.method.peers.items()
             }
-        layout = torch.channels_last if config.channels_last else torch.contiguous_format
-        for network in self.networks.values():
-            network.to(self.device).to(memory_format=layout)
-        self.method.to(self.device)
-        self.student = self.networks[STUDENT]
-        self.forward = CompiledNetwork(self.student, student) if config.compile else self.student
         self.lesson = stream.lesson(self.method)
-        self.optimizers = {
-            name: make_optimizer(config, self._weights(name), self.device) for name in self.networks
-        }
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name in self.networks:
+            self._prepare(name)
 
-    def _weights(self, name: str) -> list[torch.nn.Parameter]:
-        """What is trained with a network; the adaptors of the method go with the student."""
+    def _method(self) -> Method:
+        """The method for the student's shapes, with fresh adaptors."""
+        config, teacher, data = self.config, self.stream.teacher, self.stream.dataset
+        above = output_shapes(teacher.network, data.image_shape) if teacher else None
+        made = Method(config.method, config.terms, self.shapes, above, self.stream.task)
+        if made.needs and teacher:
+            made.attach(teacher.network, data.train.labels, self.stream.train_indices)
+        return made.to(self.device)
+
+    def _prepare(self, name: str) -> None:
+        """Places a network, and makes what holds its weights: the optimizer, compiled passes."""
+        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
+        network = self.networks[name].to(self.device).to(memory_format=layout)
+        # The adaptors of the method are trained with the student.
         adaptors = [*self.method.parameters()] if name == STUDENT else []
-        return [*self.networks[name].parameters(), *adaptors]
+        if name == STUDENT:
+            self.forward = CompiledNetwork(network) if self.config.compile else network
+        weights = [*network.parameters(), *adaptors]
+        self.optimizers[name] = make_optimizer(self.config, weights, self.device)
+
+    @property
+    def student(self) -> Network:
+        """The network that all is about."""
+        return self.networks[STUDENT]
+
+    def edit(self, changes: Sequence[Edit]) -> None:
+        """Applies edits to the student.
+
+        Its optimizer begins anew with the weights that there are, without momentum; so do the
+        method's adaptors where the shapes of the student's outputs are others now. Its precision
+        stays.
+
+        Raises:
+            UserError: an edit does not fit.
+        """
+        with self.random:
+            for change in changes:
+                edit(self.student, change, self.stream.dataset.image_shape)
+            self._refit()
+
+    def _refit(self) -> None:
+        """Makes anew what hangs on a student that is another network now."""
+        data = self.stream.dataset
+        shapes = shapes_of(self.student.blueprint, data.num_classes, data.image_shape)
+        if shapes != self.shapes:
+            self.shapes = shapes
+            self.method = self._method()
+        self._prepare(STUDENT)
 
     def train(self) -> None:
         """Gets ready for steps, after scores were taken."""
@@ -102,7 +143,7 @@ class Learner:
             batch = Batch(target, feed.there, epoch, progress, feed.offsets, task=self.stream.task)
             batch = self.method.draw(batch)
             taught = self._taught(feed, batch)
-            inputs = self.method.images(self._floats(feed.views), batch)
+            inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
             with computing(self.precision, self.device):
                 said = {STUDENT: self.forward(inputs)}
@@ -134,19 +175,23 @@ class Learner:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(self.config, epoch)
         optimizer.step()
+        if name == STUDENT and self.steps:
+            with torch.no_grad():
+                for step in self.steps:
+                    step.after_update(self.student)
 
     def score(self, images: Images, name: str = STUDENT, positions: Tensor | None = None) -> Score:
         """Scores one of the networks on images (those at ``positions``) as they are."""
         network = self.networks[name].eval()
 
         def logits_of(pixels: Tensor) -> Tensor:
-            outputs: Outputs = network(self._floats(pixels))
+            outputs: Outputs = network(self.floats(pixels))
             return outputs.logits
 
         with self.random:
             return score(logits_of, images, self.device, self.stream.task, positions)
 
-    def _floats(self, pixels: Tensor) -> Tensor:
+    def floats(self, pixels: Tensor) -> Tensor:
         """uint8 images as the student takes them."""
         data = self.stream.dataset
         return to_float(pixels, data.mean, data.std, channels_last=self.config.channels_last)
@@ -155,6 +200,8 @@ class Learner:
         """Everything that the rest of the training depends on, random numbers included."""
         return {
             "precision": self.precision,
+            "blueprint": self.student.blueprint.to_json(),
+            "steps": [step.state_dict() for step in self.steps],
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "method": self.method.state_dict(),
             "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
@@ -164,6 +211,14 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where the other learner stood."""
         self.precision = state["precision"]
+        blueprint = Blueprint.from_json(state["blueprint"])
+        if blueprint != self.student.blueprint:
+            data = self.stream.dataset
+            with self.random:
+                self.networks[STUDENT] = build(blueprint, data.num_classes, data.image_shape)
+                self._refit()
+        for step, own in zip(self.steps, state["steps"], strict=True):
+            step.load_state_dict(own)
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
             self.optimizers[name].load_state_dict(state["optimizers"][name])

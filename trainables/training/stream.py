@@ -174,7 +174,7 @@ class Stream:
             precision = choose_precision(
                 config.teacher_precision or config.precision,
                 "infer",
-                self.teacher.card.model,
+                self.teacher.card.blueprint,
                 data.num_classes,
                 data.image_shape,
                 config.batch_size,

@@ -1,19 +1,24 @@
 """Training: one trial, epoch by epoch. Knows no Ray and no files."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine.answers import check_score
 from trainables.errors import Diverged
+from trainables.methods.method import Method
 from trainables.methods.term import STUDENT
+from trainables.models.outputs import Network
 from trainables.tasks.task import Score
 from trainables.teachers.teacher import Teacher
 from trainables.training.learner import Learner
+from trainables.training.steps import take_steps
 from trainables.training.stream import Stream
 
 ASKED_FIRST = 8
@@ -24,7 +29,8 @@ ASKED_AGAIN = 16
 
 
 class Training:
-    """One stream and one learner, through the phases of its method (`Method.phases`).
+    """One stream and one learner, through the phases of its method (`Method.phases`) and the
+    moments of its chain's steps (`Step.moments`).
 
     Everything random follows from ``config.seed`` (initialisation, order, dropout) and
     ``config.view_seed`` (augmented views), so that equal configs give equal students on equal
@@ -33,13 +39,13 @@ class Training:
     Args:
         config: the trial.
         dataset: its data; only `test` reads the test set.
-        student: name of the network to train, as `choose_student` resolved it.
+        student: name of the network to train, as `Chain.choose` found it.
         teacher: the frozen teacher; None for a method without one.
         device: where everything lives.
+        steps: what changes the student, in the order of the chain.
 
     Attributes:
         epoch: epochs done.
-        student, method: the learner's.
     """
 
     def __init__(
@@ -49,11 +55,11 @@ class Training:
         student: str,
         teacher: Teacher | None,
         device: torch.device,
+        steps: Sequence[Step] = (),
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self.stream = Stream(config, dataset, teacher, device)
-        self.learner = Learner(config, student, self.stream)
-        self.student, self.method = self.learner.student, self.learner.method
+        self.learner = Learner(config, student, self.stream, steps)
         self.epoch = 0
         self.train_seconds = 0.0
 
@@ -66,10 +72,11 @@ class Training:
             ``metric`` and ``val``: the headline's name and every metric.
 
         Raises:
-            Diverged: naming the epoch and the summand.
+            Diverged: naming the epoch and the summand, or the step of the chain.
             TeacherBroken: where it was the teacher that said no numbers.
         """
         started = time.perf_counter()
+        changed = take_steps(self.learner, self.epoch)
         plan = self.stream.plan(self.epoch)
         total = torch.zeros(len(self.method.parts), device=self.device)
         with self.learner.random:  # once for all steps: nobody else draws between them
@@ -78,17 +85,20 @@ class Training:
                 total += self.learner.step(feed, self.epoch + step / len(plan))
         means = (total / len(plan)).tolist()  # the epoch's only wait for the device
         self.stream.flush()
+        self.epoch += 1
+        terms = dict(zip(self.method.parts, means, strict=True))
+        self._check_losses(terms, changed)
+        lr = self.learner.optimizers[STUDENT].param_groups[0]["lr"]
+        if self.epoch == self.config.epochs:
+            take_steps(self.learner, self.epoch)
         seconds = time.perf_counter() - started
         self.train_seconds += seconds
-        self.epoch += 1
 
-        terms = dict(zip(self.method.parts, means, strict=True))
-        self._check_losses(terms)
         val = self.val_score()
         check_score(val, "validation", self.epoch)
         return {
             "epoch": self.epoch,
-            "lr": self.learner.optimizers[STUDENT].param_groups[0]["lr"],
+            "lr": lr,
             "train_loss": sum(means),
             "val_loss": val.loss if val else None,
             "val_acc": val.acc if val else None,
@@ -100,15 +110,16 @@ class Training:
             "term_losses": terms,
         }
 
-    def _check_losses(self, terms: dict[str, float]) -> None:
+    def _check_losses(self, terms: dict[str, float], changed: Sequence[str]) -> None:
         broken = [name for name, value in terms.items() if not np.isfinite(value)]
         if not broken:
             return
         if self.learner.lesson:
             first = self.stream.plan(self.epoch - 1)[:ASKED_AGAIN]
             self.learner.lesson.check(feed.views for feed in self.stream(self.epoch - 1, first))
+        after = f"after step {', '.join(changed)}, " if changed else ""
         raise Diverged(
-            f"the loss became {terms[broken[0]]} in epoch {self.epoch}, "
+            f"the loss became {terms[broken[0]]} in epoch {self.epoch}, {after}"
             f"term {', '.join(broken)}; lower lr or the term's weight"
         )
 
@@ -138,6 +149,16 @@ class Training:
         if self.learner.lesson:
             first = self.dataset.train.images[self.stream.train_indices[:ASKED_FIRST]]
             self.learner.lesson.check([first.to(self.device)])
+
+    @property
+    def student(self) -> Network:
+        """The learner's."""
+        return self.learner.student
+
+    @property
+    def method(self) -> Method:
+        """The learner's."""
+        return self.learner.method
 
     @property
     def precision(self) -> str:

@@ -11,10 +11,13 @@ from trainables.compression.measure import (
     count_macs,
     count_params,
     latency_ms,
+    latency_of,
     measure,
     size_bytes,
 )
 from trainables.models import create_model
+from trainables.models.blueprint import Blueprint
+from trainables.models.edits import Channels
 
 CIFAR = (3, 32, 32)
 
@@ -126,3 +129,15 @@ def test_latency_elsewhere_leaves_the_model_where_it_is() -> None:
     model = create_model("resnet8", 10, CIFAR)
     assert 0 < latency_ms(model, CIFAR, "cuda") < 1000
     assert next(model.parameters()).device.type == "cpu"
+
+
+def test_what_is_timed_is_the_built_network() -> None:
+    whole = Blueprint("resnet20")
+    cut = {f"layer1.{i}.{part}": [0] for i in range(3) for part in ("conv1", "bn1")}
+    read = {f"layer1.{i}.conv2": [0] for i in range(3)}
+    narrow = Blueprint("resnet20", (Channels.kept(cut, read),))
+    latency_of.cache_clear()
+    times = [latency_of(blueprint, 10, (3, 64, 64), "cpu") for blueprint in (whole, narrow, whole)]
+    assert times[0] == times[2]
+    assert times[1] < times[0]
+    assert latency_of.cache_info().currsize == 2

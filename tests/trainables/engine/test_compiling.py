@@ -18,7 +18,7 @@ from trainables.data.dataset import Dataset
 from trainables.engine import compiling as engine
 from trainables.engine import places
 from trainables.engine.compiling import CompiledNetwork
-from trainables.models.registry import create_model
+from trainables.models.blueprint import Blueprint, build
 from trainables.training import Training
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def train(digits: Dataset, quick: Callable[..., TrialConfig], digits_teacher: An
         training = Training(config, digits, config.student, teacher, device)
         assert training.learner.forward is training.student
         if backend is not None:
-            compiled = CompiledNetwork(training.student, config.student, backend)
+            compiled = CompiledNetwork(training.student, backend)
             training.learner.forward = compiled
         training.losses = [training.run_epoch()["train_loss"] for _ in range(epochs)]  # type: ignore[attr-defined]
         return training
@@ -94,11 +94,11 @@ def test_losses_agree(train: Train, backend: str, changes: dict[str, Any]) -> No
 @pytest.mark.parametrize("backend", ["aot_eager", inductor])
 @pytest.mark.parametrize("model", ["wrn_10_0.5", "resnet8-eca"])
 def test_every_output_and_gradient(backend: str, model: str) -> None:
-    plain = create_model(model, 10, (1, 8, 8)).to(memory_format=torch.channels_last)
+    plain = build(Blueprint(model), 10, (1, 8, 8)).to(memory_format=torch.channels_last)
     exact, compiled = copy.deepcopy(plain).double(), copy.deepcopy(plain)
     images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     found = []
-    forwards = (exact, CompiledNetwork(compiled, model, backend))
+    forwards = (exact, CompiledNetwork(compiled, backend))
     for network, forward in zip((exact, compiled), forwards, strict=True):
         outputs = forward(images.to(next(network.parameters()).dtype))
         maps = [outputs.logits, outputs.embedding, *outputs.stages, *outputs.shortcuts]
@@ -225,7 +225,7 @@ def test_more_architectures_than_torch_keeps_for_one_function() -> None:
         before = graphs()
         for width in range(1, limit + 3):
             name = f"wrn_10_{width / 16}"
-            CompiledNetwork(create_model(name, 10, (1, 8, 8)), name, "eager")(images)
+            CompiledNetwork(build(Blueprint(name), 10, (1, 8, 8)), "eager")(images)
         assert graphs() - before == (0 if round else limit + 2)
 
 
@@ -299,8 +299,8 @@ def test_a_full_or_lost_gpu_is_no_reason_to_train_uncompiled(
 def test_nothing_is_compiled_without_data() -> None:
     before = graphs()
     with torch.device("meta"):
-        network, images = create_model("wrn_10_0.5", 10, (1, 8, 8)), torch.empty(4, 1, 8, 8)
-    assert CompiledNetwork(network, "wrn_10_0.5", "aot_eager")(images).logits.is_meta
+        network, images = build(Blueprint("wrn_10_0.5"), 10, (1, 8, 8)), torch.empty(4, 1, 8, 8)
+    assert CompiledNetwork(network, "aot_eager")(images).logits.is_meta
     assert graphs() == before
 
 

@@ -1,5 +1,6 @@
 """Which precision a network computes in."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +9,17 @@ from typing import Any
 import pytest
 import torch
 
+from trainables.compression.measure import count_params
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine import precision as engine
 from trainables.engine.precision import choose_precision, computing
+from trainables.models.blueprint import Blueprint, build
+from trainables.models.edits import Channels
 from trainables.training import Training
 
 CPU = torch.device("cpu")
-ASKED = ("train", "wrn_10_1", 10, (1, 8, 8), 16, CPU)
+ASKED = ("train", Blueprint("wrn_10_1"), 10, (1, 8, 8), 16, CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +48,34 @@ def test_auto_times_both_and_keeps_the_answer(cache: Path) -> None:
     assert choose_precision("auto", *ASKED) == answer
     engine._faster.cache_clear()
     assert choose_precision("auto", *ASKED) == other
+
+
+def test_the_question_is_about_the_built_network(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A narrower one has an answer of its own; without edits the question is as ever."""
+    kept = {"group1.0.conv1": [0], "group1.0.bn2": [0]}
+    narrow = Blueprint("wrn_10_1", (Channels.kept(kept, {"group1.0.conv2": [0]}),))
+    sizes = []
+
+    def measured(work: str, blueprint: Blueprint, *size: Any) -> dict[str, float]:
+        sizes.append(count_params(build(blueprint, 10, (1, 8, 8))))
+        return {"fp32": 1.0, "bf16": len(sizes) - 0.5}
+
+    monkeypatch.setattr(engine, "_measured", measured)
+    assert choose_precision("auto", *ASKED) == "bf16"
+    assert choose_precision("auto", "train", narrow, *ASKED[2:]) == "fp32"
+    assert choose_precision("auto", *ASKED) == "bf16"
+    assert sizes[0] > sizes[1]
+    questions = [json.loads(file.read_text())["question"] for file in cache.glob("*.json")]
+    threads = torch.get_num_threads()
+    rest = [10, [1, 8, 8], 16, engine._processor("cpu"), threads]
+    assert sorted(questions) == sorted(
+        ["train", name, *rest] for name in ("wrn_10_1", narrow.label)
+    )
+    words = ["train", "wrn_10_1", 10, (1, 8, 8), 16, engine._processor("cpu"), threads]
+    text = json.dumps([*words, torch.__version__])
+    assert (cache / f"{hashlib.sha256(text.encode()).hexdigest()[:24]}.json").is_file()
 
 
 @pytest.mark.parametrize("faster", ["fp32", "bf16"])

@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from trainables.compression.measure import size_bytes
 from trainables.errors import UserError
 from trainables.files import Folder, open_folder
+from trainables.models.blueprint import Blueprint, build
+from trainables.models.edits import Bits, Channels
 from trainables.models.outputs import Network
 from trainables.models.registry import create_model
-from trainables.models.weights import Card, read_card, read_network, save_network
+from trainables.models.weights import Card, copy_network, read_card, read_network, save_network
 
 FILE = "net.safetensors"
 CARD = Card(
@@ -67,6 +70,63 @@ def test_the_fingerprint_is_of_what_decides_the_outputs(folder: Folder) -> None:
     moved = network()
     moved.get_buffer("bn1.running_mean")[0] += 1e-3
     assert fingerprint(moved, CARD) != base
+
+
+RECORDED = "976890f9595ce6bfef068e18c409ada0d7485f2fbba5ec89cf7a2f1a0624646b"
+KEPT = [0, 3]
+EDITS = (
+    Channels.kept({"layer1.0.conv1": KEPT, "layer1.0.bn1": KEPT}, inputs={"layer1.0.conv2": KEPT}),
+    Bits.of({"conv1": 4}),
+)
+
+
+def test_an_edited_network_comes_back(folder: Folder) -> None:
+    card = replace(CARD, edits=EDITS)
+    written = build(card.blueprint, CARD.classes, CARD.image_shape)
+    saved = save_network(folder, FILE, written, card)
+    found, read = read_network(folder, FILE)
+    assert found == saved
+    assert found.blueprint == read.blueprint == Blueprint(CARD.model, EDITS)
+    assert read.get_submodule("layer1.0.conv1").out_channels == 2
+    assert size_bytes(read) == size_bytes(written)
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(written.eval()(images).logits, read.eval()(images).logits)
+    copy_network(folder, FILE, "again.safetensors", "again")
+    assert read_card(folder, "again.safetensors").blueprint == found.blueprint
+
+
+def test_edits_are_part_of_the_fingerprint(folder: Folder) -> None:
+    made = network()
+    bits = [(), (Bits.of({"conv1": 4}),), (Bits.of({"conv1": 5}),)]
+    prints = {save_network(folder, FILE, made, replace(CARD, edits=e)).fingerprint for e in bits}
+    assert len(prints) == 3
+    save_network(folder, FILE, made, replace(CARD, edits=bits[1]))
+    data = folder.read(FILE)
+    word = b'\\"conv1\\": 4'
+    assert data.count(word) == 1
+    folder.write(FILE, data.replace(word, word[:-1] + b"5"))
+    with pytest.raises(UserError, match="is damaged: its weights hash to"):
+        read_network(folder, FILE)
+
+
+def test_without_edits_a_file_is_what_it_was(folder: Folder) -> None:
+    """Byte for byte, so that older versions read it; its fingerprint was recorded then."""
+    with torch.no_grad():
+        made = create_model(CARD.model, CARD.classes, CARD.image_shape)
+        for value in made.state_dict().values():
+            value.copy_(torch.arange(value.numel()).reshape(value.shape) % 7)
+    assert save_network(folder, FILE, made, CARD).fingerprint == RECORDED
+    assert b"edits" not in folder.read(FILE)
+
+
+def test_an_edit_of_a_package_that_is_not_here(folder: Folder) -> None:
+    save_network(folder, FILE, network(), replace(CARD, edits=(Bits.of({"conv1": 4}),)))
+    data = folder.read(FILE)
+    word = b'\\"kind\\": \\"bits\\"'
+    assert data.count(word) == 1
+    folder.write(FILE, data.replace(word, word.replace(b"bits", b"bitz")))
+    with pytest.raises(UserError, match=f"{FILE}: unknown edit 'bitz'; did you mean bits"):
+        read_card(folder, FILE)
 
 
 def test_a_missing_file_is_named(folder: Folder) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from trainables.compression import architecture
-from trainables.compression.architecture import StudentChoice, choose_student, kinds
+from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params
+from trainables.compression.measure import params_of as counted
+from trainables.compression.registry import resolve_chain
 from trainables.errors import UserError
 from trainables.models import create_model
+from trainables.models.blueprint import Blueprint
 from trainables.models.eca import VARIANTS
 from trainables.models.registry import FAMILIES
 
@@ -19,14 +21,15 @@ CIFAR = (3, 32, 32)
 MOBILENETV2_PARAMS = 2_236_682
 
 
-def choose(student: str, kind: str, amount: float | None, **changes: Any) -> StudentChoice:
+def choose(student: str, choice: str, amount: float | None, **changes: Any) -> str:
+    settings = resolve_chain(choice, {} if amount is None else {choice: amount})
     setting = {"teacher_params": MOBILENETV2_PARAMS, "classes": 10, "image_shape": CIFAR} | changes
-    return choose_student(student, kind, amount, **setting)
+    return Chain(choice, settings).choose(student, **setting)
 
 
 def params_of(name: str, classes: int = 10) -> int:
     """Counted once for the choice and the test: a family has hundreds of members."""
-    return architecture._params_of(name, classes, CIFAR)
+    return counted(Blueprint(name), classes, CIFAR)
 
 
 def test_params_are_counted_on_the_built_network() -> None:
@@ -36,9 +39,7 @@ def test_params_are_counted_on_the_built_network() -> None:
 
 
 def test_explicit() -> None:
-    assert choose("wrn_16_2_x0.5", "explicit", None) == StudentChoice(
-        name="wrn_16_1", kind="explicit", requested=None
-    )
+    assert choose("wrn_16_2_x0.5", "explicit", None) == "wrn_16_1"
 
 
 @pytest.mark.parametrize(
@@ -56,11 +57,10 @@ def test_explicit() -> None:
 )
 def test_published_factors_of_depth(blocks: int, factor: str) -> None:
     """The eight factors of arXiv 2503.13008."""
-    choice = choose("mobilenetv2", "depth", blocks)
-    assert choice.requested == blocks
+    name = choose("mobilenetv2", "depth", blocks)
     digits = len(factor.partition(".")[2])
     # 12.04 and 54.59 stand truncated in the paper.
-    reached = MOBILENETV2_PARAMS / params_of(choice.name)
+    reached = MOBILENETV2_PARAMS / params_of(name)
     assert abs(reached - float(factor)) < 10**-digits
 
 
@@ -68,11 +68,11 @@ def test_factor_finds_the_published_depths() -> None:
     for blocks in range(3, 18, 2):
         named = f"mobilenetv2-minus{blocks}"
         factor = MOBILENETV2_PARAMS / params_of(named)
-        assert choose("mobilenetv2", "factor", factor).name == named
+        assert choose("mobilenetv2", "factor", factor) == named
 
 
 @pytest.mark.parametrize(
-    ("student", "kind", "amount", "name"),
+    ("student", "choice", "amount", "name"),
     [
         ("mobilenetv2", "depth", 0, "mobilenetv2"),
         ("mobilenetv2_x0.5", "depth", 5, "mobilenetv2-minus5_x0.5"),
@@ -86,8 +86,8 @@ def test_factor_finds_the_published_depths() -> None:
         ("resnet20-eca_last_x0.5", "width", 0.5, "resnet20-eca_last_x0.25"),
     ],
 )
-def test_names(student: str, kind: str, amount: float, name: str) -> None:
-    assert choose(student, kind, amount) == StudentChoice(name=name, kind=kind, requested=amount)
+def test_names(student: str, choice: str, amount: float, name: str) -> None:
+    assert choose(student, choice, amount) == name
 
 
 FAMILY = [  # one attention stands for all
@@ -101,9 +101,9 @@ def test_factor_is_the_nearest_of_the_family(family: str) -> None:
     smallest, largest = min(every), max(every)
     for step in range(12):
         target = 0.8 * smallest * (largest / smallest) ** (step / 11)
-        choice = choose(family, "factor", 7.0, teacher_params=round(7 * target))
+        name = choose(family, "factor", 7.0, teacher_params=round(7 * target))
         best = min(abs(math.log(count / target)) for count in every)
-        assert abs(math.log(params_of(choice.name) / target)) == pytest.approx(best, abs=1e-3)
+        assert abs(math.log(params_of(name) / target)) == pytest.approx(best, abs=1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILY)
@@ -118,16 +118,15 @@ def test_counts_grow_along_every_chain(family: str) -> None:
     ["wrn_40_2", "resnet56", "resnet50", "vgg13", "mobilenetv2_s2", "resnet34-eca_parallel"],
 )
 def test_factor_one_is_the_teacher_itself(teacher: str) -> None:
-    choice = choose(teacher, "factor", 1.0, teacher_params=params_of(teacher))
-    assert choice.name == teacher
+    assert choose(teacher, "factor", 1.0, teacher_params=params_of(teacher)) == teacher
 
 
 def test_factors_of_a_wide_family_are_met_closely() -> None:
     teacher = params_of("wrn_40_4", 100)
     for step in range(13):
         factor = 100 ** (step / 12)
-        choice = choose("wrn", "factor", factor, teacher_params=teacher, classes=100)
-        assert teacher / params_of(choice.name, 100) == pytest.approx(factor, rel=0.08)
+        name = choose("wrn", "factor", factor, teacher_params=teacher, classes=100)
+        assert teacher / params_of(name, 100) == pytest.approx(factor, rel=0.08)
 
 
 def test_factor_is_fast_for_a_new_setting() -> None:
@@ -138,7 +137,7 @@ def test_factor_is_fast_for_a_new_setting() -> None:
 
 
 def test_a_member_stands_for_its_family() -> None:
-    assert choose("wrn_40_2", "factor", 9.0).name == choose("wrn", "factor", 9.0).name
+    assert choose("wrn_40_2", "factor", 9.0) == choose("wrn", "factor", 9.0)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -147,13 +146,13 @@ def test_a_factor_keeps_the_attention(base: str, variant: str) -> None:
     """Also where a network without attention comes nearer to the count that is asked for."""
     for factor in (2.0, 5.0, 17.0):
         teacher = round(params_of(f"{base}_x0.5") * factor)
-        name = choose(f"{base}{variant}", "factor", factor, teacher_params=teacher).name
+        name = choose(f"{base}{variant}", "factor", factor, teacher_params=teacher)
         assert re.fullmatch(rf"resnet\d+{variant}(_x[\d.]+)?", name)
         assert teacher / params_of(name) == pytest.approx(factor, rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("student", "kind", "amount", "changes", "said"),
+    ("student", "choice", "amount", "changes", "said"),
     [
         ("resnet20", "depth", 3, {}, "^depth: .*'resnet20'"),
         ("mobilenetv2-minus3", "depth", 3, {}, "^depth"),
@@ -177,12 +176,7 @@ def test_a_factor_keeps_the_attention(base: str, variant: str) -> None:
     ],
 )
 def test_impossible_requests(
-    student: str, kind: str, amount: float | None, changes: dict[str, Any], said: str
+    student: str, choice: str, amount: float | None, changes: dict[str, Any], said: str
 ) -> None:
     with pytest.raises(UserError, match=said):
-        choose(student, kind, amount, **changes)
-
-
-def test_kinds_are_described() -> None:
-    assert list(kinds()) == ["explicit", "depth", "width", "factor"]
-    assert all(kinds().values())
+        choose(student, choice, amount, **changes)

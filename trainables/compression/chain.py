@@ -1,0 +1,60 @@
+"""A chain: how a trial's student becomes small, from its architecture to its last step."""
+
+from collections.abc import Iterable, Mapping
+
+from trainables.compression.registry import config_of, parse_chain, part_class
+from trainables.compression.step import Choice, Step
+from trainables.errors import UserError
+from trainables.models.family import ImageShape
+from trainables.models.outputs import Network
+from trainables.settings import Scalar
+
+
+class Chain:
+    """A compression with its settings.
+
+    Args:
+        compression: ``+``-joined parts.
+        settings: as `registry.resolve_chain` returns them.
+
+    Attributes:
+        choice: of the architecture.
+        steps: what is done to the network, in their order.
+    """
+
+    def __init__(self, compression: str, settings: Mapping[str, Scalar]) -> None:
+        choice, steps = parse_chain(compression)
+        self.choice: Choice = part_class(choice)(config_of(choice, settings))  # type: ignore[assignment]
+        self.steps: tuple[Step, ...] = tuple(
+            part_class(name)(config_of(name, settings))  # type: ignore[misc]
+            for name in steps
+        )
+        for name, step in zip(steps, self.steps, strict=True):
+            step.name = name
+
+    def named(self, student: str) -> str | None:
+        """What can be told of the network without the images and the teacher: `Choice.named`."""
+        return self.choice.named(student)
+
+    def choose(
+        self, student: str, *, teacher_params: int | None, classes: int, image_shape: ImageShape
+    ) -> str:
+        """The canonical name of the network to train: `Choice.choose`."""
+        return self.named(student) or self.choice.choose(
+            student, teacher_params=teacher_params, classes=classes, image_shape=image_shape
+        )
+
+
+def check_steps(steps: Iterable[Step], network: Network, image_shape: ImageShape) -> None:
+    """Refuses a student that one of the steps cannot work on: `Step.check`.
+
+    Raises:
+        UserError: by the step; also where its moments are none of the training.
+    """
+    for step in steps:
+        if not all(0 <= moment <= 1 for moment in step.moments):
+            raise UserError(
+                f"compression: step '{step.name}' comes at {list(step.moments)}, "
+                "expected shares of the training from 0 to 1"
+            )
+        step.check(network, image_shape)

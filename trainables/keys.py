@@ -1,0 +1,51 @@
+"""Whose setting a key is that a user writes: of a method's term, or of a compression's part."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from trainables.compression.registry import PARTS, chain_settings, part_settings
+from trainables.errors import UserError, unknown
+from trainables.methods.registry import method_settings
+
+
+def parted(
+    values: Mapping[str, Any], method: str, compression: str, further: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of a method, and those of a compression by full key.
+
+    A bare name (``criterion``) is that of every term that has it, or of the one step. Where the
+    full key is given as well, that counts.
+
+    Args:
+        values: by full key or bare name.
+        method, compression: ``+``-joined terms and parts.
+        further: names that errors count among the right ones.
+
+    Raises:
+        UserError: a key that neither has, or a bare name of a step and of something else.
+    """
+    of_terms, of_chain = method_settings(method), chain_settings(compression)
+    terms: dict[str, Any] = {}
+    chain: dict[str, Any] = {}
+    for key in sorted(values, key=lambda key: key in of_chain):  # full keys replace bare names
+        value = values[key]
+        meant = [full for full in (*of_terms, *of_chain) if full.partition(".")[2] == key]
+        if key in of_chain:
+            chain[key] = value
+        elif key in of_terms or (meant and not of_chain.keys() & meant):
+            terms[key] = value
+        elif len(meant) > 1:
+            raise UserError(f"{key}: is a setting of several parts; write {' or '.join(meant)}")
+        elif meant:
+            chain[meant[0]] = value
+        elif not _of_another_chain(key):
+            bare = {full.rpartition(".")[2] for full in (*of_terms, *of_chain)}
+            raise unknown("key", key, {*further, *of_terms, *of_chain, *bare})
+        elif value is not None:
+            raise UserError(f"{key}: has no effect with compression {compression}")
+    return terms, chain
+
+
+def _of_another_chain(key: str) -> bool:
+    name = key.partition(".")[0]
+    return name in PARTS and key in part_settings(name)
