@@ -8,6 +8,7 @@ from torch import Tensor
 
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
+from trainables.data.views import to_float
 from trainables.tasks.multi_label import MULTI_LABEL
 from trainables.training import Training
 
@@ -63,7 +64,7 @@ def test_a_training_scores_what_it_held_out(quick: Quick, dtype: torch.dtype) ->
     assert len(held_out) == pytest.approx(12, abs=1)
     rows = [training.run_epoch() for _ in range(3)]
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-    said = training.learner.forward(training.learner._floats(data.train.images[held_out]))
+    said = training.student(to_float(data.train.images[held_out], data.mean, data.std))
     expected = MULTI_LABEL.score([(said.logits.detach().float(), data.train.labels[held_out])])
     assert rows[-1]["val_score"] == rows[-1]["val"]["map"] == pytest.approx(expected.headline)
     assert rows[-1]["val_loss"] == pytest.approx(expected.loss, rel=1e-4)
