@@ -84,7 +84,8 @@ class Channels(Edit):
         wrong = [text for text in ranges if not _RANGES.fullmatch(text)]
         if wrong:
             raise ValueError(f"expected ranges of channels, such as 0-7,9, got {wrong[0]!r}")
-        return cls(*(tuple(sorted(values[side].items())) for side in ("outputs", "inputs")))
+        sides = (values["outputs"], values["inputs"])
+        return cls.kept(*({name: _channels(kept) for name, kept in side.items()} for side in sides))
 
 
 @dataclass(frozen=True)
