@@ -24,7 +24,7 @@ trainables.teachers.train trainables.teachers.adopting
 trainables.job
 trainables.rows
 trainables.training trainables.engine.answers trainables.engine.feeding
-trainables.optimizer trainables.schedule
+trainables.optimizers trainables.schedule
 trainables.teachers trainables.engine.remembering
 trainables.engine
 trainables.config trainables.keys
@@ -34,9 +34,10 @@ trainables.evaluation trainables.objectives
 trainables.models
 trainables.tasks
 trainables.data
-trainables.columns trainables.settings trainables.registry trainables.files
+trainables.columns trainables.settings trainables.optimizers.registry trainables.registry
+trainables.files
 trainables.progress_file trainables.cache_root trainables.failures trainables.randomness
-trainables.version trainables.errors
+trainables.version trainables.errors trainables.once trainables.worker
 """
 FLOORS = {name: floor for floor, line in enumerate(HOUSE.split("\n")) for name in line.split()}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import yaml
 
 from orchestrator.cli import main
@@ -17,10 +18,12 @@ from orchestrator.sweeps.samplers import make_sampler
 from search_spaces.load import parse_study
 from search_spaces.schema import study_schema
 from trainables import registry
+from trainables.config import TrialConfig
 from trainables.data.sources import SOURCES, load_dataset
 from trainables.errors import UserError
 from trainables.methods.registry import PARTS, term_class
 from trainables.models.registry import FAMILIES, create_model
+from trainables.optimizers.registry import OPTIMIZERS
 
 THEIRS = '''
 """Theirs: what another package may bring."""
@@ -33,6 +36,7 @@ from optuna.samplers import BaseSampler
 from torch import nn
 
 from trainables.data.dataset import Content, Images
+from trainables.config import TrialConfig
 from trainables.data.sources import Source
 from trainables.methods.term import Term
 from trainables.models.family import Design, Family
@@ -95,6 +99,10 @@ def stripes(asked):
     return content.dataset(asked.name, crop_padding=0, flip=False)
 
 
+def descent(config, weights, device):
+    return torch.optim.SGD(weights, lr=config.lr)
+
+
 STRIPES = Source("stripes", "noise, with and without stripes", "nothing", stripes)
 
 
@@ -125,6 +133,9 @@ dot = theirs:DOT
 [kdsweep.datasets]
 stripes = theirs:STRIPES
 
+[kdsweep.optimizers]
+descent = theirs:descent
+
 [kdsweep.samplers]
 last = theirs:Last
 broken = theirs_is_not_there:Broken
@@ -136,7 +147,8 @@ STUDY = {
     "teacher": {"model": "dot8"},
     "fixed": {"student": "dot", "compression": "factor", "epochs": 2, "lr": 0.1, "batch_size": 16}
     | {"nudge.weight": 0.25, "precision": "fp32"},
-    "dimensions": {"method": ["student", "nudge"], "factor": [1, 2, 4]},
+    "dimensions": {"method": ["student", "nudge"], "factor": [1, 2, 4]}
+    | {"optimizer": ["sgd", "descent"]},
     "sampler": "last",
     "trials": 1,
 }
@@ -174,7 +186,9 @@ def test_they_are_known_and_nothing_is_loaded(installed: None) -> None:
     assert [*SOURCES][-1] == "stripes"
     assert PARTS.title("nudge") == "what another package may bring"
     assert "theirs" not in sys.modules
-    assert "last" in study_schema()["properties"]["sampler"]["enum"]
+    schema = study_schema()["properties"]
+    assert "last" in schema["sampler"]["enum"]
+    assert "descent" in schema["fixed"]["properties"]["optimizer"]["enum"]
 
 
 def test_a_name_of_ours_stays_ours(installed: None) -> None:
@@ -199,6 +213,10 @@ def test_they_are_listed_and_described(installed: None, capsys) -> None:
         (lambda: load_dataset("stripes:here"), "unknown dataset 'stripes:here'"),
         (lambda: parse_study(STUDY | {"sampler": "lst"}), "unknown sampler 'lst'; did you mean "),
         (
+            lambda: parse_study(STUDY | {"dimensions": {"optimizer": ["sgd", "decent"]}}),
+            "adamw, descent, got 'decent'; did you mean descent",
+        ),
+        (
             lambda: make_sampler(parse_study(STUDY | {"sampler": "broken"}), known=0),
             "sampler 'broken' of another package (theirs_is_not_there:Broken) cannot be loaded: "
             "ModuleNotFoundError: No module named 'theirs_is_not_there'",
@@ -216,6 +234,14 @@ def test_their_sampler_chooses(installed: None) -> None:
     sampler = make_sampler(parse_study(STUDY), known=0)
     trial = optuna.create_study(sampler=sampler).ask()
     assert trial.suggest_categorical("factor", [1, 2, 4]) == 4
+
+
+def test_their_optimizer_makes_the_steps(installed: None) -> None:
+    config = TrialConfig(optimizer="descent", lr=0.5)
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.tensor([1.0, -1.0])
+    OPTIMIZERS[config.optimizer](config, [weight], torch.device("cpu")).step()
+    assert weight.tolist() == [0.5, 1.5]
 
 
 @pytest.mark.slow
@@ -236,4 +262,5 @@ def test_a_sweep_of_theirs(site: Path, tmp_path: Path) -> None:
     assert (row["status"], row["method"], row["dataset"]) == ("completed", "nudge", "stripes")
     assert (row["student"], row["teacher"]) == ("dot2", "dot8")
     assert '"nudge.weight":0.25' in row["config"]
+    assert '"optimizer":"descent"' in row["config"]
     assert row["test_acc"] >= 0.5

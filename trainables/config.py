@@ -24,6 +24,7 @@ from trainables.methods.registry import (
     needs_teacher,
     resolve_settings,
 )
+from trainables.optimizers.registry import OPTIMIZERS
 from trainables.settings import Role, Scalar, read, setting, settings_of
 
 MAX_SEED = 2**32 - 1
@@ -52,7 +53,7 @@ class TrialConfig:
 
     epochs: int = setting(30, "passes over the training set", at_least=1)
     batch_size: int = setting(64, "images per step", at_least=1)
-    optimizer: str = setting("sgd", "update rule", choices=("sgd", "adam", "adamw"))
+    optimizer: str = setting("sgd", "update rule", choices=OPTIMIZERS)
     lr: float = setting(0.05, "peak learning rate", above=0, search=(0.005, 0.5), log=True)
     momentum: float = setting(0.9, "of SGD", at_least=0, at_most=0.999)
     nesterov: bool = setting(False, "Nesterov's form of the momentum")

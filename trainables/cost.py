@@ -22,6 +22,7 @@ from trainables.data.dataset import Content, Dataset, Images
 from trainables.engine.remembering import TABLED
 from trainables.methods import term
 from trainables.methods.method import Method
+from trainables.models.features import FIELDS
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
@@ -29,6 +30,7 @@ from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
+from trainables.worker import kept
 
 TEACHER, STUDENT = "wrn_40_2", "wrn_16_2"
 IMAGE, CLASSES, BATCH = (3, 32, 32), 100, 64
@@ -128,7 +130,8 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
     """A method, and the FLOPs that it adds to the passes of student and teacher.
 
     None where its loss does not reach all of the student, whose backward pass then is another
-    one. This is `Learner.step` with the networks' outputs given; a test compares the sums.
+    one, or where it reads more than the outputs. This is `Learner.step` with the networks'
+    outputs given; a test compares the sums.
     """
     config = _config(method)
     indices = torch.arange(_IMAGES)
@@ -143,6 +146,8 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
         images = torch.zeros(BATCH, *IMAGE)
         said = _outputs(_shapes(STUDENT), learning=True)
         taught = _outputs(_shapes(TEACHER), learning=False) if made.needs else None
+    if made.needs - FIELDS or made.asked(term.STUDENT):
+        return made, None
     if made.needs:
         made.attach(teacher.requires_grad_(False), labels, indices)
     made.to(device).train()
@@ -188,7 +193,7 @@ def _shapes(model: str) -> Shapes:
         return output_shapes(_network(model, _META), IMAGE)
 
 
-@functools.cache
+@kept("networks of the count", entries=8)
 def _network(model: str, device: torch.device) -> Network:
     with device:
         return create_model(model, CLASSES, IMAGE)
@@ -248,7 +253,7 @@ def _config(method: str) -> TrialConfig:
     )
 
 
-@functools.cache
+@kept("teachers of the count", entries=2)
 def _teacher(device: torch.device) -> Teacher:
     data = _dataset()
     card = Card(
@@ -268,7 +273,7 @@ def _teacher(device: torch.device) -> Teacher:
     return Teacher(_network(TEACHER, device), card, device)
 
 
-@functools.cache
+@kept("data of the count", entries=1)
 def _dataset() -> Dataset:
     """As large as CIFAR: few random images, many times."""
     draw = torch.Generator().manual_seed(0)

@@ -43,9 +43,14 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: every name that would have been right.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.55)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {_listed(names)}"
+    hint = nearest(name, names) or f"known: {_listed(names)}"
     return UserError(f"unknown {kind} '{_shortened(name)}'; {hint}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that are next to one, as a question; empty where none is near."""
+    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.55)
+    return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def _listed(names: Sequence[str]) -> str:

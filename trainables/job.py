@@ -30,6 +30,7 @@ from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
+from trainables.worker import WORKER
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +135,7 @@ class Run:
         )
         row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
         self._facts = with_facts(row, self.dataset, self.teacher, device)
+        log.debug("this process keeps %s", WORKER)
         if keep:
             self._go_on()
 

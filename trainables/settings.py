@@ -13,7 +13,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trainables.errors import UserError, unknown
+from trainables.errors import UserError, nearest, unknown
+from trainables.registry import Registry
 
 Scalar = str | int | float | bool | None
 Role = Literal["recipe", "words", "teacher", "seed", "split", "stage", "place"]
@@ -29,7 +30,7 @@ class Setting:
         default: the paper's or the field's usual value.
         help: one line, with the unit.
         above, at_least, at_most: bounds of a number; ``None`` where there is none.
-        choices: the only values allowed; empty where any is.
+        choices: the only values allowed, or the names of a registry; empty where any is.
         search: ``(low, high)``, the range worth searching; ``None`` where there is none.
         log: whether that range is searched on a log scale.
         weight: whether it is the weight of a loss; rows list those one by one.
@@ -48,7 +49,7 @@ class Setting:
     above: float | None = None
     at_least: float | None = None
     at_most: float | None = None
-    choices: tuple[Scalar, ...] = ()
+    choices: tuple[Scalar, ...] | Registry[Any] = ()
     search: tuple[float, float] | None = None
     log: bool = False
     weight: bool = False
@@ -81,7 +82,10 @@ class Setting:
             return None
         converted = _convert(self.kind, value)
         if converted is None or not self._inside(converted):
-            raise UserError(f"{name}: expected {self.expected()}, got {value!r}")
+            named = isinstance(self.choices, Registry)
+            near = nearest(str(value), map(str, self.choices)) if named else ""
+            text = f"{name}: expected {self.expected()}, got {value!r}"
+            raise UserError(f"{text}; {near}" if near else text)
         return converted
 
     def _inside(self, value: Scalar) -> bool:
@@ -104,7 +108,7 @@ def setting(
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
-    choices: tuple[Scalar, ...] = (),
+    choices: tuple[Scalar, ...] | Registry[Any] = (),
     search: tuple[float, float] | None = None,
     log: bool = False,
     weight: bool = False,

@@ -12,6 +12,7 @@ from trainables.columns import TrialRow
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed
 from trainables.failures import explained
 from trainables.job import Job, Run
+from trainables.worker import WORKER
 
 CHECKPOINT = "training.pt"
 
@@ -63,6 +64,8 @@ class DistillTrainable(tune.Trainable):
         except (DeviceError, OutOfMemoryError) as error:
             traceback.print_exception(error)
             self.run = None
+            if isinstance(error, OutOfMemoryError):
+                WORKER.release()  # for the neighbours, until this process has ended
             raise
         except Exception as error:
             row = self._failure(error)
@@ -121,6 +124,7 @@ class DistillTrainable(tune.Trainable):
 
     def cleanup(self) -> None:
         self.run = None
+        WORKER.release()
 
 
 def _device(cpus: float) -> torch.device:

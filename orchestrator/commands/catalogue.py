@@ -188,7 +188,10 @@ def _whole_method(names: tuple[str, ...]) -> str:
 def _costs(method: str) -> tuple[str, str, str]:
     from trainables.cost import count
 
-    cost = count(method)
+    try:
+        cost = count(method)
+    except UserError:  # it reads modules that this pair of networks does not have
+        return "-", "-", "-"
     known = "-" if cost.looked_up is None else f"{cost.looked_up:.2f}"
     return f"{cost.ce_share:.3g}", f"{cost.live:.2f}", known
 

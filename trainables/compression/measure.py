@@ -1,7 +1,6 @@
 """What a network costs: parameters, multiply-accumulates, bytes, latency."""
 
 import copy
-import functools
 import math
 import statistics
 import time
@@ -14,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.family import ImageShape
 from trainables.models.shapes import blank_images, evaluating
+from trainables.worker import kept
 
 _WARM_UP_RUNS = 5
 _LEAST_RUNS = 20
@@ -135,21 +135,21 @@ def _synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-@functools.lru_cache(maxsize=4096)
+@kept("parameter counts", entries=4096)
 def params_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> int:
     """`count_params` of the network of a blueprint, once per process."""
     with torch.device("meta"):
         return count_params(build(blueprint, classes, image_shape))
 
 
-@functools.lru_cache(maxsize=256)
+@kept("operation counts", entries=256)
 def macs_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> int:
     """`count_macs` of the network of a blueprint, once per process."""
     with torch.device("meta"):
         return count_macs(build(blueprint, classes, image_shape), image_shape)
 
 
-@functools.lru_cache(maxsize=64)
+@kept("latencies", entries=64)
 def latency_of(blueprint: Blueprint, classes: int, image_shape: ImageShape, device: str) -> float:
     """`latency_ms` of a blueprint, on an instance of its own, once per process."""
     network = build(blueprint, classes, image_shape)

@@ -18,6 +18,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from trainables.once import warn_once
+from trainables.worker import kept
+
 log = logging.getLogger(__name__)
 
 SHARE = 0.25
@@ -110,7 +113,7 @@ class ImagesOnHost(PlacedImages):
         return torch.index_select(self.images, 0, indices, out=batch)
 
 
-@functools.lru_cache(maxsize=4)  # from trial to trial: a GPU has a set once per process
+@kept("placed images", entries=4)  # from trial to trial: a GPU has a set once per process
 def place_images(images: Tensor, device: torch.device, where: str = "auto") -> PlacedImages:
     """Choose where a set of images is while it is trained on.
 
@@ -124,9 +127,10 @@ def place_images(images: Tensor, device: torch.device, where: str = "auto") -> P
     if where == "auto" and device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         if images.nbytes > SHARE * free:
-            _say_once(
+            warn_once(
+                log,
                 f"the images stay in the host's memory: they take {images.nbytes / 2**30:.1f} GiB, "
-                f"more than {SHARE:.0%} of the {free / 2**30:.1f} GiB that are free on the GPU"
+                f"more than {SHARE:.0%} of the {free / 2**30:.1f} GiB that are free on the GPU",
             )
             where = "host"
     if where == "auto" and device.type == "cpu":
@@ -135,11 +139,6 @@ def place_images(images: Tensor, device: torch.device, where: str = "auto") -> P
     if where == "host":
         return ImagesOnHost(images, device)
     return ImagesOnDevice(images.to(device), device)
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    log.warning(message)
 
 
 def _read_ahead(images: Tensor, indices: Tensor) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from trainables.errors import UserError, unknown
 from trainables.registry import Registry
+from trainables.worker import kept
 
 if TYPE_CHECKING:
     from trainables.data.dataset import Dataset
@@ -187,6 +187,6 @@ def _find_folder(name: str, path: str, root: Path | None) -> Path:
 
 # Actors are reused from trial to trial, and a trial must not load what the last one had. Few are
 # kept: a data set is hundreds of megabytes, and a process rarely serves more than one study.
-@lru_cache(maxsize=4)
+@kept("data sets", entries=4)
 def _load(kind: str, asked: Asked) -> Dataset:
     return SOURCES[kind].load(asked)

@@ -7,7 +7,6 @@ seed see the same views, and what a teacher answers to a view can be looked up.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from trainables.data.counter_hash import below, counter_hash
 from trainables.data.orbit import number_of_views
+from trainables.worker import kept
 
 _VIEW = 3
 
@@ -156,7 +156,7 @@ def to_float(
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-@lru_cache(maxsize=32)
+@kept("normalisations", entries=32)
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], repeats: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:

@@ -3,43 +3,31 @@
 import math
 from collections.abc import Iterable
 
-from torch import Tensor
-
-from trainables.engine.precision import computing
 from trainables.errors import Diverged, TeacherBroken
+from trainables.models.features import FIELDS
+from trainables.models.outputs import Outputs
 from trainables.tasks.task import Score
-from trainables.teachers.teacher import Teacher
 
 
-def check_answers(
-    teacher: Teacher,
-    needs: frozenset[str],
-    depth: int | None,
-    precision: str,
-    batches: Iterable[Tensor],
-) -> None:
-    """Asks a teacher for what is read of it. Waits for the device: not for a step.
+def check_answers(teacher: str, needs: frozenset[str], answers: Iterable[Outputs]) -> None:
+    """Looks at what is read of a teacher. Waits for the device: not for a step.
 
     Args:
-        teacher: the frozen teacher.
-        needs: fields of `Outputs`; the others may be what they will.
-        depth: how many stages are read, None for the whole teacher.
-        precision: in which the teacher computes.
-        batches: real images, uint8 ``[B, C, H, W]``, on the teacher's device.
+        teacher: its name.
+        needs: fields of `Outputs`, and keys of its ``features``; the others may be what they will.
+        answers: to real images.
 
     Raises:
         TeacherBroken: an answer holds NaN or an infinite value.
     """
-    for images in batches:
-        with computing(precision, images.device):
-            outputs = teacher(images, depth=depth)
+    for outputs in answers:
         for what in sorted(needs):
-            found = getattr(outputs, what)
+            found = getattr(outputs, what) if what in FIELDS else outputs.features[what]
             for values in found if isinstance(found, tuple) else (found,):
                 bad = values[~values.isfinite()]
                 if len(bad):
                     raise TeacherBroken(
-                        f"teacher {teacher.card.name} says {bad[0].item()} to images of the data "
+                        f"teacher {teacher} says {bad[0].item()} to images of the data "
                         f"({what}): its weights or its input normalisation are broken; "
                         "import it or train it again"
                     )

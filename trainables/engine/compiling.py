@@ -11,7 +11,6 @@ network of the architecture. Its cache belongs to a code object, is searched one
 other and holds only a few: each architecture has a code object of its own.
 """
 
-import functools
 import logging
 import types
 from collections.abc import Callable, Hashable
@@ -25,6 +24,7 @@ from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import meaning
 from trainables.models.outputs import Network, Outputs
 from trainables.randomness import random_state, restore_random_state
+from trainables.worker import Store, kept
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,9 @@ class CompiledNetwork:
         except Exception as error:  # compilers fail in many ways, and none may cost the trial
             if isinstance(meaning(error), OutOfMemoryError | DeviceError):
                 raise
-            _FAILED.add(architecture)
             cause = getattr(error, "inner_exception", error)  # of TorchDynamo's own exceptions
             reason = (str(cause).splitlines() or [""])[0]
+            _FAILED[architecture] = reason
             log.warning(
                 "%s cannot be compiled (%s: %s); it trains as it is",
                 self.network.blueprint.label,
@@ -138,7 +138,7 @@ def _kind(network: Network) -> tuple[Any, ...]:
     )
 
 
-_FAILED: set[Architecture] = set()
+_FAILED: Store[str] = Store("passes that cannot be compiled")
 
 
 def _plain(network: Network, images: Tensor) -> Outputs:
@@ -146,7 +146,7 @@ def _plain(network: Network, images: Tensor) -> Outputs:
     return outputs
 
 
-@functools.lru_cache(maxsize=64)
+@kept("compiled passes", entries=64)
 def _compiled(architecture: Architecture) -> Forward:
     """`_plain` with a code object of its own, which is compiled when it is first called."""
     options: dict[str, Any] | None = None

@@ -12,10 +12,14 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
+from trainables.worker import Store
+
 MOST = 64
 """Kinds whose places are kept; students that steps cut in their own ways are as many as trials."""
 
-_PLACES: dict[Hashable, tuple[list[Tensor], Callable[[], nn.Module | None]]] = {}
+_PLACES: Store[tuple[list[Tensor], Callable[[], nn.Module | None]]] = Store(
+    "weights in their places"
+)
 
 
 def settle(network: nn.Module, kind: Hashable) -> None:
@@ -51,7 +55,7 @@ def settle(network: nn.Module, kind: Hashable) -> None:
             del _PLACES[old]
 
 
-_BUFFERS: dict[Hashable, Tensor] = {}
+_BUFFERS: Store[Tensor] = Store("images in their places")
 
 
 def brought(values: Tensor, kind: Hashable) -> Tensor:
@@ -64,9 +68,3 @@ def brought(values: Tensor, kind: Hashable) -> Tensor:
     if kind not in _BUFFERS:
         _BUFFERS[kind] = torch.empty_like(values)
     return _BUFFERS[kind].copy_(values)
-
-
-def forget() -> None:
-    """Gives the memory back that no network uses; the next ones find new places."""
-    _PLACES.clear()
-    _BUFFERS.clear()

@@ -7,7 +7,6 @@ bf16 means autocast: weights, BatchNorm statistics and losses stay in fp32.
 """
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from torch import Tensor
 from trainables.cache_root import cache_root
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.outputs import Network, Outputs
+from trainables.worker import kept
 
 GAIN = 1.1
 """bf16 is taken where it is faster by this factor: a near tie is not worth its rounding."""
@@ -69,7 +69,7 @@ def choose_precision(
     return _faster(work, blueprint, classes, image_shape, batch, str(device), threads)
 
 
-@functools.lru_cache(maxsize=1024)
+@kept("precisions", entries=1024)
 def _faster(
     work: str,
     blueprint: Blueprint,

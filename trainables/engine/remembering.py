@@ -1,6 +1,5 @@
 """A teacher that looks up what it has answered before."""
 
-import functools
 import logging
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from trainables.teachers.orbit_file import TableKey
 from trainables.teachers.table import TeacherTable
 from trainables.teachers.table_folder import TableUnavailable, table_folder
 from trainables.teachers.teacher import Teacher
+from trainables.worker import kept
 
 log = logging.getLogger(__name__)
 
@@ -210,7 +210,7 @@ def _folder() -> Path | None:
         return None
 
 
-@functools.lru_cache(maxsize=8)
+@kept("teacher tables", entries=8)
 def _opened(folder: Path | None, key: TableKey) -> TeacherTable | None:
     """Kept per process between trials; so is the warning that there is no room for one."""
     if folder is None:

@@ -1,12 +1,12 @@
 """A method: cross-entropy and any number of terms, each with its weight, and their modifiers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from trainables.errors import UserError
+from trainables.errors import UserError, unknown
 from trainables.methods.phases import CE, Phase, phases_of
 from trainables.methods.registry import (
     config_of,
@@ -16,7 +16,15 @@ from trainables.methods.registry import (
     peer_models,
     term_class,
 )
-from trainables.methods.term import Batch, InputModifier, LogitModifier, Term, cross_entropy
+from trainables.methods.term import (
+    STUDENT,
+    Batch,
+    InputModifier,
+    LogitModifier,
+    Term,
+    cross_entropy,
+)
+from trainables.models.features import FIELDS
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import Scalar
 from trainables.tasks.single_label import SINGLE_LABEL
@@ -43,8 +51,8 @@ class Method(nn.Module):
 
     Raises:
         UserError: no teacher, weights that leave the cross-entropy a negative share, a term that
-            needs more of the teacher than a modifier leaves, two terms with peers, or a part that
-            means nothing to the task.
+            needs more of the teacher than a modifier leaves, or what a network does not have, two
+            terms with peers, or a part that means nothing to the task.
     """
 
     def __init__(
@@ -59,18 +67,7 @@ class Method(nn.Module):
         names = parse_method(method)
         if needs_teacher(method) and teacher is None:
             raise UserError(f"method '{method}' needs a teacher; set 'teacher'")
-        terms: dict[str, Term] = {}
-        logit_modifiers: dict[str, LogitModifier] = {}
-        input_modifiers: dict[str, InputModifier] = {}
-        for name in names:
-            kind = term_class(name)
-            config = config_of(name, settings)
-            if issubclass(kind, LogitModifier):
-                logit_modifiers[name] = kind(config)
-            elif issubclass(kind, InputModifier):
-                input_modifiers[name] = kind(config)
-            else:
-                terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
+        terms, logit_modifiers, input_modifiers = _built(names, settings, student, teacher)
         if task.independent:
             _check_independent(method, task, terms, logit_modifiers)
         if logit_modifiers and not any(term.modifiable for term in terms.values()):
@@ -82,6 +79,9 @@ class Method(nn.Module):
         self.modifiers = nn.ModuleDict(logit_modifiers)
         self.input_modifiers = nn.ModuleDict(input_modifiers)
         self.needs = frozenset[str]().union(*(term.needs for term in terms.values()))
+        for term in terms.values():
+            check_readable(method, "teacher", term.needs, teacher)
+            check_readable(method, STUDENT, term.student_needs, student)
         plain = {modifier.plain_teacher for modifier in input_modifiers.values()}
         if len(plain) > 1:
             raise UserError(
@@ -98,11 +98,7 @@ class Method(nn.Module):
         self.parts = (CE, *terms)
         self.phases = phases_of({name: term.stretches for name, term in terms.items()})
         self.peers = peer_models(method, settings)
-        if len(peered := {_term_of(name) for name in self.peers}) > 1:
-            raise UserError(
-                f"method '{method}': {' and '.join(sorted(peered))} both have networks that learn "
-                f"beside the student; leave one of them out"
-            )
+        _check_peers(method, self.peers)
         self.factor = math.prod(modifier.factor for modifier in logit_modifiers.values())
         self.ce_weight = 1.0 - sum(term.ce_share for term in terms.values())
         if self.ce_weight < -1e-9:
@@ -127,6 +123,8 @@ class Method(nn.Module):
     @property
     def depth(self) -> int | None:
         """How many of the teacher's stages all terms together read; None: the whole teacher."""
+        if self.needs - FIELDS:
+            return None
         depths = [term.depth for term in self._terms.values() if term.needs]
         known = [depth for depth in depths if depth is not None]
         return max(known) if known and len(known) == len(depths) else None
@@ -185,6 +183,17 @@ class Method(nn.Module):
         counting = self._counting(progress)
         return [name for name in self.peers if _term_of(name) in counting]
 
+    def asked(self, name: str, progress: float | None = None) -> frozenset[str]:
+        """The keys that are read of the student, or of one of the ``peers``.
+
+        Args:
+            name: of the network.
+            progress: when; None: at any time.
+        """
+        terms = self._terms if progress is None else self._counting(progress)
+        reading = terms.values() if name == STUDENT else [terms[_term_of(name)]]
+        return frozenset[str]().union(*(term.student_needs for term in reading)) - FIELDS
+
     def takes_turns(self, peer: str) -> bool:
         """Whether a peer's loss is of outputs that are computed anew: `Term.takes_turns`."""
         return self._terms[_term_of(peer)].takes_turns
@@ -238,6 +247,52 @@ def _check_independent(
             f"method '{method}': {', '.join(refused)} takes it that an image is of one class, and "
             f"the data set is {task.name}; leave it out: kd, dml and terms of features serve it"
         )
+
+
+def _built(
+    names: Iterable[str], settings: Mapping[str, Scalar], student: Shapes, teacher: Shapes | None
+) -> tuple[dict[str, Term], dict[str, LogitModifier], dict[str, InputModifier]]:
+    """The parts of a method by name: terms, and modifiers of logits and of images."""
+    terms: dict[str, Term] = {}
+    logit_modifiers: dict[str, LogitModifier] = {}
+    input_modifiers: dict[str, InputModifier] = {}
+    for name in names:
+        kind = term_class(name)
+        config = config_of(name, settings)
+        if issubclass(kind, LogitModifier):
+            logit_modifiers[name] = kind(config)
+        elif issubclass(kind, InputModifier):
+            input_modifiers[name] = kind(config)
+        else:
+            terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
+    return terms, logit_modifiers, input_modifiers
+
+
+def _check_peers(method: str, peers: Iterable[str]) -> None:
+    if len(peered := {_term_of(name) for name in peers}) > 1:
+        raise UserError(
+            f"method '{method}': {' and '.join(sorted(peered))} both have networks that learn "
+            f"beside the student; leave one of them out"
+        )
+
+
+def check_readable(method: str, who: str, needs: frozenset[str], shapes: Shapes | None) -> None:
+    """Refuses a method that reads what a network does not say.
+
+    Args:
+        method: its name.
+        who: the network, in words.
+        needs: fields and keys, as terms declare them.
+        shapes: of its outputs; None where nothing is needed.
+
+    Raises:
+        UserError: the network has no such module.
+    """
+    for key in sorted(needs - FIELDS):
+        if shapes is not None and key not in shapes.features:
+            raise UserError(
+                f"method '{method}': {unknown(f'output of the {who}', key, shapes.features)}"
+            )
 
 
 def _term_of(peer: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from trainables.data.views import Offsets
@@ -61,6 +62,24 @@ class Batch(NamedTuple):
     peers: Mapping[str, Outputs] = MappingProxyType({})
     task: Task = SINGLE_LABEL
 
+    def shares(self, classes: int) -> Tensor:
+        """The share of every class in the label of each image, ``[B, classes]`` float32."""
+        shares = class_shares(self.target, classes)
+        return shares if self.mix is None else self.mix(shares)
+
+
+def class_shares(target: Tensor, classes: int) -> Tensor:
+    """1 for every true class of an image and 0 for the others, ``[B, classes]`` float32.
+
+    Args:
+        target: class indices ``[B]``; or ``[B, classes]``, in which 1 alone is a yes.
+        classes: how many there are.
+    """
+    if target.ndim == 2:
+        return (target == 1).float()
+    blank = torch.zeros(len(target), classes, device=target.device)
+    return blank.scatter_(1, target.unsqueeze(1), 1.0)
+
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Mean cross-entropy with the labels of a batch, a scalar in nats, float32.
@@ -100,9 +119,12 @@ class Term(nn.Module):
     parameters are trained with the student and thrown away after training.
 
     Attributes:
-        needs: what the term reads of the teacher: any of the fields of `Outputs`. The engine
-            computes no more than that. A setting may change it: then ``__init__`` sets it
-            anew. A term that needs nothing works without a teacher; it is built with None.
+        needs: what the term reads of the teacher: any of the fields of `Outputs`, and keys of
+            its ``features``: ``module:NAME``, ``input_gradient`` (`trainables.models.features`).
+            The engine computes no more than that. A setting may change it: then ``__init__``
+            sets it anew. A term that needs nothing works without a teacher; it is built with
+            None.
+        student_needs: the keys that it reads of the student, and of its own peers.
         raw_logits: whether a term that reads logits takes them as they are, not through a
             softmax, so that no `LogitModifier` may change them. A setting may change it, too.
         one_label: whether the term reads the one true class of an image, or who the image is, so
@@ -113,6 +135,7 @@ class Term(nn.Module):
     """
 
     needs: frozenset[str]
+    student_needs: frozenset[str] = frozenset()
     raw_logits: bool = False
     one_label: ClassVar[bool] = False
     any_task: ClassVar[bool] = False

@@ -16,6 +16,7 @@ from trainables.models.outputs import Network, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.registry import Registry
+from trainables.worker import kept
 
 
 class Edit:
@@ -187,7 +188,7 @@ def edit(network: Network, change: Edit, image_shape: ImageShape) -> None:
         raise UserError(f"{where}: leaves {shapes.classes} of its {classes} logits")
 
 
-@functools.lru_cache(maxsize=1024)
+@kept("output shapes", entries=1024)
 def shapes_of(blueprint: Blueprint, classes: int, image_shape: ImageShape) -> Shapes:
     """`output_shapes` of the network of a blueprint, once per process and without memory."""
     with torch.device("meta"):

@@ -1,13 +1,19 @@
 """What a network in training says, without a trace in it."""
 
-import torch
+from collections.abc import Callable, Collection
+
 from torch import Tensor, nn
 
+from trainables.models.features import with_features
 from trainables.models.outputs import Network, Outputs
 
 
-@torch.no_grad()
-def observe(network: Network, images: Tensor) -> Outputs:
+def observe(
+    network: Network,
+    images: Tensor,
+    keys: Collection[str] = (),
+    shares: Callable[[int], Tensor] | None = None,
+) -> Outputs:
     """Outputs in the network's present mode, without gradients.
 
     In training mode BatchNorm normalises with the batch's statistics and dropout draws; the
@@ -17,6 +23,7 @@ def observe(network: Network, images: Tensor) -> Outputs:
     Args:
         network: in either mode.
         images: normalised, ``[B, C, H, W]``.
+        keys, shares: as for `with_features`.
     """
     norms = [
         module
@@ -26,8 +33,7 @@ def observe(network: Network, images: Tensor) -> Outputs:
     for norm in norms:
         norm.track_running_stats = False
     try:
-        outputs: Outputs = network(images)
+        return with_features(network, images, keys, shares, learning=False)
     finally:
         for norm in norms:
             norm.track_running_stats = True
-    return outputs

@@ -1,6 +1,7 @@
 """What every network of kdsweep returns."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
@@ -21,12 +22,14 @@ class Outputs(NamedTuple):
         shortcuts: of a residual network, one map per stage and of its shape: the shortcut of
             the stage's first block as it enters the sum, projected where the block projects,
             before addition and ReLU. Empty for other networks.
+        features: what was asked for beside these, by key (`trainables.models.features`).
     """
 
     logits: Tensor
     embedding: Tensor
     stages: tuple[Tensor, ...]
     shortcuts: tuple[Tensor, ...] = ()
+    features: Mapping[str, Tensor] = MappingProxyType({})
 
     @classmethod
     def early(cls, stages: Iterable[Tensor], shortcuts: Iterable[Tensor] = ()) -> "Outputs":
@@ -43,6 +46,7 @@ class Shapes(NamedTuple):
         stages: ``(C, H, W)`` of every stage, early to deep.
         shortcuts: ``(C, H, W)`` of every shortcut, early to deep; empty where there are none.
         pooled: whether the embedding is the last stage, averaged over its positions.
+        features: of everything that can be asked for beside these, by key.
     """
 
     classes: int
@@ -50,6 +54,12 @@ class Shapes(NamedTuple):
     stages: tuple[tuple[int, int, int], ...]
     shortcuts: tuple[tuple[int, int, int], ...] = ()
     pooled: bool = False
+    features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+
+    def read(self, keys: Collection[str]) -> "Shapes":
+        """Without the features that nobody reads."""
+        found = {key: shape for key, shape in self.features.items() if key in keys}
+        return self._replace(features=found)
 
 
 class Network(nn.Module):

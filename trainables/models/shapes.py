@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.models.family import ImageShape
+from trainables.models.features import INPUT_GRADIENT, MODULE, hearing
 from trainables.models.outputs import Network, Shapes
 from trainables.models.pooling import is_average
 
@@ -39,14 +40,17 @@ def output_shapes(model: Network, image_shape: ImageShape) -> Shapes:
     """
     # With the graph of the pass, also through frozen weights, to see where the embedding is from.
     images = blank_images(model, image_shape).requires_grad_().clone()
-    with evaluating(model):
+    names = [name for name, _ in model.named_modules() if name]
+    with evaluating(model), hearing(model, names, lambda output: tuple(output.shape[1:])) as heard:
         outputs = model(images)
+    features = {MODULE + name: shape for name, shape in heard.items()}
     return Shapes(
         outputs.logits.shape[1],
         outputs.embedding.shape[1],
         _map_shapes(outputs.stages),
         _map_shapes(outputs.shortcuts),
         bool(outputs.stages) and is_average(outputs.embedding, outputs.stages[-1]),
+        {**features, INPUT_GRADIENT: image_shape},
     )
 
 

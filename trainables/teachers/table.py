@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import warnings
+import weakref
 from itertools import pairwise
 from pathlib import Path
 
@@ -85,6 +86,7 @@ class TeacherTable:
             rows = np.frombuffer(self._map, dtype=np.uint32, offset=HEADER_BYTES)
             self._rows = rows.reshape(-1, self._records.words)
         os.utime(descriptor)
+        self._released = weakref.finalize(self, os.close, descriptor)  # with its last user
 
     @classmethod
     def open(cls, folder: Path, key: TableKey, max_bytes: int | None = None) -> "TeacherTable":
@@ -175,7 +177,7 @@ class TeacherTable:
         self._rows = None
         if self._map is not None:
             self._map.close()
-        os.close(self._descriptor)
+        self._released()
         self._descriptor = -1
 
     def __enter__(self) -> "TeacherTable":

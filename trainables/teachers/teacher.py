@@ -1,9 +1,8 @@
 """A trained teacher: a frozen network with its own input normalisation."""
 
-import functools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -16,11 +15,13 @@ from trainables.errors import UserError, unknown
 from trainables.evaluation import score
 from trainables.files import Folder, open_folder
 from trainables.methods.registry import PLAIN
+from trainables.models.features import with_features
 from trainables.models.outputs import Network, Outputs
 from trainables.models.weights import SUFFIX, Card, read_card, read_network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.classes import aligned, class_order
+from trainables.worker import kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -45,6 +46,8 @@ class Teacher:
         views: Tensor,
         change: Callable[[Tensor], Tensor] | None = None,
         depth: int | None = None,
+        keys: Collection[str] = (),
+        shares: Callable[[int], Tensor] | None = None,
     ) -> Outputs:
         """Outputs for uint8 views ``[B, C, H, W]``, without gradients.
 
@@ -52,9 +55,14 @@ class Teacher:
             views: what the student sees before ``change``.
             change: applied to the normalised images.
             depth: as for the network: how many stages are wanted, None for all there is.
+            keys, shares: what is wanted beside: as for `with_features`.
         """
         images = to_float(views, self.card.mean, self.card.std)
-        outputs: Outputs = self.network(change(images) if change else images, depth)
+        if change:
+            images = change(images)
+        if keys:
+            return with_features(self.network, images, keys, shares, learning=False)
+        outputs: Outputs = self.network(images, depth)
         return outputs
 
     def score(self, images: Images) -> Score:
@@ -118,7 +126,7 @@ def made_how(card: Card) -> str:
     return ", ".join([*by, *settings])
 
 
-@functools.lru_cache(maxsize=4)
+@kept("teachers", entries=4)
 def load_teacher(
     results: str,
     name: str,

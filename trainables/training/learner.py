@@ -1,6 +1,7 @@
 """A student under training, with all that is its own."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,17 +16,22 @@ from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.feeding import Feed
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
-from trainables.methods.method import Method
+from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
+from trainables.models.family import ImageShape
+from trainables.models.features import with_features
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
-from trainables.optimizer import make_optimizer
+from trainables.once import warn_once
+from trainables.optimizers.registry import OPTIMIZERS
 from trainables.randomness import Randomness
 from trainables.schedule import learning_rate
 from trainables.tasks.task import Score
 from trainables.training.stream import Stream
+
+log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -68,6 +74,7 @@ class Learner:
                 name: build(Blueprint(model or student), classes, shape)
                 for name, model in self.method.peers.items()
             }
+            _check_peers(config.method, self.method, self.networks, shape)
         self.lesson = stream.lesson(self.method)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         for name in self.networks:
@@ -89,9 +96,10 @@ class Learner:
         # The adaptors of the method are trained with the student.
         adaptors = [*self.method.parameters()] if name == STUDENT else []
         if name == STUDENT:
-            self.forward = CompiledNetwork(network) if self.config.compile else network
+            compiled = self.config.compile and not _hinders(self.method)
+            self.forward = CompiledNetwork(network) if compiled else network
         weights = [*network.parameters(), *adaptors]
-        self.optimizers[name] = make_optimizer(self.config, weights, self.device)
+        self.optimizers[name] = OPTIMIZERS[self.config.optimizer](self.config, weights, self.device)
 
     @property
     def student(self) -> Network:
@@ -117,7 +125,8 @@ class Learner:
         """Makes anew what hangs on a student that is another network now."""
         data = self.stream.dataset
         shapes = shapes_of(self.student.blueprint, data.num_classes, data.image_shape)
-        if shapes != self.shapes:
+        asked = self.method.asked(STUDENT)
+        if shapes.read(asked) != self.shapes.read(asked):
             self.shapes = shapes
             self.method = self._method()
         self._prepare(STUDENT)
@@ -146,19 +155,26 @@ class Learner:
             inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
             with computing(self.precision, self.device):
-                said = {STUDENT: self.forward(inputs)}
-                said |= {name: self.networks[name](inputs) for name in peers}
+                said = {name: self._said(name, inputs, batch) for name in (STUDENT, *peers)}
                 batch = batch._replace(inputs=inputs, peers={name: said[name] for name in peers})
                 losses: Tensor = self.method(said[STUDENT], taught, batch)
             self._update(STUDENT, losses.sum(), epoch)
             for before, name in zip((STUDENT, *peers), peers, strict=False):
                 with computing(self.precision, self.device):
                     if self.method.takes_turns(name):
-                        said[before] = observe(self.networks[before], inputs)
+                        asked = self.method.asked(name, progress)
+                        said[before] = observe(self.networks[before], inputs, asked, batch.shares)
                     loss = self.method.peer_loss(name, said, batch)
                 self._update(name, loss, epoch)
             self.method.after_step(batch)
             return losses.detach()
+
+    def _said(self, name: str, inputs: Tensor, batch: Batch) -> Outputs:
+        """What a network that learns says to its images, with gradients."""
+        if asked := self.method.asked(name, batch.progress):
+            return with_features(self.networks[name], inputs, asked, batch.shares, learning=True)
+        forward = self.forward if name == STUDENT else self.networks[name]
+        return forward(inputs)
 
     def _taught(self, feed: Feed, batch: Batch) -> Outputs | None:
         """What the teacher says to the very views that the student sees."""
@@ -166,15 +182,10 @@ class Learner:
             return None
         if self.method.plain_teacher:
             return self.method.taught(self.lesson(feed), batch)
-        return self.lesson.changed(feed, lambda images: self.method.images(images, batch))
+        return self.lesson.changed(feed, lambda images: self.method.images(images, batch), batch)
 
     def _update(self, name: str, loss: Tensor, epoch: float) -> None:
-        optimizer = self.optimizers[name]
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, epoch)
-        optimizer.step()
+        _descend(self.optimizers[name], loss, learning_rate(self.config, epoch))
         if name == STUDENT and self.steps:
             with torch.no_grad():
                 for step in self.steps:
@@ -183,13 +194,14 @@ class Learner:
     def score(self, images: Images, name: str = STUDENT, positions: Tensor | None = None) -> Score:
         """Scores one of the networks on images (those at ``positions``) as they are."""
         network = self.networks[name].eval()
-
-        def logits_of(pixels: Tensor) -> Tensor:
-            outputs: Outputs = network(self.floats(pixels))
-            return outputs.logits
-
         with self.random:
-            return score(logits_of, images, self.device, self.stream.task, positions)
+            return score(
+                lambda pixels: network(self.floats(pixels)).logits,
+                images,
+                self.device,
+                self.stream.task,
+                positions,
+            )
 
     def floats(self, pixels: Tensor) -> Tensor:
         """uint8 images as the student takes them."""
@@ -224,3 +236,27 @@ class Learner:
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         self.method.load_state_dict(state["method"])
         self.random.load_state_dict(state["random"])
+
+
+def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+
+
+def _check_peers(
+    name: str, method: Method, networks: Mapping[str, Network], image_shape: ImageShape
+) -> None:
+    """Refuses peers that do not have what is read of them."""
+    for peer in method.peers:
+        if asked := method.asked(peer):
+            check_readable(name, peer, asked, output_shapes(networks[peer], image_shape))
+
+
+def _hinders(method: Method) -> bool:
+    """Whether a method reads more of the student than compiled passes return."""
+    if asked := ", ".join(sorted(method.asked(STUDENT))):
+        warn_once(log, f"a student of which {asked} is read cannot be compiled")
+    return bool(asked)

@@ -1,6 +1,7 @@
 """What the students of one repeat are shown: the order, the views, and what the teacher says."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,8 @@ from trainables.engine.precision import choose_precision, computing
 from trainables.engine.remembering import RememberingTeacher, remembering
 from trainables.errors import UserError
 from trainables.methods.method import Method
+from trainables.methods.term import Batch, class_shares
+from trainables.models.features import FIELDS
 from trainables.models.outputs import Outputs
 from trainables.tasks.registry import TASKS
 from trainables.teachers.teacher import Teacher
@@ -37,7 +40,8 @@ class Lesson:
 
     Args:
         teacher: the frozen teacher.
-        needs: what is read of it: fields of `Outputs`.
+        labels: of all images that feeds may point to, on the device.
+        needs: what is read of it: fields of `Outputs`, and keys of its ``features``.
         depth: how many of its stages are read; None: the whole teacher.
         precision: in which it computes.
         answers: its tables; None where there are none.
@@ -46,12 +50,14 @@ class Lesson:
     def __init__(
         self,
         teacher: Teacher,
+        labels: Tensor,
         needs: frozenset[str],
         depth: int | None,
         precision: str,
         answers: RememberingTeacher | None,
     ) -> None:
-        self.teacher, self.needs, self.depth = teacher, needs, depth
+        self.teacher, self.labels, self.needs, self.depth = teacher, labels, needs, depth
+        self.keys = needs - FIELDS
         self.precision, self.answers = precision, answers
         self._last: tuple[Feed, Outputs] | None = None
 
@@ -65,27 +71,35 @@ class Lesson:
     def _said(self, feed: Feed) -> Outputs:
         if self.answers:
             return self.answers(feed.views, feed.indices, feed.known[self.answers])
-        with computing(self.precision, feed.views.device):
-            return self.teacher(feed.views, depth=self.depth)
+        return self._live(feed.views, feed.there)
 
-    def changed(self, feed: Feed, change: Callable[[Tensor], Tensor]) -> Outputs:
+    def changed(self, feed: Feed, change: Callable[[Tensor], Tensor], batch: Batch) -> Outputs:
         """Its outputs for the views after ``change`` of the normalised images, which is one
-        student's own."""
+        student's own, as its ``batch`` is."""
         with computing(self.precision, feed.views.device):
-            return self.teacher(feed.views, change, self.depth)
+            return self.teacher(feed.views, change, self.depth, self.keys, batch.shares)
+
+    def _live(self, views: Tensor, there: Tensor) -> Outputs:
+        shares = partial(class_shares, self.labels[there])
+        with computing(self.precision, views.device):
+            return self.teacher(views, None, self.depth, self.keys, shares)
 
     @property
     def counts(self) -> tuple[int, int]:
         """How many answers were wanted of the tables, and how many of them were found."""
         return (self.answers.asked, self.answers.found) if self.answers else (0, 0)
 
-    def check(self, views: Iterable[Tensor]) -> None:
+    def check(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Asks the teacher for numbers.
+
+        Args:
+            batches: some views, and which images they are, on the device.
 
         Raises:
             TeacherBroken: an answer to some of the views holds none.
         """
-        check_answers(self.teacher, self.needs, self.depth, self.precision, views)
+        answers = (self._live(views, there) for views, there in batches)
+        check_answers(self.teacher.card.name, self.needs, answers)
 
 
 class Stream:
@@ -183,7 +197,7 @@ class Stream:
             remembers = method.plain_teacher and config.teacher_cache != "off"
             answers = self._tables(method.needs, precision) if remembers else None
             self._lessons[asked] = Lesson(
-                self.teacher, method.needs, method.depth, precision, answers
+                self.teacher, self.labels, method.needs, method.depth, precision, answers
             )
         return self._lessons[asked]
 

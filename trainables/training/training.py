@@ -116,7 +116,8 @@ class Training:
             return
         if self.learner.lesson:
             first = self.stream.plan(self.epoch - 1)[:ASKED_AGAIN]
-            self.learner.lesson.check(feed.views for feed in self.stream(self.epoch - 1, first))
+            again = self.stream(self.epoch - 1, first)
+            self.learner.lesson.check((feed.views, feed.there) for feed in again)
         after = f"after step {', '.join(changed)}, " if changed else ""
         raise Diverged(
             f"the loss became {terms[broken[0]]} in epoch {self.epoch}, {after}"
@@ -147,8 +148,9 @@ class Training:
             TeacherBroken: it does not.
         """
         if self.learner.lesson:
-            first = self.dataset.train.images[self.stream.train_indices[:ASKED_FIRST]]
-            self.learner.lesson.check([first.to(self.device)])
+            first = self.stream.train_indices[:ASKED_FIRST]
+            views = self.dataset.train.images[first].to(self.device)
+            self.learner.lesson.check([(views, first.to(self.device))])
 
     @property
     def student(self) -> Network:

@@ -20,6 +20,7 @@ from trainables.engine import places
 from trainables.engine.compiling import CompiledNetwork
 from trainables.models.blueprint import Blueprint, build
 from trainables.training import Training
+from trainables.worker import WORKER
 
 CPU = torch.device("cpu")
 MOBILE = "mobilenetv2-minus16_x0.25"  # it has dropout
@@ -40,8 +41,7 @@ inductor = pytest.param(
 def nothing_compiled() -> Iterator[None]:
     """No test finds what another one compiled or gave up."""
     yield
-    engine._compiled.cache_clear()
-    engine._FAILED.clear()
+    WORKER.release()
 
 
 @pytest.fixture
@@ -169,7 +169,7 @@ def addresses(training: Training) -> list[int]:
 
 def test_trials_in_turn_take_each_others_places(train: Train) -> None:
     """A recorded graph then serves the next trial as well."""
-    places.forget()
+    WORKER.release()
     first = train("aot_eager", seed=1)
     where, learned = addresses(first), copy.deepcopy(first.student.state_dict())
     beside = train("aot_eager", seed=1)  # while the first one lives
@@ -188,7 +188,7 @@ def test_trials_in_turn_take_each_others_places(train: Train) -> None:
 
 @pytest.mark.parametrize("change", [{"student": "resnet8"}, {"channels_last": False}])
 def test_other_networks_have_other_places(train: Train, change: dict[str, Any]) -> None:
-    places.forget()
+    WORKER.release()
     first = train("aot_eager", epochs=0, student="wrn_16_0.5")
     where = addresses(first)
     del first
@@ -197,7 +197,7 @@ def test_other_networks_have_other_places(train: Train, change: dict[str, Any]) 
 
 
 def test_values_are_brought_to_one_place() -> None:
-    places.forget()
+    WORKER.release()
     values = torch.arange(6.0).view(2, 3)
     first = places.brought(values, "kind")
     assert torch.equal(first, values)

@@ -24,6 +24,7 @@ from trainables.models.edits import Bits, Channels
 from trainables.models.outputs import Network
 from trainables.training import Training
 from trainables.training.steps import calls
+from trainables.worker import WORKER
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]
@@ -405,11 +406,9 @@ def compiled(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quick]:
     """Trials that compile, by the shortest way."""
     make = functools.partial(CompiledNetwork, backend="aot_eager")
     monkeypatch.setattr("trainables.training.learner.CompiledNetwork", make)
-    places.forget()
+    WORKER.release()
     yield functools.partial(quick, compile=True, lr=0.02)
-    places.forget()
-    compiling._compiled.cache_clear()
-    compiling._FAILED.clear()
+    WORKER.release()
 
 
 def test_a_compiled_student_is_compiled_anew(
@@ -447,7 +446,7 @@ def test_a_cut_student_leaves_its_places(digits: Dataset, compiled: Quick) -> No
 
 
 def test_places_of_many_kinds_are_not_kept_for_ever() -> None:
-    places.forget()
+    WORKER.release()
     for size in range(places.MOST + 9):
         places.settle(nn.Linear(1, 1 + size), size)
     assert len(places._PLACES) == places.MOST
@@ -456,4 +455,4 @@ def test_places_of_many_kinds_are_not_kept_for_ever() -> None:
     for size in range(places.MOST + 9):
         places.settle(nn.Linear(1, 1 + size), size)
     assert "in use" in places._PLACES
-    places.forget()
+    WORKER.release()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import TrialConfig
-from trainables.optimizer import make_optimizer
+from trainables.optimizers.registry import OPTIMIZERS
 
 CPU = torch.device("cpu")
 START = torch.tensor([2.0, -1.0])
@@ -18,7 +18,7 @@ def stepped(gradients: list[list[float]], **changes: object) -> Tensor:
     """The weights after a step with each of the gradients."""
     weight = nn.Parameter(START.clone())
     config = TrialConfig.from_mapping({**SETTINGS, **changes})
-    optimizer = make_optimizer(config, [weight], CPU)
+    optimizer = OPTIMIZERS[config.optimizer](config, [weight], CPU)
     for gradient in gradients:
         weight.grad = torch.tensor(gradient)
         optimizer.step()
