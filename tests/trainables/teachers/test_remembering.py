@@ -12,8 +12,8 @@ import torch
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.engine import remembering as engine
-from trainables.engine.remembering import RememberingTeacher
 from trainables.job import Job, Run
+from trainables.teachers.remembering import RememberingTeacher
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
 
