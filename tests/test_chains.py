@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.sweeps.journal import Journal
+from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.source import OptunaSource
 from search_spaces import dimension
@@ -459,10 +460,10 @@ def test_editors_know_their_keys(installed: None) -> None:
 
 def test_a_step_says_what_it_cannot_work_on_before_anything_starts(installed: None) -> None:
     fixed = {"compression": "explicit+trim", "trim": 0.5, "student": "wrn_16_1"}
-    Plan(study(fixed=fixed, dimensions={}), "s", "unused").check()
+    check_networks(Plan(study(fixed=fixed, dimensions={}), "s", "unused"))
     refused = study(fixed=fixed | {"student": "resnet8"}, dimensions={})
     with pytest.raises(UserError, match="trim: cannot work on a ResNet"):
-        Plan(refused, "s", "unused").check()
+        check_networks(Plan(refused, "s", "unused"))
 
 
 def test_a_trial_of_a_chain(installed: None, tmp_path: Path, capsys) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from orchestrator.results import views
 from orchestrator.sweeps.checks import check_names
+from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.surroundings import cores
 from orchestrator.sweeps.sweep import Options, absolute, reopen
@@ -52,7 +53,7 @@ def run_trial(
     check_names(plan)
     check_validation(study, lambda: plan.dataset, None)
     plan = plan.with_teachers()
-    plan.check()
+    check_networks(plan)
     config = study.config(study.draw(default_value))
     return _run(plan, config, say, profile)
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-
 from orchestrator.sweeps.teachers import teachers_of
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
-from trainables.compression.chain import Chain, check_steps
+from trainables.compression.chain import Chain
 from trainables.compression.measure import params_of
 from trainables.compression.registry import PARTS
 from trainables.config import TrialConfig, config_key
@@ -23,10 +21,6 @@ from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
 from trainables.job import Job
-from trainables.methods.method import Method
-from trainables.methods.registry import peer_models
-from trainables.models.blueprint import Blueprint, build, shapes_of
-from trainables.models.outputs import Shapes
 from trainables.models.weights import Card
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
@@ -203,59 +197,10 @@ class Plan:
             cpus=self.cpus,
             gpus=self.gpus,
         )
-        seconds = _checkpoint_seconds()
+        seconds = checkpoint_seconds()
         if seconds is not None:
             job = replace(job, checkpoint_seconds=seconds)
         return replace(job, **changes)
-
-    def check(self) -> None:
-        """Builds every kind of student and every method for it, without memory or training.
-
-        Raises:
-            UserError: a network that cannot be built for these images, or a pair of networks
-                that a method cannot join, or a student on which a step cannot work.
-        """
-        _checkpoint_seconds()
-        for step in self.recipes:
-            self._check_method(step.config, step.model, step.upper, f"teacher {step.name}")
-        built: set[tuple[Any, ...]] = set()
-        for pair, config in self.corners():
-            with naming(pair):
-                student = self.student(config)
-                done = (student, config.compression, *config.chain.items())
-                if done not in built:
-                    built.add(done)
-                    self._check_steps(config, student)
-                peers = frozenset(peer_models(config.method, config.terms).values())
-                networks = (pair, student, config.method, peers)
-                if networks in built:
-                    continue
-                built.add(networks)
-                where = f"student {student}, method {config.method}"
-                self._check_method(config, student, self.teacher(config), where)
-
-    def _check_steps(self, config: TrialConfig, student: str) -> None:
-        steps, data = Chain(config.compression, config.chain).steps, self.dataset
-        if steps:
-            with torch.device("meta"):
-                network = build(Blueprint(student), data.num_classes, data.image_shape)
-            check_steps(steps, network, data.image_shape)
-
-    def _check_method(
-        self, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
-    ) -> None:
-        try:
-            above = self._shapes(teacher.blueprint) if teacher else None
-            shapes = self._shapes(Blueprint(student))
-            with torch.device("meta"):
-                Method(config.method, config.terms, shapes, above, self.task)
-            for peer in set(peer_models(config.method, config.terms).values()):
-                self._shapes(Blueprint(peer or student))
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from error
-
-    def _shapes(self, blueprint: Blueprint) -> Shapes:
-        return shapes_of(blueprint, self.dataset.num_classes, self.dataset.image_shape)
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
@@ -289,7 +234,12 @@ def naming(pair: Value | None) -> Iterator[None]:
         raise UserError(f"pairs.{pair}: {error}" if pair else str(error)) from error
 
 
-def _checkpoint_seconds() -> float | None:
+def checkpoint_seconds() -> float | None:
+    """What ``KDSWEEP_CHECKPOINT_SECONDS`` says; None where it is not set.
+
+    Raises:
+        UserError: it is no number of seconds.
+    """
     text = os.environ.get(CHECKPOINT_SECONDS)
     if text is None:
         return None

@@ -20,6 +20,7 @@ from orchestrator.sweeps.ending import Ending
 from orchestrator.sweeps.journal import Journal
 from orchestrator.sweeps.ledger import is_finished, known
 from orchestrator.sweeps.names import check_free, free_name
+from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.notes import (
     VERSION,
     check_data,
@@ -111,7 +112,7 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     check_names(plan)
     check_search(study, lambda: plan.dataset)
     plan = replace(plan, study=scored_by(plan.task.headline, study)).with_teachers()
-    plan.check()
+    check_networks(plan)
     open_folder(results).check_writable()
     with ExitStack() as held:
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from orchestrator.sweeps.checks import check_names, check_search
+from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import CHECKPOINT_SECONDS, Plan
 from search_spaces.load import load_study, parse_study
 from trainables.config import config_key
@@ -60,14 +61,14 @@ def test_a_job_says_what_a_worker_needs(monkeypatch):
 def test_a_mistaken_checkpoint_interval(monkeypatch, value):
     monkeypatch.setenv(CHECKPOINT_SECONDS, value)
     with pytest.raises(UserError, match="KDSWEEP_CHECKPOINT_SECONDS: expected seconds >= 0"):
-        plan().check()
+        check_networks(plan())
 
 
 def begin(made: Plan) -> None:
     """What is checked before a sweep begins, in its order."""
     check_names(made)
     check_search(made.study, lambda: made.dataset)
-    made.check()
+    check_networks(made)
 
 
 def test_names_are_checked_before_the_data_are_read(monkeypatch, tmp_path):
@@ -96,7 +97,7 @@ def test_a_warmup_longer_than_the_training_is_said(caplog):
 
 
 def test_the_shipped_demonstration_passes():
-    plan().check()
+    check_networks(plan())
 
 
 @pytest.mark.parametrize(
@@ -136,7 +137,7 @@ def test_the_last_of_many_choices_is_built_too():
         }
     )
     with pytest.raises(UserError, match="vgg8"):
-        Plan(study, "s", "unused").check()
+        check_networks(Plan(study, "s", "unused"))
 
 
 # Pairs and chains
@@ -297,4 +298,4 @@ def test_every_pair_and_every_chain_is_checked(changes, expected, tmp_path):
 
 
 def test_pairs_that_can_be_run_pass():
-    paired().check()
+    check_networks(paired())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import Plan
 from search_spaces.load import load_study, study_names
 from search_spaces.published import Published, join_pair
@@ -24,7 +25,7 @@ def test_a_shipped_study_can_be_run(name: str, shared_data: Path) -> None:
     study = load_study(name, ["dataset=cifar10"] if load_study(name).dataset == "cifar100" else [])
     if any(teacher.name is not None for teacher in study.teachers().values()):
         pytest.skip("needs an imported teacher")
-    Plan(study, name, "unused", str(shared_data)).check()
+    check_networks(Plan(study, name, "unused", str(shared_data)))
 
 
 def test_the_mission_searches_every_method_there_is() -> None:

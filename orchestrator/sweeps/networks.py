@@ -1,0 +1,68 @@
+"""Whether the networks of a plan can be built, and joined by its methods."""
+
+from typing import Any
+
+import torch
+
+from orchestrator.sweeps.plan import Plan, checkpoint_seconds, naming
+from trainables.compression.chain import Chain, check_steps
+from trainables.config import TrialConfig
+from trainables.errors import UserError
+from trainables.methods.method import Method
+from trainables.methods.registry import peer_models
+from trainables.models.blueprint import Blueprint, build, shapes_of
+from trainables.models.outputs import Shapes
+from trainables.teacher_training import Filed, Recipe
+
+
+def check_networks(plan: Plan) -> None:
+    """Builds every kind of student and every method for it, without memory or training.
+
+    Raises:
+        UserError: a network that cannot be built for these images, or a pair of networks
+            that a method cannot join, or a student on which a step cannot work.
+    """
+    checkpoint_seconds()
+    for step in plan.recipes:
+        _check_method(plan, step.config, step.model, step.upper, f"teacher {step.name}")
+    built: set[tuple[Any, ...]] = set()
+    for pair, config in plan.corners():
+        with naming(pair):
+            student = plan.student(config)
+            done = (student, config.compression, *config.chain.items())
+            if done not in built:
+                built.add(done)
+                _check_steps(plan, config, student)
+            peers = frozenset(peer_models(config.method, config.terms).values())
+            networks = (pair, student, config.method, peers)
+            if networks in built:
+                continue
+            built.add(networks)
+            where = f"student {student}, method {config.method}"
+            _check_method(plan, config, student, plan.teacher(config), where)
+
+
+def _check_steps(plan: Plan, config: TrialConfig, student: str) -> None:
+    steps, data = Chain(config.compression, config.chain).steps, plan.dataset
+    if steps:
+        with torch.device("meta"):
+            network = build(Blueprint(student), data.num_classes, data.image_shape)
+        check_steps(steps, network, data.image_shape)
+
+
+def _check_method(
+    plan: Plan, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
+) -> None:
+    try:
+        above = _shapes(plan, teacher.blueprint) if teacher else None
+        shapes = _shapes(plan, Blueprint(student))
+        with torch.device("meta"):
+            Method(config.method, config.terms, shapes, above, plan.task)
+        for peer in set(peer_models(config.method, config.terms).values()):
+            _shapes(plan, Blueprint(peer or student))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _shapes(plan: Plan, blueprint: Blueprint) -> Shapes:
+    return shapes_of(blueprint, plan.dataset.num_classes, plan.dataset.image_shape)
