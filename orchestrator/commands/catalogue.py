@@ -115,6 +115,30 @@ def _method(name: str) -> int:
     return 0
 
 
+def compressions(options: Namespace) -> int:
+    from trainables.compression.registry import PARTS, is_choice, part_class, part_settings
+
+    if options.name is None:
+        kinds = {name: "choice" if is_choice(name) else "step" for name in PARTS}
+        parts = [(name, kind, PARTS.title(name)) for name, kind in kinds.items()]
+        print_table(("name", "kind", "what it is"), parts)
+        print(
+            "\nJoin them by '+': factor+prune. A choice, of which a chain has at most one, comes "
+            "first: it picks the architecture.\nSteps change the network in the order in which "
+            "they stand. `kdsweep compressions NAME` shows source and settings."
+        )
+        return 0
+    for name in (part.strip() for part in options.name.split("+")):
+        print((sys.modules[part_class(name).__module__].__doc__ or "").strip() + "\n")
+        rows = [
+            (key, str(s.default), s.expected(), _range(s), s.help)
+            for key, s in part_settings(name).items()
+        ]
+        print_table(("setting", "default", "expected", "search", "meaning"), rows)
+        print()
+    return 0
+
+
 def models(options: Namespace) -> int:
     from trainables.models.registry import create_model, describe_models
 

@@ -17,6 +17,7 @@ VERBS = {
     "query": "SQL over the results",
     "studies": "the shipped studies, or one of them",
     "methods": "the distillation methods, or one of them",
+    "compressions": "the ways to make a student small, or one of them",
     "models": "the networks",
     "datasets": "the data sets",
     "teacher": "train, import, adopt or list teachers",
@@ -61,6 +62,9 @@ EXAMPLES = {
     "methods": """
   kdsweep methods
   kdsweep methods kd""",
+    "compressions": """
+  kdsweep compressions
+  kdsweep compressions gpfq""",
     "models": """
   kdsweep models
   kdsweep models wrn_16_2 --classes 100""",
@@ -172,6 +176,7 @@ def build_parser() -> argparse.ArgumentParser:
     made["studies"].add_argument("name", nargs="?", metavar="NAME")
     made["studies"].add_argument("--schema", action="store_true", help="a study's JSON schema")
     made["methods"].add_argument("name", nargs="?", metavar="NAME")
+    made["compressions"].add_argument("name", nargs="?", metavar="NAME")
     made["models"].add_argument("name", nargs="?", metavar="NAME")
     made["models"].add_argument("--classes", type=int, default=10, metavar="N")
     made["models"].add_argument(

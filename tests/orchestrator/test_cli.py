@@ -39,6 +39,7 @@ FROZEN = {
     "query": ["SQL", *RESULTS, "--columns", "--csv"],
     "studies": ["NAME", "--schema"],
     "methods": ["NAME"],
+    "compressions": ["NAME"],
     "models": ["NAME", "--classes", "--image"],
     "datasets": ["NAME", "--data", "--download"],
     "teacher train": ["STUDY", *WHERE, "--replace", "--set"],

@@ -17,7 +17,7 @@ from trainables.compression.alphabets import (
     thresholded,
 )
 from trainables.compression.lockstep import changed_weights, patches
-from trainables.compression.msq import MSQ
+from trainables.compression.msq import MSQConfig
 from trainables.compression.step import Scene, Step
 from trainables.models.blueprint import Edit
 from trainables.models.edits import Bits
@@ -67,29 +67,33 @@ def gpfq(weights: Tensor, inputs: Tensor, quantised_inputs: Tensor, rounding: Ro
     return quantised
 
 
+@dataclass(frozen=True, kw_only=True)
+class GPFQConfig(MSQConfig):
+    """See `GPFQ`."""
+
+    rounding: str = setting(
+        "nearest", "to characters of the alphabet", choices=("nearest", "stochastic")
+    )
+    threshold: str = setting(
+        "none", "draws small weights to 0: soft (L1) or hard (L0)", choices=THRESHOLDS
+    )
+    threshold_width: float = setting(
+        1.0, "below which a weight becomes 0, in steps of the alphabet", at_least=0
+    )
+    images: int = setting(256, "training images that it looks at", at_least=1)
+    patches: float = setting(
+        0.25, "share of a convolution's positions that it looks at", above=0, at_most=1
+    )
+
+    def alphabet(self, rows: Tensor) -> Alphabet:
+        return thresholded(super().alphabet(rows), self.threshold, self.threshold_width)
+
+
 class GPFQ(Step):
     """Quantises the weights of every convolution and linear layer behind the last update."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config(MSQ.Config):
-        rounding: str = setting(
-            "nearest", "to characters of the alphabet", choices=("nearest", "stochastic")
-        )
-        threshold: str = setting(
-            "none", "draws small weights to 0: soft (L1) or hard (L0)", choices=THRESHOLDS
-        )
-        threshold_width: float = setting(
-            1.0, "below which a weight becomes 0, in steps of the alphabet", at_least=0
-        )
-        images: int = setting(256, "training images that it looks at", at_least=1)
-        patches: float = setting(
-            0.25, "share of a convolution's positions that it looks at", above=0, at_most=1
-        )
-
-        def alphabet(self, rows: Tensor) -> Alphabet:
-            return thresholded(super().alphabet(rows), self.threshold, self.threshold_width)
-
-    config: Config
+    Config = GPFQConfig
+    config: GPFQConfig
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

@@ -19,34 +19,38 @@ from trainables.models.blueprint import Edit
 from trainables.settings import setting
 
 
+@dataclass(frozen=True, kw_only=True)
+class MSQConfig:
+    """See `MSQ`."""
+
+    amount: int = setting(4, "bits b of a weight", at_least=2, at_most=16, search=(2, 8))
+    packed: bool = setting(
+        False, "2^b - 1 characters, which b bits tell apart, instead of the published 2^b + 1"
+    )
+    scalar: float = setting(
+        1.16, "C: the largest character in radii of a layer", above=0, search=(0.5, 3.0)
+    )
+    percentile: float = setting(
+        1.0, "of a neuron's absolute weights that counts as its radius", above=0, at_most=1
+    )
+    per_channel: bool = setting(False, "an alphabet for every neuron instead of every layer")
+
+    def alphabet(self, rows: Tensor) -> Alphabet:
+        """The alphabet of a layer's weights ``[N, d]``."""
+        return layer_alphabet(
+            rows,
+            largest_character(self.amount, self.packed),
+            scalar=self.scalar,
+            percentile=self.percentile,
+            per_channel=self.per_channel,
+        )
+
+
 class MSQ(Step):
     """Quantises the weights of every convolution and linear layer behind the last update."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        amount: int = setting(4, "bits b of a weight", at_least=2, at_most=16, search=(2, 8))
-        packed: bool = setting(
-            False, "2^b - 1 characters, which b bits tell apart, instead of the published 2^b + 1"
-        )
-        scalar: float = setting(
-            1.16, "C: the largest character in radii of a layer", above=0, search=(0.5, 3.0)
-        )
-        percentile: float = setting(
-            1.0, "of a neuron's absolute weights that counts as its radius", above=0, at_most=1
-        )
-        per_channel: bool = setting(False, "an alphabet for every neuron instead of every layer")
-
-        def alphabet(self, rows: Tensor) -> Alphabet:
-            """The alphabet of a layer's weights ``[N, d]``."""
-            return layer_alphabet(
-                rows,
-                largest_character(self.amount, self.packed),
-                scalar=self.scalar,
-                percentile=self.percentile,
-                per_channel=self.per_channel,
-            )
-
-    config: Config
+    Config = MSQConfig
+    config: MSQConfig
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

@@ -36,6 +36,40 @@ TOLERANCE = 0.05
 _HALVINGS = 16
 
 
+@dataclass(frozen=True, kw_only=True)
+class PruneConfig:
+    """See `Prune`."""
+
+    amount: float = setting(
+        2.0,
+        "how many times smaller, in what prune.of counts",
+        above=1,
+        search=(1.2, 8.0),
+        log=True,
+    )
+    of: str = setting("macs", "what the factor counts", choices=("macs", "params"))
+    criterion: str = setting(
+        "l1",
+        "what makes a channel matter: norm of its filters, BatchNorm's scale, Taylor's first "
+        "order on training images, or chance",
+        choices=("l1", "l2", "bn_scale", "taylor", "random"),
+    )
+    scope: str = setting(
+        "global",
+        "what is compared: all channels, or those of a layer, of which equal shares go",
+        choices=("global", "layer"),
+    )
+    least: float = setting(
+        0.1, "share of a layer's channels that stays in any case", at_least=0, at_most=1
+    )
+    rounds: int = setting(1, "in which the factor is reached", at_least=1)
+    begin: float = setting(
+        0.0, "share of the training before the first round", at_least=0, at_most=1
+    )
+    end: float = setting(0.0, "share of the training before the last round", at_least=0, at_most=1)
+    images: int = setting(256, "training images that Taylor's criterion looks at", at_least=1)
+
+
 class Prune(Step):
     """Cuts the channels that matter least, at once or in rounds with training between them.
 
@@ -44,42 +78,10 @@ class Prune(Step):
     `ChannelGroups`.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        amount: float = setting(
-            2.0,
-            "how many times smaller, in what prune.of counts",
-            above=1,
-            search=(1.2, 8.0),
-            log=True,
-        )
-        of: str = setting("macs", "what the factor counts", choices=("macs", "params"))
-        criterion: str = setting(
-            "l1",
-            "what makes a channel matter: norm of its filters, BatchNorm's scale, Taylor's first "
-            "order on training images, or chance",
-            choices=("l1", "l2", "bn_scale", "taylor", "random"),
-        )
-        scope: str = setting(
-            "global",
-            "what is compared: all channels, or those of a layer, of which equal shares go",
-            choices=("global", "layer"),
-        )
-        least: float = setting(
-            0.1, "share of a layer's channels that stays in any case", at_least=0, at_most=1
-        )
-        rounds: int = setting(1, "in which the factor is reached", at_least=1)
-        begin: float = setting(
-            0.0, "share of the training before the first round", at_least=0, at_most=1
-        )
-        end: float = setting(
-            0.0, "share of the training before the last round", at_least=0, at_most=1
-        )
-        images: int = setting(256, "training images that Taylor's criterion looks at", at_least=1)
+    Config = PruneConfig
+    config: PruneConfig
 
-    config: Config
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: PruneConfig) -> None:
         super().__init__(config)
         self.moments = evenly(config.rounds, config.begin, config.end, "prune")
 

@@ -69,7 +69,7 @@ def parse_chain(compression: str) -> tuple[str, tuple[str, ...]]:
         PARTS.check(name)
         if name in names[:number]:
             raise UserError(f"compression '{compression}': '{name}' is named twice")
-    chosen = [name for name in names if _is_choice(name)]
+    chosen = [name for name in names if is_choice(name)]
     if len(chosen) > 1:
         both = " and ".join(f"'{name}'" for name in chosen)
         raise UserError(f"compression '{compression}': {both} choose the architecture; leave one")
@@ -84,7 +84,12 @@ def parse_chain(compression: str) -> tuple[str, tuple[str, ...]]:
     return names[0], names[1:]
 
 
-def _is_choice(name: str) -> bool:
+def is_choice(name: str) -> bool:
+    """Whether a part chooses the architecture.
+
+    Raises:
+        UserError: no such part.
+    """
     if name in CHOICES or name in STEPS:
         return name in CHOICES
     from trainables.compression.step import Choice
@@ -108,7 +113,7 @@ def implied_chain(values: Mapping[str, object]) -> str:
         UserError: several amounts are given.
     """
     given = [name for name in PARTS if values.get(name) is not None and _has_amount(name)]
-    choices = [name for name in given if _is_choice(name)]
+    choices = [name for name in given if is_choice(name)]
     if len(choices) > 1:
         raise UserError(f"compression: {' and '.join(choices)} are both given; choose one")
     if len(given) > 1:
@@ -132,7 +137,7 @@ def part_settings(name: str) -> dict[str, Setting]:
         name if key == AMOUNT else f"{name}.{key}": setting
         for key, setting in settings_of(part_class(name).Config).items()
     }
-    if not _is_choice(name):
+    if not is_choice(name):
         return found
     return {key: dataclasses.replace(setting, role="words") for key, setting in found.items()}
 

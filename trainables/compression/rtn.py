@@ -20,15 +20,19 @@ from trainables.models.blueprint import Edit
 from trainables.settings import setting
 
 
+@dataclass(frozen=True, kw_only=True)
+class RTNConfig:
+    """See `RTN`."""
+
+    amount: int = setting(8, "bits b of a weight", at_least=2, at_most=16, search=(2, 8))
+    per_channel: bool = setting(True, "a scale for every neuron instead of every layer")
+
+
 class RTN(Step):
     """Quantises the weights of every convolution and linear layer behind the last update."""
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        amount: int = setting(8, "bits b of a weight", at_least=2, at_most=16, search=(2, 8))
-        per_channel: bool = setting(True, "a scale for every neuron instead of every layer")
-
-    config: Config
+    Config = RTNConfig
+    config: RTNConfig
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

@@ -85,6 +85,37 @@ def pattern_mask(weight: Tensor, keep: int, of: int) -> Tensor:
     return found.view(last.shape).movedim(-1, 1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SparsifyConfig:
+    """See `Sparsify`."""
+
+    amount: float = setting(
+        0.9,
+        "share of the weights that are zero in the end",
+        above=0,
+        at_most=0.9999,
+        search=(0.5, 0.99),
+    )
+    rounds: int = setting(1, "in which the share is reached", at_least=1)
+    schedule: str = setting(
+        "geometric",
+        "an equal share of what is left in every round, or many at first (cubic)",
+        choices=("geometric", "cubic"),
+    )
+    begin: float = setting(
+        0.0, "share of the training before the first round", at_least=0, at_most=1
+    )
+    end: float = setting(0.5, "share of the training before the last round", at_least=0, at_most=1)
+    scope: str = setting(
+        "global",
+        "what is compared: all weights, or those of a layer",
+        choices=("global", "layer"),
+    )
+    pattern: str | None = setting(
+        None, "N:M, as in 2:4: so many of M neighbouring weights stay, instead of a share"
+    )
+
+
 class Sparsify(Step):
     """Masks weights of the convolutions and linear layers in rounds; trained on in between.
 
@@ -92,39 +123,10 @@ class Sparsify(Step):
     whatever momentum and weight decay would do to what is under them.
     """
 
-    @dataclass(frozen=True, kw_only=True)
-    class Config:
-        amount: float = setting(
-            0.9,
-            "share of the weights that are zero in the end",
-            above=0,
-            at_most=0.9999,
-            search=(0.5, 0.99),
-        )
-        rounds: int = setting(1, "in which the share is reached", at_least=1)
-        schedule: str = setting(
-            "geometric",
-            "an equal share of what is left in every round, or many at first (cubic)",
-            choices=("geometric", "cubic"),
-        )
-        begin: float = setting(
-            0.0, "share of the training before the first round", at_least=0, at_most=1
-        )
-        end: float = setting(
-            0.5, "share of the training before the last round", at_least=0, at_most=1
-        )
-        scope: str = setting(
-            "global",
-            "what is compared: all weights, or those of a layer",
-            choices=("global", "layer"),
-        )
-        pattern: str | None = setting(
-            None, "N:M, as in 2:4: so many of M neighbouring weights stay, instead of a share"
-        )
+    Config = SparsifyConfig
+    config: SparsifyConfig
 
-    config: Config
-
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: SparsifyConfig) -> None:
         super().__init__(config)
         self.pattern = _pattern(config.pattern)
         rounds = 1 if self.pattern else config.rounds
