@@ -16,6 +16,7 @@ import yaml
 from orchestrator.cli import main
 from orchestrator.query import trials
 from trainables import registry
+from trainables.adopting import adopt_student
 from trainables.compression.measure import count_macs, count_params
 from trainables.compression.registry import part_class
 from trainables.config import TrialConfig
@@ -23,9 +24,8 @@ from trainables.data.sources import load_dataset
 from trainables.job import STUDENT, Job, Run, trial_folder
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.weights import read_card, read_network
-from trainables.teachers.adopting import adopt_student
+from trainables.teacher_training import recipe, train_teacher
 from trainables.teachers.teacher import Teacher, load_teacher
-from trainables.teachers.train import recipe, train_teacher
 
 CPU = torch.device("cpu")
 

@@ -19,13 +19,13 @@ orchestrator.sweeps
 orchestrator.results
 search_spaces
 trainables.trainable
-trainables.cost trainables.timing trainables.engine.memory
-trainables.teachers.train trainables.teachers.adopting
+trainables.cost trainables.timing trainables.memory
+trainables.teacher_training trainables.adopting
 trainables.job
 trainables.rows
-trainables.training trainables.engine.answers trainables.engine.feeding
-trainables.optimizers trainables.schedule
-trainables.teachers trainables.engine.remembering
+trainables.training
+trainables.optimizers
+trainables.teachers
 trainables.engine
 trainables.config trainables.keys
 trainables.methods
@@ -126,7 +126,7 @@ def test_an_arrow_that_climbs_is_seen(name, text, found):
         ("import trainables", {"ray", "torch", "pandas", "pyarrow"}),
         ("import orchestrator, search_spaces", {"ray", "torch", "pandas", "pyarrow"}),
         ("import orchestrator.cli", {"ray", "torch", "optuna", "pandas", "pyarrow", "duckdb"}),
-        ("import trainables.job, trainables.teachers.train", {"ray", "optuna"}),
+        ("import trainables.job, trainables.teacher_training", {"ray", "optuna"}),
         ("import orchestrator.sweeps.sweep", {"ray"}),
     ],
 )

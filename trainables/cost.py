@@ -19,7 +19,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
-from trainables.engine.remembering import TABLED
 from trainables.methods import term
 from trainables.methods.method import Method
 from trainables.models.features import FIELDS
@@ -28,6 +27,7 @@ from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
+from trainables.teachers.remembering import TABLED
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
 from trainables.worker import kept

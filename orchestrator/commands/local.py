@@ -27,7 +27,7 @@ from trainables.files import open_folder
 from trainables.job import Run
 from trainables.models.weights import Card
 from trainables.tasks.metrics import percent
-from trainables.teachers.train import Recipe, train_teacher
+from trainables.teacher_training import Recipe, train_teacher
 
 Say = Callable[[str], None]
 

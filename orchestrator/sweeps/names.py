@@ -5,7 +5,7 @@ import itertools
 from orchestrator.results.store import Store
 from trainables.errors import UserError
 from trainables.files import open_folder
-from trainables.teachers.train import TEACHERS
+from trainables.teacher_training import TEACHERS
 
 MAX_NAME = 100
 """Letters of a sweep's name: its trials' files have longer names."""

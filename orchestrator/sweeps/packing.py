@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.sweeps.plan import Plan
 from trainables.compression.measure import macs_of
 from trainables.config import TrialConfig
-from trainables.engine.memory import GpuMemory, measure_memory
+from trainables.memory import GpuMemory, measure_memory
 from trainables.methods.registry import peer_models
 from trainables.models.blueprint import Blueprint
 

@@ -30,9 +30,9 @@ from trainables.models.outputs import Shapes
 from trainables.models.weights import Card
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
+from trainables.teacher_training import Filed, Recipe, lineage
 from trainables.teachers.classes import class_order, remark
 from trainables.teachers.teacher import find_teacher
-from trainables.teachers.train import Filed, Recipe, lineage
 
 MAX_CORNERS = 2000
 CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"

@@ -13,8 +13,8 @@ from orchestrator.sweeps.surroundings import thread_counts
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
 from trainables.tasks.metrics import percent
+from trainables.teacher_training import Recipe, teacher_lock, waiting_for
 from trainables.teachers.teacher import find_teacher
-from trainables.teachers.train import Recipe, teacher_lock, waiting_for
 
 MAX_ATTEMPTS = 3
 POLL_SECONDS = 0.5
@@ -132,7 +132,7 @@ class _Stage:
         import ray
         import torch
 
-        from trainables.teachers.train import TeacherTraining
+        from trainables.teacher_training import TeacherTraining
 
         plan = self._plan
         lesson.attempts += 1

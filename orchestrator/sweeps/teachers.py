@@ -4,8 +4,8 @@ from search_spaces.spec import Study
 from search_spaces.teacher import TeacherSpec
 from trainables.errors import UserError
 from trainables.models.registry import canonical_name
+from trainables.teacher_training import Filed, Recipe, recipe
 from trainables.teachers.teacher import find_teacher
-from trainables.teachers.train import Filed, Recipe, recipe
 
 
 def teachers_of(study: Study, results: str, data_dir: str | None) -> dict[str, Recipe | Filed]:

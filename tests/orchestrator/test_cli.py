@@ -13,7 +13,8 @@ import pytest
 import torch
 import yaml
 
-from orchestrator.cli import EXAMPLES, VERBS, build_parser, main, parse
+from orchestrator.cli import main
+from orchestrator.commands.parser import EXAMPLES, VERBS, build_parser, parse
 from orchestrator.results.record import write_record
 from orchestrator.results.store import Store
 from orchestrator.sweeps.plan import Plan

@@ -6,7 +6,7 @@ import torch
 from orchestrator.sweeps.packing import largest, share_for
 from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
-from trainables.engine.memory import GpuMemory, measure_memory
+from trainables.memory import GpuMemory, measure_memory
 
 GB = 10**9
 

@@ -8,7 +8,7 @@ from orchestrator.sweeps.plan import CHECKPOINT_SECONDS, Plan
 from search_spaces.load import load_study, parse_study
 from trainables.config import config_key
 from trainables.errors import UserError
-from trainables.teachers.train import train_teacher
+from trainables.teacher_training import train_teacher
 
 
 def plan(*assignments, **changes):

@@ -15,15 +15,15 @@ from torch import Tensor
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.views import to_float
-from trainables.engine.feeding import Feed
 from trainables.errors import Diverged, TeacherBroken, UserError
 from trainables.methods.kd import kd_loss
 from trainables.methods.method import Method
 from trainables.methods.term import Batch
 from trainables.models.outputs import Outputs
-from trainables.schedule import learning_rate
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
+from trainables.training.feeding import Feed
+from trainables.training.schedule import learning_rate
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]

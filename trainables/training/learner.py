@@ -13,7 +13,6 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Images
 from trainables.data.views import to_float
 from trainables.engine.compiling import CompiledNetwork
-from trainables.engine.feeding import Feed
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
 from trainables.methods.method import Method, check_readable
@@ -27,8 +26,9 @@ from trainables.models.shapes import output_shapes
 from trainables.once import warn_once
 from trainables.optimizers.registry import OPTIMIZERS
 from trainables.randomness import Randomness
-from trainables.schedule import learning_rate
 from trainables.tasks.task import Score
+from trainables.training.feeding import Feed
+from trainables.training.schedule import learning_rate
 from trainables.training.stream import Stream
 
 log = logging.getLogger(__name__)

@@ -11,17 +11,17 @@ from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset
 from trainables.data.resident import place_images
 from trainables.data.views import ViewPlan
-from trainables.engine.answers import check_answers
-from trainables.engine.feeding import Feed, Feeder
 from trainables.engine.precision import choose_precision, computing
-from trainables.engine.remembering import RememberingTeacher, remembering
 from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.term import Batch, class_shares
 from trainables.models.features import FIELDS
 from trainables.models.outputs import Outputs
 from trainables.tasks.registry import TASKS
+from trainables.teachers.remembering import RememberingTeacher, remembering
 from trainables.teachers.teacher import Teacher
+from trainables.training.answers import check_answers
+from trainables.training.feeding import Feed, Feeder
 
 SHOWN = (
     *("dataset", "image_size", "split_seed", "val_fraction", "train_fraction"),

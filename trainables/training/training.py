@@ -10,13 +10,13 @@ import torch
 from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
-from trainables.engine.answers import check_score
 from trainables.errors import Diverged
 from trainables.methods.method import Method
 from trainables.methods.term import STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.task import Score
 from trainables.teachers.teacher import Teacher
+from trainables.training.answers import check_score
 from trainables.training.learner import Learner
 from trainables.training.steps import take_steps
 from trainables.training.stream import Stream

@@ -11,9 +11,9 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.job import Job, Run
 from trainables.models.registry import create_model
+from trainables.teacher_training import recipe, train_teacher
 from trainables.teachers.importing import import_teacher
 from trainables.teachers.teacher import find_teacher, list_teachers, load_teacher, made_how
-from trainables.teachers.train import recipe, train_teacher
 
 CPU = torch.device("cpu")
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainables import teacher_training as train
 from trainables.config import TrialConfig
 from trainables.errors import Diverged, UserError
 from trainables.files import Folder
 from trainables.job import PROGRESS, STUDENT
-from trainables.teachers import train
+from trainables.teacher_training import TeacherTraining, recipe, teacher_lock, train_teacher
 from trainables.teachers.teacher import find_teacher, teacher_folder
-from trainables.teachers.train import TeacherTraining, recipe, teacher_lock, train_teacher
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]
@@ -26,7 +26,7 @@ WAIT = """
 import json, sys, torch
 torch.set_num_threads(1)
 from trainables.config import TrialConfig
-from trainables.teachers.train import recipe, train_teacher
+from trainables.teacher_training import recipe, train_teacher
 plan = recipe(TrialConfig.from_mapping(json.loads(sys.argv[1])), None)
 say = lambda text: print("SAID", text, flush=True)
 epoch = lambda row: print("EPOCH", row["epoch"], flush=True)

@@ -6,18 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainables import teacher_training as train
 from trainables.config import TrialConfig, config_key
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.models.weights import SUFFIX, read_network
-from trainables.teachers import train
+from trainables.teacher_training import Filed, TeacherTraining, lineage, recipe, train_teacher
 from trainables.teachers.teacher import (
     find_teacher,
     list_teachers,
     load_teacher,
     teacher_folder,
 )
-from trainables.teachers.train import Filed, TeacherTraining, lineage, recipe, train_teacher
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]

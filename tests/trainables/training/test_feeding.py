@@ -13,11 +13,11 @@ from trainables import cost
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.data.resident import ImagesOnDevice, ImagesOnHost
-from trainables.engine.feeding import Feeder
 from trainables.methods.registry import PLAIN, term_class, term_names
 from trainables.methods.term import Term
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
+from trainables.training.feeding import Feeder
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]

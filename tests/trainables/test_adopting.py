@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from trainables.adopting import adopt_student
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.job import STUDENT, Job, Run
-from trainables.teachers.adopting import adopt_student
 from trainables.teachers.teacher import find_teacher, list_teachers, load_teacher
 
 CPU = torch.device("cpu")

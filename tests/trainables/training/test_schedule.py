@@ -5,7 +5,7 @@ import math
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.schedule import learning_rate
+from trainables.training.schedule import learning_rate
 
 
 def config(**values: object) -> TrialConfig:

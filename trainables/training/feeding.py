@@ -14,7 +14,7 @@ from torch import Tensor
 from trainables.data.resident import PlacedImages
 from trainables.data.transfer import sent
 from trainables.data.views import Offsets, ViewPlan
-from trainables.engine.remembering import Known, RememberingTeacher
+from trainables.teachers.remembering import Known, RememberingTeacher
 
 AHEAD = 32
 """Batches of a GPU whose answers are looked up at once."""
