@@ -108,10 +108,11 @@ class SpyTeacher(Teacher):
         views: Tensor,
         change: Callable[[Tensor], Tensor] | None = None,
         depth: int | None = None,
+        *asked: Any,
     ) -> Outputs:
         self.views.append(views.clone())
         self.depths.append(depth)
-        return super().__call__(views, change, depth)
+        return super().__call__(views, change, depth, *asked)
 
 
 def seen_by(network: torch.nn.Module) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 _SHAPING = {
     *("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0", "AliasBackward0"),
     *("SqueezeBackward0", "SqueezeBackward1", "SqueezeBackward2", "UnsqueezeBackward0"),
-    *("CloneBackward0", "ToCopyBackward0", "AsStridedBackward0"),
+    *("CloneBackward0", "ToCopyBackward0", "AsStridedBackward0", "AsStridedBackward1"),
 }
 
 

@@ -44,6 +44,8 @@ def test_networks(name: str, size: int, pooled: bool) -> None:
     with torch.device("meta"):
         on_meta = create_model(name, 10, shape)
     assert output_shapes(on_meta, shape).pooled == pooled
+    # As teachers and students are laid out in trainings.
+    assert output_shapes(model.to(memory_format=torch.channels_last), shape).pooled == pooled
 
 
 @pytest.mark.parametrize(
