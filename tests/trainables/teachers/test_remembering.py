@@ -11,8 +11,8 @@ import torch
 
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
-from trainables.engine import remembering as engine
 from trainables.job import Job, Run
+from trainables.teachers import remembering as tables
 from trainables.teachers.remembering import RememberingTeacher
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
@@ -195,7 +195,7 @@ def test_without_room_the_teacher_runs_live(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    engine._opened.cache_clear()
+    tables._opened.cache_clear()
     live = train(teacher_cache="off").losses
     monkeypatch.setenv("KDSWEEP_CACHE_GB", "0.000001")
     found = train()
