@@ -20,6 +20,7 @@ from trainables import registry
 from trainables.compression.chain import Chain
 from trainables.compression.registry import (
     PARTS,
+    STEPS,
     canonical_chain,
     parse_chain,
     part_class,
@@ -135,7 +136,10 @@ def key(config: TrialConfig, student: str = "wrn_16_1") -> str:
 
 
 def test_names_are_known_and_nothing_is_loaded(installed: None) -> None:
-    assert [*PARTS] == ["explicit", "depth", "width", "factor", "trim", "grid", "half", "lr"]
+    names = [*PARTS]
+    assert names[:4] == ["explicit", "depth", "width", "factor"]
+    assert names[4 : 4 + len(STEPS)] == [*STEPS]
+    assert names[4 + len(STEPS) :] == ["trim", "grid", "half", "lr"]
     assert PARTS.title("trim") == "what another package may do to a network"
     assert PARTS.title("explicit") == "the student as it is named"
     assert "their_steps" not in sys.modules

@@ -5,6 +5,8 @@ one asks for the same. Each kind has a `Store`; `kept` makes one of a function's
 them belong to `WORKER`.
 """
 
+from __future__ import annotations
+
 import functools
 import gc
 import mmap
@@ -12,9 +14,6 @@ import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from types import FunctionType
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
-
-import torch
-from torch import Tensor, nn
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,9 +71,14 @@ class Worker:
         """Lets go of everything. What a trial still uses stays until that is over."""
         for store in self.stores:
             store.clear()
+        gc.collect()
+        if "torch" not in sys.modules:
+            return
+        import torch
+
         if "torch._dynamo" in sys.modules:
             torch.compiler.reset()  # it has tables of its own of what it made
-        gc.collect()
+            gc.collect()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
@@ -122,6 +126,8 @@ def kept(what: str, entries: int) -> Callable[[Callable[P, R]], Kept[P, R]]:
 
 def _sizes(value: object, seen: set[int]) -> Iterator[int]:
     """Bytes of what a value holds, as far as it has not been seen."""
+    from torch import Tensor
+
     size, place = 0, id(value)
     if isinstance(value, Tensor) and not value.is_meta:
         storage = value.untyped_storage()
@@ -137,6 +143,8 @@ def _sizes(value: object, seen: set[int]) -> Iterator[int]:
 
 def _parts(value: object) -> list[Any]:
     """What a value is made of."""
+    from torch import Tensor, nn
+
     if isinstance(value, nn.Module):
         return [*value.parameters(), *value.buffers()]
     if isinstance(value, Mapping):

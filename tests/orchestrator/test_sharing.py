@@ -79,7 +79,9 @@ def test_the_better_of_lent_configs_is_chosen_on_validation(booked):
         fixed={"val_fraction": 0.1},
     )
     frame = trials(booked(study, lambda config: config.lr), ["s"])
-    frame["val_acc"] = [0.9 if row.test_acc == 0.1 else 0.1 for row in frame.itertuples()]
+    frame["val_acc"] = frame["val_score"] = [
+        0.9 if row.test_acc == 0.1 else 0.1 for row in frame.itertuples()
+    ]
     frame = frame[(frame["teacher"] != "wrn_40_2") | (frame["method"] == "kd")]
     cells = {
         (panel.cells[0].teacher, cell.method): cell.mean
@@ -156,7 +158,8 @@ def test_confirmed_students_are_lent_too(booked):
     pairs = {"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}}
     study = own(pairs, fixed={"val_fraction": 0.1}, repeats=2)
     frame = trials(booked(study, lambda config: 0.5), ["s"])
-    confirmed = frame.assign(stage="confirm", trial_id=frame["trial_id"] + "-c", test_acc=0.6)
+    confirmed = frame.assign(stage="confirm", trial_id=frame["trial_id"] + "-c")
+    confirmed["test_acc"] = confirmed["test_score"] = 0.6
     confirmed["config"] = confirmed["config"].str.replace(
         '"val_fraction":0.1', '"val_fraction":0.0'
     )

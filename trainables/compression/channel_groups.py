@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch_pruning as tp  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from trainables.models.eca import ECA
@@ -40,6 +39,8 @@ class ChannelGroups:
     """
 
     def __init__(self, network: Network, image_shape: ImageShape) -> None:
+        import torch_pruning as tp  # type: ignore[import-untyped]  # and torchvision with it
+
         self._traced = _traceable(network, image_shape)
         self._names = {module: name for name, module in self._traced.named_modules()}
         images = blank_images(self._traced, image_shape)

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch_pruning as tp  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from trainables.compression.channel_groups import ChannelGroups, width
@@ -117,14 +116,16 @@ class Prune(Step):
         return [cut] if cut != Channels() else []
 
     def _importance(self, groups: ChannelGroups, scene: Scene) -> list[Tensor]:
+        from torch_pruning import importance  # type: ignore[import-untyped]
+
         kind = self.config.criterion
         if kind == "random":
             return [torch.rand(size, generator=scene.generator) for size in groups.sizes]
         if kind == "taylor":
-            return groups.importance(tp.importance.GroupTaylorImportance(), self._gradients(scene))
+            return groups.importance(importance.GroupTaylorImportance(), self._gradients(scene))
         if kind == "bn_scale":
-            return groups.importance(tp.importance.BNScaleImportance())
-        return groups.importance(tp.importance.GroupMagnitudeImportance(p=1 if kind == "l1" else 2))
+            return groups.importance(importance.BNScaleImportance())
+        return groups.importance(importance.GroupMagnitudeImportance(p=1 if kind == "l1" else 2))
 
     def _gradients(self, scene: Scene) -> nn.Module:
         """A copy of the network with the gradients of the cross-entropy of some images."""

@@ -194,7 +194,10 @@ def _read_stream(file: BinaryIO | mmap.mmap, buffer: Any) -> Any:
         storage = reader.storages.get(str(key))
         if storage is None:
             raise NotAPickle(f"storage {key} is not used")
-        (count,) = struct.unpack("<q", file.read(8))
+        size = file.read(8)
+        if len(size) < 8:
+            raise NotAPickle("it has no end")
+        (count,) = struct.unpack("<q", size)
         storage.place = buffer, file.tell()
         file.seek(count * (storage.dtype or torch.uint8).itemsize, io.SEEK_CUR)
     return content
