@@ -16,9 +16,10 @@ from search_spaces.dimension import (
     layered,
     written_out,
 )
+from search_spaces.form import check_form, check_teachers, decides_first
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
-from search_spaces.teacher import UNNAMED, TeacherSpec
+from search_spaces.teacher import TeacherSpec
 from trainables.config import MAX_SEED, TrialConfig, settings_with
 from trainables.errors import UserError
 from trainables.objectives import check_objective
@@ -118,53 +119,12 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
-        self._check_teachers()
+        check_teachers(self)
         if "objectives" not in self.model_fields_set and not self.teachers():
             # There is nothing that a student is small beside. No field that somebody has set.
             self.__dict__["objectives"] = {"val_acc": "max"}
-        for key in self.objectives:
-            if "teacher" in check_objective(key).needs and not self.teachers():
-                raise ValueError(f"objectives.{key}: needs a teacher")
-        for key in self.dimensions:
-            if key in self.fixed:
-                raise ValueError(f"{key}: is both fixed and a dimension")
-            for name, pair in self.pairs.items():
-                if key in pair.settings:
-                    raise ValueError(f"pairs.{name}.{key}: is a dimension, too")
-        for key in self.cover:
-            if key not in self.space or self.space[key].choices is None:
-                raise ValueError(f"cover: {key} is not a dimension with listed choices")
-        for key, dimension in self.dimensions.items():
-            if self.sampler == "grid" and dimension.choices is None and dimension.step is None:
-                raise ValueError(f"dimensions.{key}: a grid needs choices, or a range with step")
-        for point in self.points:
-            for key, value in point.items():
-                if key not in self.space:
-                    raise ValueError(f"points: {key} is not a dimension")
-                if value not in self.space[key]:
-                    raise ValueError(f"points: {key} {value!r} is not in its dimension")
-        given = set(self.fixed).union(*(pair.settings for pair in self.pairs.values()))
-        for key in sorted(self.space, key=_decides_first):
-            for other in self.space[key].when:
-                if other not in given:
-                    raise ValueError(
-                        f"dimensions.{key}.when: {other} is neither fixed nor a dimension before it"
-                    )
-            given.add(key)
+        check_form(self)
         return self
-
-    def _check_teachers(self) -> None:
-        if not self.pairs:
-            if self.teacher is not None and not self.teacher.named:
-                raise ValueError(f"teacher: {UNNAMED}")
-            return
-        if self.teacher is not None:
-            for key in TeacherSpec.model_fields:
-                if getattr(self.teacher, key) is not None:
-                    raise ValueError(f"teacher.{key}: with pairs, every pair names its teacher")
-        for name, pair in self.pairs.items():
-            if pair.student is None and "student" not in {**self.fixed, **self.dimensions}:
-                raise ValueError(f"pairs.{name}.student: expected the name of a model")
 
     @property
     def space(self) -> dict[str, Dimension]:
@@ -186,7 +146,7 @@ class Study(Strict):
         """
         values: dict[str, Value] = {}
         space = self.space
-        for key in sorted(space, key=_decides_first):
+        for key in sorted(space, key=decides_first):
             if self._exists(key, values):
                 values[key] = draw(key, space[key])
         return values
@@ -284,7 +244,7 @@ class Study(Strict):
     def _product(self, keys: list[str]) -> list[dict[str, Value]]:
         """All combinations of the listed dimensions that exist together."""
         found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
-        ordered = sorted(keys, key=_decides_first)
+        ordered = sorted(keys, key=decides_first)
         for combination in itertools.product(*(grid_values(self.space[k], k) for k in ordered)):
             chosen = dict(zip(ordered, combination, strict=True))
             values: dict[str, Value] = {}
@@ -304,8 +264,3 @@ OF_STUDY = {
     PAIR: "is the choice among the study's pairs, a dimension by itself",
 }
 """Settings of a trial that a study does not give by ``fixed`` or ``dimensions``."""
-
-
-def _decides_first(key: str) -> int:
-    """Pair, method and compression decide which other dimensions exist."""
-    return {PAIR: 0, "method": 1, "compression": 2}.get(key, 3)

@@ -5,7 +5,7 @@ A state machine that knows nothing of Ray, clocks or disks but the store.
 
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -252,9 +252,7 @@ class Book:
         self.source.tell(proposal.number, rows, answered=not group.trained)
         if proposal.row is not None:
             # Needs no haste: what was told follows from the rows again, if this is lost.
-            told = {"trial_ids": json.dumps([row["trial_id"] for row in rows])}
-            state = TRAINED if group.trained else ANSWERED
-            self.store.add_proposal({**proposal.row, **told, "state": state})
+            self.store.add_proposal({**proposal.row, **_told(rows, group.trained)})
 
     def _await(self, written: bool) -> None:
         # The sweep pauses: no trial may start, and no result be told, that is not on disk. The
@@ -262,3 +260,9 @@ class Book:
         while not written:
             self._pause()
             written = self.store.flush()
+
+
+def _told(rows: Sequence[Row], trained: bool) -> dict[str, Any]:
+    """What the store keeps of a proposal when its source was told."""
+    trials = json.dumps([row["trial_id"] for row in rows])
+    return {"trial_ids": trials, "state": TRAINED if trained else ANSWERED}

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.compression.channel_groups import ChannelGroups, width
@@ -132,7 +131,8 @@ class Prune(Step):
         made: Any = copy.deepcopy(scene.network).requires_grad_(True)
         with torch.enable_grad():
             for images, target in scene.batches(self.config.images):
-                F.cross_entropy(made(images).logits.float(), target, reduction="sum").backward()
+                loss = scene.task.cross_entropy(made(images).logits.float(), target)
+                (len(images) * loss).backward()
         return made
 
     def _removed(self, values: Sequence[Tensor], share: float) -> list[Tensor]:

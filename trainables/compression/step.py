@@ -14,6 +14,8 @@ from torch import Tensor
 from trainables.models.blueprint import Edit
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
+from trainables.tasks.single_label import SINGLE_LABEL
+from trainables.tasks.task import Task
 
 
 class Choice:
@@ -75,6 +77,7 @@ class Scene(NamedTuple):
         generator: for whatever the step draws; it follows from the trial's seed and the moment.
         image_shape: ``(C, H, W)``.
         device: where the network is.
+        task: of the data: it has the loss of the targets.
     """
 
     network: Network
@@ -82,6 +85,7 @@ class Scene(NamedTuple):
     generator: torch.Generator
     image_shape: ImageShape
     device: torch.device
+    task: Task = SINGLE_LABEL
 
 
 class Step:

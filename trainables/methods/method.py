@@ -159,7 +159,7 @@ class Method(nn.Module):
         """
         parts = self.phase(batch.progress).parts
         zero = torch.zeros((), device=student.logits.device)
-        changed = [self._modified(outputs) for outputs in (student, teacher)]
+        changed = [_modified(outputs, self.modifiers) for outputs in (student, teacher)]
         losses = [self.ce_weight * cross_entropy(student.logits, batch) if CE in parts else zero]
         for name, term in self._terms.items():
             if name not in parts:
@@ -220,13 +220,6 @@ class Method(nn.Module):
         parts = self.phase(progress).parts
         return {name: term for name, term in self._terms.items() if name in parts}
 
-    def _modified(self, outputs: Outputs | None) -> Outputs | None:
-        """The outputs as the terms with a softmax read them."""
-        if outputs is not None:
-            for modifier in self.modifiers.values():
-                outputs = outputs._replace(logits=modifier(outputs.logits))
-        return outputs
-
     @property
     def _terms(self) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
@@ -234,6 +227,14 @@ class Method(nn.Module):
     @property
     def _input_modifiers(self) -> list[InputModifier]:
         return [one for one in self.input_modifiers.values() if isinstance(one, InputModifier)]
+
+
+def _modified(outputs: Outputs | None, modifiers: nn.ModuleDict) -> Outputs | None:
+    """The outputs as the terms with a softmax read them."""
+    if outputs is not None:
+        for modifier in modifiers.values():
+            outputs = outputs._replace(logits=modifier(outputs.logits))
+    return outputs
 
 
 def _check_independent(

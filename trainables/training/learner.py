@@ -93,8 +93,7 @@ class Learner:
         """Places a network, and makes what holds its weights: the optimizer, compiled passes."""
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         network = self.networks[name].to(self.device).to(memory_format=layout)
-        # The adaptors of the method are trained with the student.
-        adaptors = [*self.method.parameters()] if name == STUDENT else []
+        adaptors = [*self.method.parameters()] if name == STUDENT else []  # trained with it
         if name == STUDENT:
             compiled = self.config.compile and not _hinders(self.method)
             self.forward = CompiledNetwork(network) if compiled else network

@@ -80,7 +80,8 @@ def _scene(learner: Learner, call: Call) -> Scene:
         return _batches(learner, count)
 
     generator = torch.Generator().manual_seed(seed)
-    return Scene(learner.student.eval(), batches, generator, data.image_shape, learner.device)
+    network, task = learner.student.eval(), learner.stream.task
+    return Scene(network, batches, generator, data.image_shape, learner.device, task)
 
 
 def _batches(learner: Learner, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,7 @@ from trainables.compression.prune import Cost, Prune
 from trainables.compression.step import Scene
 from trainables.errors import UserError
 from trainables.models.blueprint import Blueprint, build, edit
+from trainables.tasks.multi_label import MULTI_LABEL
 
 SHAPE, CLASSES = (3, 32, 32), 10
 MODELS = [
@@ -144,6 +145,17 @@ def test_criteria(criterion):
     assert gone
     assert (gone <= set(weak.tolist())) == (criterion != "random")
     assert count_macs(before, SHAPE) > count_macs(after, SHAPE)
+
+
+def test_taylor_reads_the_loss_of_the_task():
+    """Of images of several classes, too."""
+    network = network_of("resnet8")
+    images, target = torch.randn(4, *SHAPE), torch.randint(2, (4, CLASSES), dtype=torch.uint8)
+    seen = scene(network)._replace(batches=lambda _: iter([(images, target)]), task=MULTI_LABEL)
+    step = Prune(Prune.Config(amount=1.5, criterion="taylor"))
+    (change,) = step.at(0.0, seen)
+    edit(network, change, SHAPE)
+    assert network(images).logits.isfinite().all()
 
 
 def _positions(ranges):

@@ -1,0 +1,71 @@
+"""Whether the parts of a study fit together, as far as their form tells."""
+
+from typing import TYPE_CHECKING
+
+from search_spaces.pairs import PAIR
+from search_spaces.teacher import UNNAMED, TeacherSpec
+from trainables.objectives import check_objective
+
+if TYPE_CHECKING:
+    from search_spaces.spec import Study
+
+
+def decides_first(key: str) -> int:
+    """Pair, method and compression decide which other dimensions exist."""
+    return {PAIR: 0, "method": 1, "compression": 2}.get(key, 3)
+
+
+def check_teachers(study: "Study") -> None:
+    """Whether every trial has its teacher.
+
+    Raises:
+        ValueError: it has none, or two places say which; by key.
+    """
+    if not study.pairs:
+        if study.teacher is not None and not study.teacher.named:
+            raise ValueError(f"teacher: {UNNAMED}")
+        return
+    if study.teacher is not None:
+        for key in TeacherSpec.model_fields:
+            if getattr(study.teacher, key) is not None:
+                raise ValueError(f"teacher.{key}: with pairs, every pair names its teacher")
+    for name, pair in study.pairs.items():
+        if pair.student is None and "student" not in {**study.fixed, **study.dimensions}:
+            raise ValueError(f"pairs.{name}.student: expected the name of a model")
+
+
+def check_form(study: "Study") -> None:
+    """Whether objectives, dimensions, cover, points and conditions speak of what there is.
+
+    Raises:
+        ValueError: one does not; by key.
+    """
+    for key in study.objectives:
+        if "teacher" in check_objective(key).needs and not study.teachers():
+            raise ValueError(f"objectives.{key}: needs a teacher")
+    for key in study.dimensions:
+        if key in study.fixed:
+            raise ValueError(f"{key}: is both fixed and a dimension")
+        for name, pair in study.pairs.items():
+            if key in pair.settings:
+                raise ValueError(f"pairs.{name}.{key}: is a dimension, too")
+    for key in study.cover:
+        if key not in study.space or study.space[key].choices is None:
+            raise ValueError(f"cover: {key} is not a dimension with listed choices")
+    for key, dimension in study.dimensions.items():
+        if study.sampler == "grid" and dimension.choices is None and dimension.step is None:
+            raise ValueError(f"dimensions.{key}: a grid needs choices, or a range with step")
+    for point in study.points:
+        for key, value in point.items():
+            if key not in study.space:
+                raise ValueError(f"points: {key} is not a dimension")
+            if value not in study.space[key]:
+                raise ValueError(f"points: {key} {value!r} is not in its dimension")
+    given = set(study.fixed).union(*(pair.settings for pair in study.pairs.values()))
+    for key in sorted(study.space, key=decides_first):
+        for other in study.space[key].when:
+            if other not in given:
+                raise ValueError(
+                    f"dimensions.{key}.when: {other} is neither fixed nor a dimension before it"
+                )
+        given.add(key)
