@@ -4,8 +4,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from orchestrator.commands.parser import parse
-
 DEBUG = "KDSWEEP_DEBUG"
 
 
@@ -19,6 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None and (problem := settle()):
         say(f"kdsweep: {problem}", sys.stderr)
         return 2
+    from orchestrator.commands.parser import parse
+
     options = parse(arguments)
 
     try:
