@@ -1,6 +1,7 @@
 """A chain: how a trial's student becomes small, from its architecture to its last step."""
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 from trainables.compression.registry import config_of, parse_chain, part_class
 from trainables.compression.step import Choice, Step
@@ -45,12 +46,19 @@ class Chain:
         )
 
 
-def check_steps(steps: Iterable[Step], network: Network, image_shape: ImageShape) -> None:
+def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape) -> None:
     """Refuses a student that one of the steps cannot work on: `Step.check`.
 
     Raises:
-        UserError: by the step; also where its moments are none of the training.
+        UserError: by the step; also where its moments are none of the training, or another one
+            follows that would spoil what it leaves.
     """
+    for step, behind in itertools.pairwise(steps):
+        if step.final:
+            raise UserError(
+                f"compression: '{behind.name}' would change what '{step.name}' leaves; "
+                f"'{step.name}' has to be the last step"
+            )
     for step in steps:
         if not all(0 <= moment <= 1 for moment in step.moments):
             raise UserError(

@@ -20,14 +20,20 @@ from trainables.compression.lockstep import changed_weights, patches
 from trainables.compression.msq import MSQConfig
 from trainables.compression.step import Scene, Step
 from trainables.models.blueprint import Edit
-from trainables.models.edits import Bits
+from trainables.models.edits import MASK, Bits
 from trainables.settings import setting
 
 BLOCK = 32
 """Columns that are quantised before the error state is brought up to date."""
 
 
-def gpfq(weights: Tensor, inputs: Tensor, quantised_inputs: Tensor, rounding: Rounding) -> Tensor:
+def gpfq(
+    weights: Tensor,
+    inputs: Tensor,
+    quantised_inputs: Tensor,
+    rounding: Rounding,
+    kept: Tensor | None = None,
+) -> Tensor:
     """Quantises the rows of a layer's weight, one column after the other.
 
     With the error state U_0 = 0, column t of all neurons becomes
@@ -43,6 +49,8 @@ def gpfq(weights: Tensor, inputs: Tensor, quantised_inputs: Tensor, rounding: Ro
         inputs: X, of the given network, ``[groups, m, d]``.
         quantised_inputs: X̃, of the network whose earlier layers are quantised, as ``inputs``.
         rounding: Q, of values ``[groups, N]``.
+        kept: where a weight may be other than zero, bool as ``weights``; None: everywhere. The
+            columns behind it make up for a weight that is masked, too.
 
     Returns:
         ``[groups, N, d]``.
@@ -60,6 +68,8 @@ def gpfq(weights: Tensor, inputs: Tensor, quantised_inputs: Tensor, rounding: Ro
         products = with_seen @ state + cross.tril() @ own.transpose(1, 2)
         for t in range(own.shape[2]):
             letter = rounding(products[:, t] * inverse[:, t, None])
+            if kept is not None:
+                letter = letter * kept[..., start + t]
             quantised[..., start + t] = letter
             products[:, t + 1 :].addcmul_(inner[:, t + 1 :, t : t + 1], letter[:, None], value=-1)
         state.baddbmm_(given, own.transpose(1, 2))
@@ -94,6 +104,7 @@ class GPFQ(Step):
 
     Config = GPFQConfig
     config: GPFQConfig
+    final = True
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
@@ -121,5 +132,8 @@ class GPFQ(Step):
         alphabet = self.config.alphabet(rows).grouped(len(given))
         nearest = self.config.rounding == "nearest"
         rounding = alphabet.nearest if nearest else alphabet.stochastic(generator)
-        found = gpfq(rows.view(len(given), -1, rows.shape[1]), given, shown, rounding)
+        shape = (len(given), -1, rows.shape[1])
+        mask = layer._buffers.get(MASK)
+        kept = None if mask is None else mask.view(shape)
+        found = gpfq(rows.view(shape), given, shown, rounding, kept)
         return found.view(weight.shape), alphabet.bits

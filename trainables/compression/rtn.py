@@ -33,6 +33,7 @@ class RTN(Step):
 
     Config = RTNConfig
     config: RTNConfig
+    final = True
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

@@ -99,10 +99,13 @@ class Step:
         moments: when `at` is called, as shares of the training in [0, 1], growing: 0 is before
             the first epoch, 1 behind the last update and before the last validation. A moment
             between two epochs counts as the next beginning of one.
+        final: whether another step behind it would spoil what it leaves, as anything does that
+            changes quantised weights. Then it is the last of its chain.
         name: what the chain calls it, for errors.
     """
 
     Config: ClassVar[type]
+    final: ClassVar[bool] = False
     moments: Sequence[float] = ()
     name: str = ""
 

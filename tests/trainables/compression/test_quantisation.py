@@ -13,12 +13,17 @@ from trainables.compression.alphabets import (
     layer_alphabet,
     thresholded,
 )
+from trainables.compression.chain import Chain, check_steps
 from trainables.compression.gpfq import GPFQ, gpfq
 from trainables.compression.lockstep import changed_weights, layers, patches
 from trainables.compression.msq import MSQ
+from trainables.compression.registry import resolve_chain
 from trainables.compression.rtn import RTN
+from trainables.compression.sparsify import Sparsify
 from trainables.compression.step import Scene
-from trainables.models.blueprint import Blueprint, build
+from trainables.errors import UserError
+from trainables.models.blueprint import Blueprint, build, edit
+from trainables.models.masks import masks
 
 SHAPE = (3, 16, 16)
 STEPS = [GPFQ, MSQ, RTN]
@@ -223,6 +228,30 @@ def test_steps_quantise_every_layer_and_nothing_else(drawn, step, model):
             assert not torch.equal(value, before[key])
         else:  # BatchNorm's statistics, biases
             assert torch.equal(value, before[key])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_masked_weights_stay_zero(drawn, step):
+    """GPFQ would give them the errors of the columns in front."""
+    images = torch.randn(16, *SHAPE, generator=drawn)
+    network = network_with_statistics()
+    sparse = Sparsify(Sparsify.Config(amount=0.6, begin=0, end=0))
+    (change,) = sparse.at(0.0, scene(network, images, 16))
+    edit(network, change, SHAPE)
+    step(step.Config(amount=4)).at(1.0, scene(network, images, 16))
+    assert masks(network)
+    for name, mask in masks(network).items():
+        assert (network.get_parameter(f"{name}.weight")[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("last", STEPS)
+def test_nothing_follows_a_quantiser(last):
+    chain = Chain("gpfq+sparsify", resolve_chain("gpfq+sparsify", {}))
+    with pytest.raises(UserError, match="'gpfq' has to be the last step"):
+        check_steps(chain.steps, network_with_statistics(), SHAPE)
+    name = last.__name__.lower()
+    allowed = Chain(f"sparsify+{name}", resolve_chain(f"sparsify+{name}", {}))
+    check_steps(allowed.steps, network_with_statistics(), SHAPE)
 
 
 def test_calibration_in_batches_of_any_size(drawn):
