@@ -1,22 +1,20 @@
 """Compressions as chains: the grammar, the keys, the studies over them, with another's steps."""
 
-import importlib
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from foreign import install, present
 
 from orchestrator.cli import main
 from orchestrator.sweeps.journal import Journal
 from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.source import OptunaSource
-from search_spaces import dimension
 from search_spaces.load import override, parse_study
 from search_spaces.schema import study_schema
-from trainables import registry
 from trainables.compression.chain import Chain
 from trainables.compression.registry import (
     PARTS,
@@ -102,23 +100,10 @@ factor = their_steps:Half
 
 
 @pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(tmp_path: Path) -> Iterator[None]:
     """A package of somebody else, in this process."""
-    folder = tmp_path / "site"
-    facts = folder / "their_steps-1.0.dist-info"
-    facts.mkdir(parents=True)
-    (folder / "their_steps.py").write_text(THEIRS.lstrip())
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: their_steps\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(POINTS)
-    monkeypatch.syspath_prepend(str(folder))
-    importlib.invalidate_caches()
-    forgotten = (registry._others, part_class, dimension.chain_keys)
-    for cache in forgotten:
-        cache.cache_clear()
-    yield
-    sys.modules.pop("their_steps", None)
-    for cache in forgotten:
-        cache.cache_clear()
+    with present(install(tmp_path / "site", "their_steps", THEIRS, POINTS), "their_steps"):
+        yield
 
 
 BASE = {"student": "wrn_16_2", "teacher": "wrn_40_2"}

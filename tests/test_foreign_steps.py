@@ -1,6 +1,5 @@
 """Steps of somebody else: one file and its entry points, and everything knows the student."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -12,13 +11,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from foreign import install, present
 
 from orchestrator.cli import main
 from orchestrator.query import trials
 from trainables import registry
 from trainables.adopting import adopt_student
 from trainables.compression.measure import count_macs, count_params
-from trainables.compression.registry import part_class
 from trainables.config import TrialConfig
 from trainables.data.sources import load_dataset
 from trainables.job import STUDENT, Job, Run, trial_folder
@@ -165,27 +164,14 @@ QUICK = {
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the package was installed."""
-    folder = tmp_path_factory.mktemp("site")
-    facts = folder / "steps_of_theirs-1.0.dist-info"
-    facts.mkdir()
-    (folder / "steps_of_theirs.py").write_text(THEIRS.lstrip())
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: steps_of_theirs\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(POINTS)
-    return folder
+    return install(tmp_path_factory.mktemp("site"), "steps_of_theirs", THEIRS, POINTS)
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(site: Path) -> Iterator[None]:
     """In this process."""
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
-    forgotten = (registry._others, part_class)
-    for cache in forgotten:
-        cache.cache_clear()
-    yield
-    sys.modules.pop("steps_of_theirs", None)
-    for cache in forgotten:
-        cache.cache_clear()
+    with present(site, "steps_of_theirs"):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -292,17 +278,17 @@ def test_a_compressed_student_teaches(installed: None, results: str) -> None:
 
 
 def test_without_the_package_its_networks_are_read(
-    installed: None, results: str, monkeypatch: pytest.MonkeyPatch
+    installed: None, results: str, site: Path
 ) -> None:
     """The steps are theirs, but what they did is said in words of ours."""
     finish(Run(job(results, "alone"), CPU))
-    monkeypatch.undo()
+    sys.path.remove(str(site))
     registry._others.cache_clear()
     network = read_network(trial_folder(results, "s", "alone"), STUDENT)[1]
     assert network.get_submodule("layer1.0.conv1").out_channels == 4
 
 
-def test_an_edit_of_theirs(installed: None, results: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_of_theirs(installed: None, results: str, site: Path) -> None:
     row = finish(Run(job(results, "clipped", compression="clip+halve", clip=0.5), CPU))
     folder = trial_folder(results, "s", "clipped")
     card, network = read_network(folder, STUDENT)
@@ -313,7 +299,7 @@ def test_an_edit_of_theirs(installed: None, results: str, monkeypatch: pytest.Mo
     )
     images = torch.randn(2, 1, 8, 8)
     assert max(float(stage.max()) for stage in network.eval()(images).stages) == 0.5
-    monkeypatch.undo()
+    sys.path.remove(str(site))
     registry._others.cache_clear()
     with pytest.raises(ValueError, match=f"{STUDENT}: unknown edit 'ceiling'"):
         read_network(folder, STUDENT)

@@ -1,6 +1,5 @@
 """A multi-label data set of another package: trained, selected and shown by its own metric."""
 
-import importlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from foreign import install, present
 
 from orchestrator.cli import main
 from orchestrator.query import epochs, trials
@@ -20,7 +20,6 @@ from orchestrator.results.front import front
 from orchestrator.results.store import Store
 from orchestrator.sweeps.checks import scored_by
 from search_spaces.load import parse_study
-from trainables import registry
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
 from trainables.job import Job, Run
@@ -66,13 +65,8 @@ METHODS = ["student", "kd", "kd+mixup", "at", "fitnet", "dml"]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the package was installed."""
-    folder = tmp_path_factory.mktemp("site")
-    facts = folder / "lights-1.0.dist-info"
-    facts.mkdir()
-    (folder / "lights.py").write_text(LIGHTS.lstrip())
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: lights\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[kdsweep.datasets]\nlights = lights:LIGHTS\n")
-    return folder
+    points = "[kdsweep.datasets]\nlights = lights:LIGHTS\n"
+    return install(tmp_path_factory.mktemp("site"), "lights", LIGHTS, points)
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +74,9 @@ def installed(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """In this process, which stands in a folder with the study."""
     folder = tmp_path_factory.mktemp("lights")
     (folder / "lights.yaml").write_text(yaml.safe_dump(STUDY))
-    forgotten = (registry._others, load_dataset.__globals__["_load"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(site))
+    with present(site, "lights"), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        importlib.invalidate_caches()
-        for cache in forgotten:
-            cache.cache_clear()
         yield folder
-    sys.modules.pop("lights", None)
-    for cache in forgotten:
-        cache.cache_clear()
 
 
 @pytest.fixture(scope="module")

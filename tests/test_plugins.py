@@ -1,6 +1,5 @@
 """A package of somebody else: one file and its entry points bring whatever has a name."""
 
-import importlib
 import os
 import subprocess
 import sys
@@ -11,17 +10,17 @@ import optuna
 import pytest
 import torch
 import yaml
+from foreign import install, present
 
 from orchestrator.cli import main
 from orchestrator.query import trials
 from orchestrator.sweeps.samplers import make_sampler
 from search_spaces.load import parse_study
 from search_spaces.schema import study_schema
-from trainables import registry
 from trainables.config import TrialConfig
 from trainables.data.sources import SOURCES, load_dataset
 from trainables.errors import UserError
-from trainables.methods.registry import PARTS, term_class
+from trainables.methods.registry import PARTS
 from trainables.models.registry import FAMILIES, create_model
 from trainables.optimizers.registry import OPTIMIZERS
 
@@ -157,27 +156,14 @@ STUDY = {
 @pytest.fixture
 def site(tmp_path: Path) -> Path:
     """A folder into which the package was installed."""
-    folder = tmp_path / "site"
-    facts = folder / "theirs-1.0.dist-info"
-    facts.mkdir(parents=True)
-    (folder / "theirs.py").write_text(THEIRS.lstrip())
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(POINTS)
-    return folder
+    return install(tmp_path / "site", "theirs", THEIRS, POINTS)
 
 
 @pytest.fixture
-def installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def installed(site: Path) -> Iterator[None]:
     """In this process."""
-    monkeypatch.syspath_prepend(str(site))
-    importlib.invalidate_caches()
-    forgotten = (registry._others, term_class, load_dataset.__globals__["_load"])
-    for cache in forgotten:
-        cache.cache_clear()
-    yield
-    sys.modules.pop("theirs", None)
-    for cache in forgotten:
-        cache.cache_clear()
+    with present(site, "theirs"):
+        yield
 
 
 def test_they_are_known_and_nothing_is_loaded(installed: None) -> None:

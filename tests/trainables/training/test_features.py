@@ -1,9 +1,7 @@
 """Terms of another package that read inner modules and gradients of the input, in a training."""
 
 import copy
-import importlib
 import logging
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,16 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from foreign import install, present
 from torch import Tensor
 
 from orchestrator.cli import main
-from trainables import registry
 from trainables.config import TrialConfig
 from trainables.cost import count
 from trainables.data.dataset import Dataset
 from trainables.data.views import to_float
 from trainables.errors import TeacherBroken, UserError
-from trainables.methods.registry import term_class
 from trainables.methods.term import Batch, class_shares
 from trainables.models.features import INPUT_GRADIENT
 from trainables.models.outputs import Outputs
@@ -101,20 +98,9 @@ Start = Callable[..., Training]
 
 
 @pytest.fixture(autouse=True)
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    facts = tmp_path / "inner-1.0.dist-info"
-    facts.mkdir()
-    (tmp_path / "inner_terms.py").write_text(THEIRS.lstrip())
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: inner\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(POINTS)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.invalidate_caches()
-    for cache in (registry._others, term_class):
-        cache.cache_clear()
-    yield
-    sys.modules.pop("inner_terms", None)
-    for cache in (registry._others, term_class):
-        cache.cache_clear()
+def installed(tmp_path: Path) -> Iterator[None]:
+    with present(install(tmp_path / "site", "inner_terms", THEIRS, POINTS), "inner_terms"):
+        yield
 
 
 @pytest.fixture
