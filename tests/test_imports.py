@@ -30,6 +30,7 @@ trainables.engine
 trainables.config trainables.keys
 trainables.methods
 trainables.compression
+trainables.runtimes
 trainables.evaluation trainables.objectives
 trainables.models
 trainables.tasks

@@ -107,6 +107,20 @@ class TrialRow(_Row):
     )
     metric: str | None = _column("fact", "by which the data set's task selects: acc, map")
     metrics: str | None = _column("result", "JSON: the task's other metrics: val_f1, test_f1")
+    runtime: str | None = _column("result", "what latency_ms was taken with: see latencies")
+    latencies: str | None = _column(
+        "result", "JSON: by runtime and batch size, median_ms and iqr_ms of one batch"
+    )
+    contributions: str | None = _column(
+        "result", "JSON: of every part of the compression, what the student was behind it"
+    )
+    violations: str | None = _column(
+        "result", "JSON: of every constraint that does not hold, by how much, in its own unit"
+    )
+    start: str | None = _column("fact", "name of the network whose weights the student began with")
+    optimizer_groups: str | None = _column(
+        "fact", "JSON: by update rule, the parameters that it updates"
+    )
     attempt: int | None = _column("identity", "1 for the first; the last one counts")
     params: int | None = _column("fact", "trainable parameters of the student", better="min")
     macs: int | None = _column(
@@ -129,6 +143,20 @@ class TrialRow(_Row):
         better="min",
     )
     schema_version: int | None = _column("identity", "of the table that the row was written for")
+    nonzero_params: int | None = _column(
+        "fact", "trainable parameters of the student that are not zero", better="min"
+    )
+    bit_operations: int | None = _column(
+        "fact",
+        "for one image: multiply-accumulates x bits of weight x bits of input",
+        better="min",
+    )
+    activation_bytes: int | None = _column(
+        "fact",
+        "most that lives at once for one image, weights not counted",
+        unit="bytes",
+        better="min",
+    )
     compression_requested: float | None = _column(
         "setting", "blocks, multiplier or factor, as the choice of compression_kind says"
     )

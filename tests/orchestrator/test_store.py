@@ -74,9 +74,10 @@ FROZEN = {
     "trials": {
         "string": "sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
-        "term_weights peers precision teacher_precision teacher_note metric metrics",
+        "term_weights peers precision teacher_precision teacher_note metric metrics runtime "
+        "latencies contributions violations start optimizer_groups",
         "int64": "attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
-        "peak_memory_bytes schema_version",
+        "peak_memory_bytes schema_version nonzero_params bit_operations activation_bytes",
         "double": "compression_requested compression_params compression_macs compression_bytes "
         "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
         "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc val_score "

@@ -1,0 +1,1 @@
+"""Ways to run a trained network for nothing but its answers."""
