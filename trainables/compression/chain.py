@@ -53,12 +53,8 @@ def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape
         UserError: by the step; also where its moments are none of the training, or another one
             follows that would spoil what it leaves.
     """
-    for step, behind in itertools.pairwise(steps):
-        if step.final:
-            raise UserError(
-                f"compression: '{behind.name}' would change what '{step.name}' leaves; "
-                f"'{step.name}' has to be the last step"
-            )
+    for step, behind in itertools.combinations(steps, 2):
+        _check_order(step, behind)
     for step in steps:
         if not all(0 <= moment <= 1 for moment in step.moments):
             raise UserError(
@@ -66,3 +62,19 @@ def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape
                 "expected shares of the training from 0 to 1"
             )
         step.check(network, image_shape)
+
+
+def _check_order(step: Step, behind: Step) -> None:
+    """Refuses a step that another one behind it, or going on beside it, would spoil."""
+    if step.followers is not None and behind.name not in step.followers:
+        allowed = " or ".join(f"'{name}'" for name in sorted(step.followers))
+        what = f"only {allowed} may follow" if allowed else f"'{step.name}' has to be the last step"
+        raise UserError(
+            f"compression: '{behind.name}' would change what '{step.name}' leaves; {what}"
+        )
+    last, first = max(step.moments, default=0), min(behind.moments, default=1)
+    if behind.followers is not None and last > first:
+        raise UserError(
+            f"compression: '{step.name}' goes on until {last:g} of the training, but "
+            f"'{behind.name}' begins at {first:g}; expected {step.name} to end before"
+        )

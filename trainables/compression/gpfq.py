@@ -104,7 +104,7 @@ class GPFQ(Step):
 
     Config = GPFQConfig
     config: GPFQConfig
-    final = True
+    followers = ()
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

@@ -51,7 +51,7 @@ class MSQ(Step):
 
     Config = MSQConfig
     config: MSQConfig
-    final = True
+    followers = ()
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

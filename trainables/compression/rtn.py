@@ -33,7 +33,7 @@ class RTN(Step):
 
     Config = RTNConfig
     config: RTNConfig
-    final = True
+    followers = ()
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:

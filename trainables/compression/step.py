@@ -5,7 +5,7 @@ before the training, at points of it, or after it. A new one of either kind is o
 folder and one line in the registry.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -99,13 +99,14 @@ class Step:
         moments: when `at` is called, as shares of the training in [0, 1], growing: 0 is before
             the first epoch, 1 behind the last update and before the last validation. A moment
             between two epochs counts as the next beginning of one.
-        final: whether another step behind it would spoil what it leaves, as anything does that
-            changes quantised weights. Then it is the last of its chain.
+        followers: names of the steps that may stand behind it in a chain; None: any. What
+            quantises weights names none that would change them: it is spoilt by anything else.
+            With names, or none, steps in front of it have to be done when it begins.
         name: what the chain calls it, for errors.
     """
 
     Config: ClassVar[type]
-    final: ClassVar[bool] = False
+    followers: ClassVar[Collection[str] | None] = None
     moments: Sequence[float] = ()
     name: str = ""
 

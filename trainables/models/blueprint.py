@@ -67,6 +67,7 @@ EDITS: Registry[type[Edit]] = Registry(
         "channels": "trainables.models.edits:Channels",
         "bits": "trainables.models.edits:Bits",
         "masked": "trainables.models.masks:Masked",
+        "fake_quantised": "trainables.models.fake_quantised:FakeQuantised",
     },
 )
 """Every kind of edit by name: ours, and those of other packages."""

@@ -294,4 +294,5 @@ def test_kinds_have_the_names_that_they_say() -> None:
         "channels": "channels",
         "bits": "bits",
         "masked": "masked",
+        "fake_quantised": "fake_quantised",
     }
