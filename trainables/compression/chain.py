@@ -55,6 +55,7 @@ def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape
     """
     for step, behind in itertools.combinations(steps, 2):
         _check_order(step, behind)
+        behind.check_behind(step)
     for step in steps:
         if not all(0 <= moment <= 1 for moment in step.moments):
             raise UserError(

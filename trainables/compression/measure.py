@@ -7,12 +7,13 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.edits import MASK
 from trainables.models.family import ImageShape
+from trainables.models.int8 import Int8Layer
 from trainables.models.shapes import blank_images, evaluating
 from trainables.worker import kept
 
@@ -39,8 +40,15 @@ class Measurement:
 
 
 def count_params(model: nn.Module) -> int:
-    """Number of trainable parameters, BatchNorm's scale and shift included, buffers never."""
-    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    """Number of trainable parameters, BatchNorm's scale and shift included, buffers never; of
+    layers of integers the weights, which were trained."""
+    return sum(weight.numel() for weight in counted_params(model))
+
+
+def counted_params(model: nn.Module) -> list[Tensor]:
+    """The parameters that `count_params` counts, in floating point or as integers."""
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return trained + [one.weight for one in model.modules() if isinstance(one, Int8Layer)]
 
 
 @torch.no_grad()

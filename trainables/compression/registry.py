@@ -41,6 +41,7 @@ STEPS = {
     "gpfq": "trainables.compression.gpfq:GPFQ",
     "msq": "trainables.compression.msq:MSQ",
     "rtn": "trainables.compression.rtn:RTN",
+    "int8": "trainables.compression.int8:Int8Step",
 }
 
 PARTS: Registry[Part] = Registry("compression", "kdsweep.steps", CHOICES | STEPS)

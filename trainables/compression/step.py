@@ -124,6 +124,16 @@ class Step:
             UserError: naming the step's key, and what was expected.
         """
 
+    def check_behind(self, step: "Step") -> None:
+        """Refuses to go on from what another step of the chain leaves, before anything is trained.
+
+        Args:
+            step: one in front of this one, near or far.
+
+        Raises:
+            UserError: naming the key of the other step, and what was expected.
+        """
+
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         """Changes weights in place, and says what else is to be done to the network.
 

@@ -66,6 +66,7 @@ EDITS: Registry[type[Edit]] = Registry(
     {
         "channels": "trainables.models.edits:Channels",
         "bits": "trainables.models.edits:Bits",
+        "int8": "trainables.models.int8:Int8",
         "masked": "trainables.models.masks:Masked",
         "fake_quantised": "trainables.models.fake_quantised:FakeQuantised",
     },

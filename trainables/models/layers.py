@@ -20,6 +20,13 @@ class ResidualStage(nn.Sequential):
         return x
 
 
+class Sum(nn.Module):
+    """Where a residual block adds its shortcut: a module, so that somebody can add otherwise."""
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        return x + shortcut
+
+
 def scaled(channels: int, width: float) -> int:
     """``channels`` times the width multiplier, rounded, at least one channel."""
     return max(1, round(channels * width))

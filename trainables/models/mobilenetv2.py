@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.family import Design, Family, ImageShape, with_width
-from trainables.models.layers import conv, initialise, scaled
+from trainables.models.layers import Sum, conv, initialise, scaled
 from trainables.models.outputs import Network, Outputs
 
 REMOVABLE = 17
@@ -75,10 +75,10 @@ class InvertedResidual(nn.Module):
             conv(hidden, outputs, 1),
             nn.BatchNorm2d(outputs),
         )
-        self.residual = stride == 1 and inputs == outputs
+        self.sum = Sum() if stride == 1 and inputs == outputs else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv(x) if self.residual else self.conv(x)
+        return self.conv(x) if self.sum is None else self.sum(self.conv(x), x)
 
 
 class MobileNetV2(Network):

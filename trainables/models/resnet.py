@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from trainables.models.eca import ECA, VARIANTS, AdditiveECA, kernel_size
 from trainables.models.family import Design, Family, ImageShape, width_ladder, with_width
-from trainables.models.layers import ResidualStage, conv, initialise, scaled
+from trainables.models.layers import ResidualStage, Sum, conv, initialise, scaled
 from trainables.models.outputs import Network, Outputs
 
 _DEPTHS = (8, 14, 20, 32, 44, 56, 110)
@@ -87,6 +87,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.eca: nn.Module = nn.Identity()
         self.downsample = _shortcut(inputs, width, stride, zero_pad)
+        self.sum = Sum()
         self.relu2 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
@@ -95,7 +96,7 @@ class BasicBlock(nn.Module):
         shortcut = self.downsample(x)
         if shortcuts is not None:
             shortcuts.append(shortcut)
-        return self.relu2(out + shortcut)
+        return self.relu2(self.sum(out, shortcut))
 
 
 class Bottleneck(nn.Module):
@@ -116,6 +117,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(self.outputs)
         self.eca: nn.Module = nn.Identity()
         self.downsample = _shortcut(inputs, self.outputs, stride, zero_pad)
+        self.sum = Sum()
         self.relu3 = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
@@ -125,7 +127,7 @@ class Bottleneck(nn.Module):
         shortcut = self.downsample(x)
         if shortcuts is not None:
             shortcuts.append(shortcut)
-        return self.relu3(out + shortcut)
+        return self.relu3(self.sum(out, shortcut))
 
 
 Block = BasicBlock | Bottleneck

@@ -1,5 +1,6 @@
 """The shapes of what a network returns, found by one forward pass."""
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,7 +27,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def blank_images(model: nn.Module, image_shape: ImageShape) -> Tensor:
     """One black image ``[1, C, H, W]`` on the device and in the dtype of the model's weights."""
-    like = next(model.parameters())
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    like = next(tensor for tensor in tensors if tensor.is_floating_point())
     return torch.zeros(1, *image_shape, dtype=like.dtype, device=like.device)
 
 

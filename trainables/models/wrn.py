@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.family import Design, Family, ImageShape, number, width_ladder
-from trainables.models.layers import ResidualStage, conv, initialise, scaled
+from trainables.models.layers import ResidualStage, Sum, conv, initialise, scaled
 from trainables.models.outputs import Network, Outputs
 
 _LADDER_DEPTHS = (10, 16, 22, 28, 40)
@@ -29,6 +29,7 @@ class PreActivationBlock(nn.Module):
         self.conv2 = conv(outputs, outputs, 3)
         same = stride == 1 and inputs == outputs
         self.shortcut = None if same else conv(inputs, outputs, 1, stride)
+        self.sum = Sum()
 
     def forward(self, x: Tensor, shortcuts: list[Tensor] | None = None) -> Tensor:
         activated = self.relu1(self.bn1(x))
@@ -36,7 +37,7 @@ class PreActivationBlock(nn.Module):
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         if shortcuts is not None:
             shortcuts.append(shortcut)
-        return out + shortcut
+        return self.sum(out, shortcut)
 
 
 class WideResNet(Network):

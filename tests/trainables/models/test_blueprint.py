@@ -295,4 +295,5 @@ def test_kinds_have_the_names_that_they_say() -> None:
         "bits": "bits",
         "masked": "masked",
         "fake_quantised": "fake_quantised",
+        "int8": "int8",
     }
