@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from trainables.compression.calibration import (
     Inputs,
@@ -157,7 +158,7 @@ class QAT(Step):
         return Bits.of(bits)
 
     def after_update(self, network: Network) -> None:
-        steps = [
+        steps: list[Tensor] = [
             step
             for layer in fake_quantised(network).values()
             for step in (layer.weight_step, layer.input_step)

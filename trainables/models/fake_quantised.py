@@ -101,7 +101,6 @@ class FakeQuantisedLayer(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor | None
     weight_bits: int
     weight_step: nn.Parameter
     input_bits: int | None
