@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from trainables.compression.registry import config_of, parse_chain, part_class
 from trainables.compression.step import Choice, Step
 from trainables.errors import UserError
+from trainables.models.fake_quantised import fake_quantised
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
 from trainables.settings import Scalar
@@ -50,18 +51,22 @@ def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape
     """Refuses a student that one of the steps cannot work on: `Step.check`.
 
     Raises:
-        UserError: by the step; also where its moments are none of the training, or another one
-            follows that would spoil what it leaves.
+        UserError: by the step; also where its moments are none of the training, another one
+            follows that would spoil what it leaves, or a student as `start` gives it is
+            fake-quantised already.
     """
     for step, behind in itertools.combinations(steps, 2):
         _check_order(step, behind)
         behind.check_behind(step)
+    quantised = bool(fake_quantised(network))
     for step in steps:
         if not all(0 <= moment <= 1 for moment in step.moments):
             raise UserError(
                 f"compression: step '{step.name}' comes at {list(step.moments)}, "
                 "expected shares of the training from 0 to 1"
             )
+        if quantised and step.name not in (part_class("qat").followers or ()):  # type: ignore[union-attr]
+            raise UserError(f"{step.name}: the student is fake-quantised already, as by 'qat'")
         step.check(network, image_shape)
 
 

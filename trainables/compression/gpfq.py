@@ -16,6 +16,7 @@ from trainables.compression.alphabets import (
     Rounding,
     thresholded,
 )
+from trainables.compression.calibration import looked_at, re_estimate_statistics
 from trainables.compression.lockstep import changed_weights, patches
 from trainables.compression.msq import MSQConfig
 from trainables.compression.step import Scene, Step
@@ -108,7 +109,7 @@ class GPFQ(Step):
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        images = torch.cat([images for images, _ in scene.batches(self.config.images)])
+        images = looked_at(scene, self.config.images)
         bits: dict[str, int] = {}
 
         def change(name: str, layer: nn.Module, inputs: Tensor, seen: Tensor) -> Tensor:
@@ -119,6 +120,7 @@ class GPFQ(Step):
         with torch.no_grad():
             for name, values in weights.items():
                 scene.network.get_parameter(f"{name}.weight").copy_(values)
+        re_estimate_statistics(scene, self.config.bn_images)
         return [Bits.of(bits)]
 
     def _quantised(

@@ -14,6 +14,7 @@ from trainables.compression.alphabets import (
     layer_alphabet,
     round_weights,
 )
+from trainables.compression.calibration import bn_images, re_estimate_statistics
 from trainables.compression.step import Scene, Step
 from trainables.models.blueprint import Edit
 from trainables.settings import setting
@@ -34,6 +35,7 @@ class MSQConfig:
         1.0, "of a neuron's absolute weights that counts as its radius", above=0, at_most=1
     )
     per_channel: bool = setting(False, "an alphabet for every neuron instead of every layer")
+    bn_images: int = bn_images()
 
     def alphabet(self, rows: Tensor) -> Alphabet:
         """The alphabet of a layer's weights ``[N, d]``."""
@@ -55,4 +57,6 @@ class MSQ(Step):
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        return [round_weights(scene.network, self.config.alphabet)]
+        bits = round_weights(scene.network, self.config.alphabet)
+        re_estimate_statistics(scene, self.config.bn_images)
+        return [bits]

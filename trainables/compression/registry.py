@@ -38,6 +38,7 @@ CHOICES = {
 STEPS = {
     "prune": "trainables.compression.prune:Prune",
     "sparsify": "trainables.compression.sparsify:Sparsify",
+    "qat": "trainables.compression.qat:QAT",
     "gpfq": "trainables.compression.gpfq:GPFQ",
     "msq": "trainables.compression.msq:MSQ",
     "rtn": "trainables.compression.rtn:RTN",

@@ -15,6 +15,7 @@ from trainables.compression.alphabets import (
     layer_alphabet,
     round_weights,
 )
+from trainables.compression.calibration import bn_images, re_estimate_statistics
 from trainables.compression.step import Scene, Step
 from trainables.models.blueprint import Edit
 from trainables.settings import setting
@@ -26,6 +27,7 @@ class RTNConfig:
 
     amount: int = setting(8, "bits b of a weight", at_least=2, at_most=16, search=(2, 8))
     per_channel: bool = setting(True, "a scale for every neuron instead of every layer")
+    bn_images: int = bn_images()
 
 
 class RTN(Step):
@@ -37,7 +39,9 @@ class RTN(Step):
     moments = (1.0,)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        return [round_weights(scene.network, self._alphabet)]
+        bits = round_weights(scene.network, self._alphabet)
+        re_estimate_statistics(scene, self.config.bn_images)
+        return [bits]
 
     def _alphabet(self, rows: Tensor) -> Alphabet:
         every = rows if self.config.per_channel else rows.reshape(1, -1)

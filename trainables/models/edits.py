@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit, module_of
+from trainables.models.fake_quantised import FakeQuantisedLayer
 from trainables.models.layers import subsample
 from trainables.models.outputs import Network
 from trainables.models.resnet import ZeroPadShortcut
@@ -55,6 +56,8 @@ class Channels(Edit):
         outputs, inputs = dict(self.outputs), dict(self.inputs)
         for name in sorted({*outputs, *inputs}):
             module = module_of(network, name, nn.Conv2d, nn.Linear, *_NORMS, ZeroPadShortcut)
+            if isinstance(module, FakeQuantisedLayer):
+                raise UserError(f"edit: module '{name}' is fake-quantised; channels are cut before")
             if isinstance(module, nn.Conv2d):
                 rows = _positions(name, "outputs", outputs.get(name), module.out_channels)
                 columns = _positions(name, "inputs", inputs.get(name), module.in_channels)

@@ -68,7 +68,7 @@ class _FakeQuantise(torch.autograd.Function):
         ctx.save_for_backward(values, step)
         ctx.bounds, ctx.count = (low, high), count
         along = _along(step, values)
-        return (values.to(step.dtype) / along).clamp(low, high).round() * along
+        return (values.to(step.dtype) / along).clamp_(low, high).round_().mul_(along)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
@@ -100,8 +100,7 @@ class FakeQuantisedLayer(nn.Module):
         input_step: their step size, learned, ``[1]``; None where inputs are not quantised.
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Tensor
     weight_bits: int
     weight_step: nn.Parameter
     input_bits: int | None

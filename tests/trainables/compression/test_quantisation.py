@@ -254,16 +254,6 @@ def test_nothing_follows_a_quantiser(last):
     check_steps(allowed.steps, network_with_statistics(), SHAPE)
 
 
-def test_calibration_in_batches_of_any_size(drawn):
-    images = torch.randn(64, *SHAPE, generator=drawn)
-    found = []
-    for batch in (1, 32):
-        network = network_with_statistics()
-        GPFQ(GPFQ.Config(amount=4)).at(1.0, scene(network, images, batch))
-        found.append(network.state_dict())
-    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
-
-
 def test_gpfq_stays_nearer_to_the_network_than_msq(drawn):
     """On images that it did not look at."""
     images = torch.randn(192, *SHAPE, generator=drawn)
