@@ -11,9 +11,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from trainables.compression.calibration import looked_at
 from trainables.compression.ranges import CHOICES, grids_of
 from trainables.compression.step import Scene, Step
 from trainables.compression.wiring import Wiring, wiring
@@ -52,8 +52,8 @@ class Int8Step(Step):
     """Makes every convolution and linear layer one of integers, the first and the last as well.
 
     A BatchNorm is folded into the convolution in front of it where nothing else reads what that
-    returns; any other stays, with its statistics. The terms of a residual sum are quantised where
-    a convolution ends in it, which a learned step size is not there for. Other layers stay in
+    returns; any other stays, with its statistics. The terms of a residual sum are quantised where a
+    convolution ends in it; their ranges come from images behind ``qat``, too. Other layers stay in
     floating point, which a warning says: one-dimensional convolutions, as of efficient channel
     attention, padding with other values than zero, layers that another library computes in its own
     way, and those whose weights are used without calling them.
@@ -67,6 +67,8 @@ class Int8Step(Step):
     def check(self, network: Network, image_shape: ImageShape) -> None:
         if has_int8(network):
             raise UserError("int8: the student has layers of integers; expected floating point")
+        for name, layer in fake_quantised(network).items():
+            _check_bits(name, layer)
         found = _wired(network, blank_images(network, image_shape))
         if not found.layers:
             raise UserError("int8: the student has no convolution or linear layer to quantise")
@@ -94,7 +96,7 @@ class Int8Step(Step):
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         network = scene.network
-        images = torch.cat([images for images, _ in scene.batches(self.config.images)])
+        images = looked_at(scene, self.config.images)
         grids = {name: _learned(name, one) for name, one in fake_quantised(network).items()}
         found = _wired(network, images[:1])
         layers = [name for name in found.layers if not grids or name in grids]
@@ -119,11 +121,16 @@ def _wired(network: Network, image: Tensor) -> Wiring:
     return found
 
 
-def _learned(name: str, layer: FakeQuantisedLayer) -> Grid:
-    """The grid of a fake-quantised layer's inputs."""
-    if layer.weight_bits != BITS or layer.input_bits != BITS or layer.input_step is None:
+def _check_bits(name: str, layer: FakeQuantisedLayer) -> None:
+    if layer.weight_bits != BITS or layer.input_bits != BITS:
         raise UserError(
             f"int8: layer '{name}' has weights of {layer.weight_bits} and inputs of "
-            f"{layer.input_bits or 'floating point'} bits, expected {BITS} and {BITS}"
+            f"{layer.input_bits or 32} bits, expected {BITS} and {BITS}"
         )
-    return Grid.learned(float(layer.input_step), layer.input_signed)
+
+
+def _learned(name: str, layer: FakeQuantisedLayer) -> Grid:
+    """The grid of a fake-quantised layer's inputs."""
+    _check_bits(name, layer)
+    assert layer.input_step is not None
+    return Grid.learned(layer.input_step.item(), layer.input_signed)

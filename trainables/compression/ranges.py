@@ -1,7 +1,6 @@
 """The ranges in which the inputs of modules lie, from images.
 
-Images go through the network in batches of this file's own, so that the batches in which they
-came decide nothing.
+As all calibration, in batches that do not depend on those in which the images came.
 """
 
 from collections.abc import Callable, Collection
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.compression.calibration import BATCH
 from trainables.models.int8 import Grid
 from trainables.models.shapes import evaluating
 
-BATCH = 64
 BINS = 2048
 _SHARES = torch.linspace(0.2, 1.0, 81, dtype=torch.float64)
 
