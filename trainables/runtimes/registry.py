@@ -15,6 +15,7 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     {
         "eager": "trainables.runtimes.eager:Eager",
         "compiled": "trainables.runtimes.compiled:Compiled",
+        "onnx": "trainables.runtimes.onnx:Onnx",
     },
 )
 """What can run a trained network. Other packages add theirs under the entry-point group."""
