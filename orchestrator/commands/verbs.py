@@ -1,7 +1,14 @@
 """What each verb of the command line does: a function each, which returns the exit code."""
 
 from orchestrator.commands.caching import cache
-from orchestrator.commands.catalogue import compressions, datasets, methods, models, studies
+from orchestrator.commands.catalogue import (
+    compressions,
+    datasets,
+    methods,
+    models,
+    optimizers,
+    studies,
+)
 from orchestrator.commands.reading import front, plot, query, table
 from orchestrator.commands.running import confirm, resume, run, trial
 from orchestrator.commands.teaching import teacher
@@ -14,6 +21,7 @@ __all__ = [
     "front",
     "methods",
     "models",
+    "optimizers",
     "plot",
     "query",
     "resume",
