@@ -1,5 +1,6 @@
 """What can be wrong in a study although every key of it is well formed."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from trainables.config import MAX_SEED, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
 from trainables.objectives import check_objective
+from trainables.optimizers.registry import DEFAULT, PREFIX
 
 
 def check_study(study: Study) -> None:
@@ -81,17 +83,22 @@ def _check_peers(study: Study) -> None:
 
 
 def _check_corners(study: Study, corner: dict[str, Value]) -> None:
-    for method in _values_of(study, "method", PLAIN, corner):
-        for compression in _values_of(study, "compression", None, corner):
-            chosen = {**corner, "method": method}
-            if compression is not None:
-                chosen["compression"] = compression
-            drawn = study.draw(_first_value(chosen))
-            study.config(drawn)
-            # That some values are wrong shows only in a config.
-            for key in [key for key in drawn if key not in chosen]:
-                for value in study.space[key].ends()[1:]:
-                    study.config(study.draw(_first_value({**chosen, key: value})))
+    for kind in _kinds(study, corner):
+        chosen = {**corner, **{key: value for key, value in kind.items() if value is not None}}
+        drawn = study.draw(_first_value(chosen))
+        study.config(drawn)
+        # That some values are wrong shows only in a config.
+        for key in [key for key in drawn if key not in chosen]:
+            for value in study.space[key].ends()[1:]:
+                study.config(study.draw(_first_value({**chosen, key: value})))
+
+
+def _kinds(study: Study, corner: Mapping[str, Value]) -> Iterator[dict[str, Any]]:
+    """Every method with every compression and optimizer; no compression where none is named."""
+    defaults = {"method": PLAIN, "compression": None, "optimizer": DEFAULT}
+    values = [_values_of(study, key, default, corner) for key, default in defaults.items()]
+    for kind in itertools.product(*values):
+        yield dict(zip(defaults, kind, strict=True))
 
 
 def _values_of(
@@ -149,7 +156,7 @@ def check_effective(study: Study, keys: Iterable[str]) -> None:
         keys: of its fixed settings, its dimensions, or its own fields.
 
     Raises:
-        UserError: no trial's method or compression has one of them.
+        UserError: no trial's method, compression or optimizer has one of them.
     """
     trials = list(_kinds_of_trials(study))
     for key in keys:
@@ -163,14 +170,14 @@ def _kinds_of_trials(study: Study) -> Iterator[dict[str, Any]]:
     for pair in study.pairs or [None]:
         corner: dict[str, Value] = {PAIR: pair} if pair else {}
         known = {**dict.fromkeys(study.dimensions), **study.shared(pair)}
-        for method in _values_of(study, "method", PLAIN, corner):
-            for compression in _values_of(study, "compression", None, corner):
-                yield {**known, "method": method, "compression": compression}
+        for kind in _kinds(study, corner):
+            yield {**known, **kind}
 
 
 def _missed(key: str, trials: Iterable[Mapping[str, Any]]) -> str:
     part = key.partition(".")[0]
     asked = "compression" if part in PARTS else "method"
+    asked = "optimizer" if key.startswith(PREFIX) else asked
     listed = sorted({str(trial[asked]) for trial in trials if trial[asked] is not None})
     text = f"with {asked} {', '.join(listed)}"[:150]
     if asked == "compression" and part not in CHOICES and listed:

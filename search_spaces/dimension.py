@@ -11,6 +11,7 @@ from trainables.compression.registry import PARTS, chain_settings, part_settings
 from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, method_settings, term_class, term_names
+from trainables.optimizers.registry import DEFAULT, PREFIX, all_rule_settings, rule_settings
 from trainables.settings import Setting, settings_of
 
 Value = bool | int | float | str
@@ -117,8 +118,9 @@ def _exact(number: float) -> Decimal:
 def setting_of(key: str) -> Setting:
     """The setting behind a key of a study.
 
-    A trial's, a term's (``kd.alpha``), a part's of the compression (``factor``), or a bare name.
-    That stands for the setting of every term that has it; the first gives the type.
+    A trial's, a term's (``kd.alpha``), a part's of the compression (``factor``), the update rule's
+    (``optimizer.beta1``), or a bare name. That stands for the setting of every term that has it;
+    the first gives the type.
 
     Raises:
         UserError: no such key.
@@ -158,7 +160,7 @@ def grid_values(dimension: Dimension, key: str) -> list[Value]:
 
 
 def check_known(key: str, block: str = "") -> None:
-    """Refuses a key that neither a trial nor any term or part of a compression has.
+    """Refuses a key that neither a trial nor any term, part of a compression or update rule has.
 
     Args:
         key: what the user wrote.
@@ -175,13 +177,15 @@ def check_known(key: str, block: str = "") -> None:
 
 
 def known_settings() -> dict[str, Setting]:
-    """Every setting that a study can give: of trials, of terms, and of parts of compressions.
+    """Every setting that a study can give: of trials, terms, parts of compressions, update rules.
 
-    By full key, and by bare name those of the first that has it; the trial's own come before.
+    By full key, and by bare name those of the first term or part that has it; the trial's own come
+    before.
     """
     trial = settings_of(TrialConfig)
     chain = {key: found for name in PARTS for key, found in part_settings(name).items()}
-    return {**trial, **_with_bare(chain), **settings_of_terms(), **chain, **trial}
+    rules = all_rule_settings()
+    return {**trial, **_with_bare(chain), **settings_of_terms(), **chain, **rules, **trial}
 
 
 def settings_of_terms() -> dict[str, Setting]:
@@ -225,7 +229,7 @@ def chain_keys(compression: str) -> frozenset[str]:
 
 
 def applies(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether a key has an effect in a trial, by its method and compression.
+    """Whether a key has an effect in a trial, by its method, compression and optimizer.
 
     Args:
         key: one that there is.
@@ -234,11 +238,18 @@ def applies(key: str, values: Mapping[str, Any]) -> bool:
     """
     if key in settings_of(TrialConfig):
         return True
+    if key.startswith(PREFIX):
+        return key in rule_settings(str(values.get("optimizer") or DEFAULT))
     method, compression = values.get("method"), values.get("compression")
     if key in term_keys(PLAIN if method is None else str(method)):
         return True
     chains = [name for name in values if name in PARTS] if compression is None else [compression]
     return any(key in chain_keys(str(chain)) for chain in chains)
+
+
+def bare_name(key: str) -> str:
+    """The name that stands for a full key, too; empty where there is none."""
+    return "" if key.startswith(PREFIX) else key.partition(".")[2]
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -252,6 +263,6 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for layer in layers:
         bare = {key for key in layer if key not in own}
-        values = {key: v for key, v in values.items() if key.partition(".")[2] not in bare}
+        values = {key: v for key, v in values.items() if bare_name(key) not in bare}
         values |= layer
     return values

@@ -5,14 +5,16 @@ from typing import TYPE_CHECKING
 from search_spaces.pairs import PAIR
 from search_spaces.teacher import UNNAMED, TeacherSpec
 from trainables.objectives import check_objective
+from trainables.optimizers.registry import PREFIX
 
 if TYPE_CHECKING:
     from search_spaces.spec import Study
 
 
 def decides_first(key: str) -> int:
-    """Pair, method and compression decide which other dimensions exist."""
-    return {PAIR: 0, "method": 1, "compression": 2}.get(key, 3)
+    """Pair, method and compression decide which other dimensions exist; the optimizer, which of
+    its own settings do. These come last, so that nothing else is drawn in another order."""
+    return {PAIR: 0, "method": 1, "compression": 2}.get(key, 4 if key.startswith(PREFIX) else 3)
 
 
 def check_teachers(study: "Study") -> None:

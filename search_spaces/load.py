@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from search_spaces.checks import check_effective, check_study, check_written
-from search_spaces.dimension import layered, setting_of
+from search_spaces.dimension import bare_name, layered, setting_of
 from search_spaces.pairs import PAIR, spelled_out
 from search_spaces.reading import read_yaml
 from search_spaces.spec import Study
@@ -191,7 +191,7 @@ def _take_from_teacher(block: dict[str, Any], key: str) -> None:
 
 def _means(key: str, name: str) -> bool:
     """Whether a setting's name is the key, or the key's full form."""
-    return name == key or name.partition(".")[2] == key
+    return name == key or bare_name(name) == key
 
 
 def _points_without(points: list[Any], keys: set[str]) -> list[Any]:

@@ -6,8 +6,12 @@ from pydantic import Field
 
 from search_spaces.dimension import Strict, Value, setting_of
 from search_spaces.pairs import ARROW
+from trainables.compression.registry import PARTS
 from trainables.errors import UserError
 from trainables.methods.registry import canonical_method
+
+STEP = " + "
+"""Stands before each step of a student's compression."""
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 ByPair = dict[str, Percent]
@@ -17,7 +21,8 @@ class Published(Strict):
     """Test accuracies in percent as somebody published them, by method and by pair.
 
     A pair is called TEACHER->STUDENT: as the rows of its trials name the teacher, and the
-    student's network. A cell that the source leaves empty is absent.
+    student's network; behind it the steps of a compression with their amounts, as tables write
+    them: ``resnet50->resnet18 + gpfq 4``. A cell that the source leaves empty is absent.
     """
 
     source: str = Field(min_length=1, description="where the numbers are from")
@@ -94,9 +99,12 @@ def _check_pairs(key: str, row: ByPair) -> None:
         teacher, student = split_pair(name)
         if not teacher or not student:
             raise UserError(f"{key}.{name}: expected TEACHER{ARROW}STUDENT")
+        model, *steps = student.split(STEP)
         try:
-            canonical = canonical_name(student)
+            canonical = canonical_name(model)
+            for step in steps:
+                PARTS.check(step.partition(" ")[0])
         except UserError as error:
             raise UserError(f"{key}.{name}: {error}") from error
-        if canonical != student:
+        if canonical != model:
             raise UserError(f"{key}.{name}: the student's name is {canonical}")

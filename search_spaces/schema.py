@@ -7,6 +7,7 @@ from search_spaces.pairs import ARROW, OF_ALL_PAIRS
 from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import TRAINING
 from trainables.config import TrialConfig
+from trainables.optimizers.registry import all_rule_settings
 from trainables.settings import Setting, settings_of
 
 _TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -37,9 +38,9 @@ def study_schema() -> dict[str, Any]:
 
 
 def _complete_teacher(teacher: dict[str, Any], values: dict[str, Any]) -> None:
-    """Its training settings and those of terms; the name of a model for a teacher's teacher."""
+    """Its training settings, those of terms and rules; a model's name for a teacher's teacher."""
     own = settings_of(TrialConfig)
-    further = settings_of_terms().keys() - own.keys()
+    further = {*settings_of_terms(), *all_rule_settings()} - own.keys()
     trained = {key: value for key, value in values.items() if key in further.union(TRAINING)}
     teacher["properties"]["teacher"]["anyOf"].append(_MODEL)
     teacher["properties"] |= trained

@@ -67,7 +67,9 @@ class Study(Strict):
         default_factory=dict, description="settings that all trials share"
     )
     dimensions: dict[str, Annotated[Dimension, BeforeValidator(_as_choices)]] = Field(
-        default_factory=dict, description="settings to search; those of a term by TERM.KEY"
+        default_factory=dict,
+        description="settings to search; those of a term by TERM.KEY, of the "
+        "update rule by optimizer.KEY",
     )
     points: list[dict[str, Value]] = Field(
         default_factory=list, description="values of dimensions to try before anything else"
@@ -139,7 +141,8 @@ class Study(Strict):
         """Draws every dimension that exists in a trial, those that decide others first.
 
         A setting of a term exists where the method has the term, one of a compression's part
-        where the trial's compression has the part, anything else where its ``when`` holds.
+        where the trial's compression has the part, one of an update rule where the trial has the
+        rule, anything else where its ``when`` holds.
 
         Args:
             draw: gives a value for a dimension, by its key.

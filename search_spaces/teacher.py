@@ -9,6 +9,7 @@ from search_spaces.dimension import layered, setting_of, settings_of_terms, term
 from trainables.config import TrialConfig, settings_with
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
+from trainables.optimizers.registry import DEFAULT, all_rule_settings, rule_settings
 from trainables.settings import settings_of
 
 _NOT_TRAINING = {"method", *settings_with("words", "stage")}
@@ -107,8 +108,9 @@ class TeacherSpec(BaseModel):
             return None
         method = self.method or PLAIN
         try:
-            keys = [*TRAINING, *sorted(term_keys(method))]
             reads = needs_teacher(method)
+            optimizer = self.own.get("optimizer") or shared.get("optimizer") or DEFAULT
+            keys = [*TRAINING, *sorted(term_keys(method)), *_of_rule(key, optimizer)]
         except UserError as error:
             raise UserError(f"{key}.method: {error}") from error
         if self.teacher is not None and not reads:
@@ -126,13 +128,18 @@ class TeacherSpec(BaseModel):
             raise UserError(f"{key}: {error}") from error
 
 
+def _of_rule(key: str, optimizer: Any) -> Mapping[str, Any]:
+    """The settings of a teacher's update rule."""
+    return rule_settings(str(setting_of("optimizer").check(f"{key}.optimizer", optimizer)))
+
+
 def check_shared(settings: Mapping[str, Any], key: str) -> None:
     """Checks settings that several teachers share, each by itself.
 
     Raises:
         UserError: one that no teacher's training has, or a value out of its range.
     """
-    known = {*TRAINING, *settings_of_terms()}
+    known = {*TRAINING, *settings_of_terms(), *all_rule_settings()}
     for name, value in settings.items():
         if name not in known:
             raise unknown("key", f"{key}.{name}", [f"{key}.{other}" for other in known])

@@ -22,7 +22,9 @@ from trainables.data.sources import SOURCES, load_dataset
 from trainables.errors import UserError
 from trainables.methods.registry import PARTS
 from trainables.models.registry import FAMILIES, create_model
+from trainables.optimizers.making import make_optimizer
 from trainables.optimizers.registry import OPTIMIZERS
+from trainables.optimizers.rule import Weight
 
 THEIRS = '''
 """Theirs: what another package may bring."""
@@ -40,6 +42,7 @@ from trainables.data.sources import Source
 from trainables.methods.term import Term
 from trainables.models.family import Design, Family
 from trainables.models.outputs import Network, Outputs
+from trainables.optimizers.rule import Rule
 from trainables.settings import setting
 
 
@@ -102,6 +105,20 @@ def descent(config, weights, device):
     return torch.optim.SGD(weights, lr=config.lr)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PullConfig:
+    strength: float = setting(1.0, "of the pull", above=0, search=(0.1, 10), log=True)
+    beta1: float = setting(3.0, "not what ours call so", at_least=0, at_most=9)
+
+
+class Pull(Rule):
+    Config = PullConfig
+
+    def build(self, trial, weights, device):
+        lr = trial.lr * self.config.strength
+        return torch.optim.SGD([weight.parameter for weight in weights], lr=lr)
+
+
 STRIPES = Source("stripes", "noise, with and without stripes", "nothing", stripes)
 
 
@@ -134,6 +151,7 @@ stripes = theirs:STRIPES
 
 [kdsweep.optimizers]
 descent = theirs:descent
+pull = theirs:Pull
 
 [kdsweep.samplers]
 last = theirs:Last
@@ -200,7 +218,7 @@ def test_they_are_listed_and_described(installed: None, capsys) -> None:
         (lambda: parse_study(STUDY | {"sampler": "lst"}), "unknown sampler 'lst'; did you mean "),
         (
             lambda: parse_study(STUDY | {"dimensions": {"optimizer": ["sgd", "decent"]}}),
-            "adamw, descent, got 'decent'; did you mean descent",
+            "soap, descent, pull, got 'decent'; did you mean descent",
         ),
         (
             lambda: make_sampler(parse_study(STUDY | {"sampler": "broken"}), known=0),
@@ -228,6 +246,28 @@ def test_their_optimizer_makes_the_steps(installed: None) -> None:
     weight.grad = torch.tensor([1.0, -1.0])
     OPTIMIZERS[config.optimizer](config, [weight], torch.device("cpu")).step()
     assert weight.tolist() == [0.5, 1.5]
+
+
+def test_their_optimizer_has_settings(installed: None, capsys) -> None:
+    """Also under a name that ours have, with another range."""
+    of_pull = {"choices": [3.0, 8.0], "when": {"optimizer": ["pull"]}}
+    dimensions = {"optimizer": ["adam", "pull"], "optimizer.strength": None}
+    fixed = {"student": "dot4", "lr": 0.1}
+    study = parse_study(
+        STUDY | {"fixed": fixed, "dimensions": dimensions | {"optimizer.beta1": of_pull}}
+    )
+    found = study.config({"optimizer": "pull", "optimizer.strength": 0.5, "optimizer.beta1": 8.0})
+    assert found.rule == {"optimizer.strength": 0.5, "optimizer.beta1": 8.0}
+    weight = torch.nn.Parameter(torch.ones(1))
+    optimizer = make_optimizer(found, [Weight("weight", weight)], torch.device("cpu"))
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.05)
+    assert main(["optimizers", "pull"]) == 0
+    assert main(["optimizers"]) == 0
+    printed = capsys.readouterr().out
+    assert "optimizer.strength" in printed
+    assert "descent" in printed
+    with pytest.raises(UserError, match=r"optimizer.beta1: expected a number from 0 to 0.9999"):
+        TrialConfig.from_mapping({"optimizer": "adam", "optimizer.beta1": 8.0})
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from trainables.methods.registry import (
     needs_teacher,
     resolve_settings,
 )
-from trainables.optimizers.registry import OPTIMIZERS
+from trainables.optimizers.registry import DEFAULT, OPTIMIZERS, resolve_rule, rule_settings
 from trainables.settings import Role, Scalar, read, setting, settings_of
 
 MAX_SEED = 2**32 - 1
@@ -34,9 +34,9 @@ MAX_SEED = 2**32 - 1
 class TrialConfig:
     """One student trained once.
 
-    Besides the fields, the settings of the method's terms and of the compression's parts belong
-    to it: ``terms`` and ``chain`` hold them by full key (``kd.temperature``, ``factor``), complete
-    and checked.
+    Besides the fields, the settings of the method's terms, of the compression's parts and of the
+    update rule belong to it: ``terms``, ``chain`` and ``rule`` hold them by full key
+    (``kd.temperature``, ``factor``, ``optimizer.beta1``), complete and checked.
     """
 
     dataset: str = setting("digits", "data set: see `kdsweep datasets`", role="words")
@@ -53,7 +53,7 @@ class TrialConfig:
 
     epochs: int = setting(30, "passes over the training set", at_least=1)
     batch_size: int = setting(64, "images per step", at_least=1)
-    optimizer: str = setting("sgd", "update rule", choices=OPTIMIZERS)
+    optimizer: str = setting(DEFAULT, "update rule: see `kdsweep optimizers`", choices=OPTIMIZERS)
     lr: float = setting(0.05, "peak learning rate", above=0, search=(0.005, 0.5), log=True)
     momentum: float = setting(0.9, "of SGD", at_least=0, at_most=0.999)
     nesterov: bool = setting(False, "Nesterov's form of the momentum")
@@ -128,6 +128,7 @@ class TrialConfig:
 
     terms: Mapping[str, Scalar] = field(default_factory=dict)
     chain: Mapping[str, Scalar] = field(default_factory=dict)
+    rule: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical_method(self.method))
@@ -136,6 +137,7 @@ class TrialConfig:
             raise UserError(f"teacher: method '{self.method}' needs one")
         object.__setattr__(self, "compression", canonical_chain(self.compression))
         object.__setattr__(self, "chain", resolve_chain(self.compression, self.chain))
+        object.__setattr__(self, "rule", resolve_rule(self.optimizer, self.rule))
         for key in self.chain:
             if key in self.terms or key in settings_of(TrialConfig):
                 raise UserError(
@@ -148,8 +150,9 @@ class TrialConfig:
         """Reads a flat mapping, as in a study's ``fixed`` block or a row's ``config``.
 
         ``compression`` may be left out where exactly one amount is given. Settings of terms that
-        the method does not use, and of parts that the compression does not have, are refused: a
-        config says nothing that has no effect. An amount that is None counts as absent.
+        the method does not use, of parts that the compression does not have, and of other update
+        rules are refused: a config says nothing that has no effect. An amount that is None counts
+        as absent.
 
         Raises:
             UserError: an unknown key, a value out of its range, a missing amount, by name.
@@ -160,8 +163,9 @@ class TrialConfig:
         if "compression" not in checked:
             checked["compression"] = implied_chain(rest)
         method = str(checked.get("method", own["method"].default))
-        terms, chain = parted(rest, method, checked["compression"], own)
-        return cls(**checked, terms=terms, chain=chain)
+        optimizer = str(checked.get("optimizer", own["optimizer"].default))
+        terms, chain, rule = parted(rest, method, checked["compression"], optimizer, own)
+        return cls(**checked, terms=terms, chain=chain, rule=rule)
 
     def milestone_epochs(self) -> tuple[float, ...]:
         """The milestones of the step schedule, in epochs.
@@ -186,9 +190,9 @@ class TrialConfig:
         values = {
             entry.name: getattr(self, entry.name)
             for entry in dataclasses.fields(self)
-            if entry.name not in ("terms", "chain")
+            if entry.name not in ("terms", "chain", "rule")
         }
-        return {**values, **self.terms, **self.chain}
+        return {**values, **self.terms, **self.chain, **self.rule}
 
     def to_json(self) -> str:
         """Canonical JSON of `to_dict`: sorted keys, no white space."""
@@ -207,6 +211,9 @@ def settings_with(*roles: Role) -> list[str]:
 # In rows of before there were chains, amounts that were not asked for.
 _WERE_NULL = ("depth", "width", "factor")
 
+# What Adam had in rows of before it could be set.
+_WERE_UNSAID = {"optimizer.beta1": 0.9, "optimizer.beta2": 0.999, "optimizer.eps": 1e-8}
+
 
 def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
     """The settings that decide a trial's result: those with which two are one experiment.
@@ -219,6 +226,7 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
     """
     without = {*settings_with("stage", "place", *less)}
     without |= {key for key in _WERE_NULL if config.get(key) is None}
+    without |= {key for key, value in _WERE_UNSAID.items() if config.get(key) == value}
     return {key: value for key, value in config.items() if key not in without}
 
 
@@ -246,6 +254,7 @@ def config_key(
         **settings_of(TrialConfig),
         **chain_settings(config.compression),
         **method_settings(config.method),
+        **rule_settings(config.optimizer),
     }
     values: dict[str, Any] = {
         key: value

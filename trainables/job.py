@@ -211,6 +211,7 @@ class Run:
             metrics=metrics_of(last.get("val", {}), {}),
             term_losses=json.dumps(last.get("term_losses", {})),
             term_weights=json.dumps(self.training.method.weights),
+            optimizer_groups=json.dumps(self.training.learner.optimizer_groups),
             train_seconds=self.training.train_seconds,
             images_per_second=seen / self.training.train_seconds if self.rows else None,
             precision=self.training.precision,

@@ -1,4 +1,4 @@
-"""Whose setting a key is that a user writes: of a method's term, or of a compression's part."""
+"""Whose setting a key is that a user writes: a term's, a part's of a compression, or a rule's."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -6,44 +6,57 @@ from typing import Any
 from trainables.compression.registry import PARTS, chain_settings, part_settings
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import method_settings
+from trainables.optimizers.registry import OPTIMIZERS, PREFIX, rule_settings
 
 
 def parted(
-    values: Mapping[str, Any], method: str, compression: str, further: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of a method, and those of a compression by full key.
+    values: Mapping[str, Any], method: str, compression: str, optimizer: str, further: Iterable[str]
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """The settings of a method, and by full key those of a compression and of an update rule.
 
-    A bare name (``criterion``) is that of every term that has it, or of the one step. Where the
-    full key is given as well, that counts.
+    A bare name (``criterion``) is that of every term that has it, or of the one step; those of an
+    update rule are written in full. Where the full key is given as well, that counts.
 
     Args:
         values: by full key or bare name.
         method, compression: ``+``-joined terms and parts.
+        optimizer: name of the rule.
         further: names that errors count among the right ones.
 
     Raises:
-        UserError: a key that neither has, or a bare name of a step and of something else.
+        UserError: a key that none of them has, or a bare name of a step and of something else.
     """
+    of_rule = rule_settings(optimizer)
     of_terms, of_chain = method_settings(method), chain_settings(compression)
     terms: dict[str, Any] = {}
     chain: dict[str, Any] = {}
+    rule: dict[str, Any] = {}
     for key in sorted(values, key=lambda key: key in of_chain):  # full keys replace bare names
         value = values[key]
         meant = [full for full in (*of_terms, *of_chain) if full.partition(".")[2] == key]
         if key in of_chain:
             chain[key] = value
+        elif key in of_rule:
+            rule[key] = value
         elif key in of_terms or (meant and not of_chain.keys() & meant):
             terms[key] = value
         elif len(meant) > 1:
             raise UserError(f"{key}: is a setting of several parts; write {' or '.join(meant)}")
         elif meant:
             chain[meant[0]] = value
+        elif _of_another_rule(key):
+            if value is not None:
+                raise UserError(f"{key}: has no effect with optimizer {optimizer}")
         elif not _of_another_chain(key):
             bare = {full.rpartition(".")[2] for full in (*of_terms, *of_chain)}
-            raise unknown("key", key, {*further, *of_terms, *of_chain, *bare})
+            raise unknown("key", key, {*further, *of_terms, *of_chain, *of_rule, *bare})
         elif value is not None:
             raise UserError(f"{key}: has no effect with compression {compression}")
-    return terms, chain
+    return terms, chain, rule
+
+
+def _of_another_rule(key: str) -> bool:
+    return key.startswith(PREFIX) and any(key in rule_settings(name) for name in OPTIMIZERS)
 
 
 def _of_another_chain(key: str) -> bool:

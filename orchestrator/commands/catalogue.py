@@ -3,6 +3,7 @@
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.commands.printing import print_pairs, print_table
@@ -130,12 +131,35 @@ def compressions(options: Namespace) -> int:
         return 0
     for name in (part.strip() for part in options.name.split("+")):
         print((sys.modules[part_class(name).__module__].__doc__ or "").strip() + "\n")
-        rows = [
-            (key, str(s.default), s.expected(), _range(s), s.help)
-            for key, s in part_settings(name).items()
-        ]
-        print_table(("setting", "default", "expected", "search", "meaning"), rows)
+        _print_settings(part_settings(name))
         print()
+    return 0
+
+
+def _print_settings(settings: Mapping[str, Any]) -> None:
+    rows = [(key, str(s.default), s.expected(), _range(s), s.help) for key, s in settings.items()]
+    print_table(("setting", "default", "expected", "search", "meaning"), rows)
+
+
+def optimizers(options: Namespace) -> int:
+    import inspect
+
+    from trainables.optimizers.registry import OPTIMIZERS, rule_settings
+
+    if options.name is None:
+        print_table(("name", "what it is"), [(name, OPTIMIZERS.title(name)) for name in OPTIMIZERS])
+        print(
+            "\nA study chooses by `optimizer: NAME`, as a dimension too; a rule's own settings are "
+            "written optimizer.KEY.\n`kdsweep optimizers NAME` shows source and settings. A row's "
+            "optimizer_groups says which rule updated what."
+        )
+        return 0
+    module = sys.modules[OPTIMIZERS[options.name].__module__]
+    print((inspect.getdoc(module) or "").strip() + "\n")
+    if settings := rule_settings(options.name):
+        _print_settings(settings)
+    else:
+        print("It has no settings of its own: the trial's lr, momentum and so on serve it.")
     return 0
 
 

@@ -19,6 +19,7 @@ VERBS = {
     "studies": "the shipped studies, or one of them",
     "methods": "the distillation methods, or one of them",
     "compressions": "the ways to make a student small, or one of them",
+    "optimizers": "the update rules, or one of them",
     "models": "the networks",
     "datasets": "the data sets",
     "teacher": "train, import, adopt or list teachers",
@@ -68,6 +69,9 @@ EXAMPLES = {
     "compressions": """
   kdsweep compressions
   kdsweep compressions gpfq""",
+    "optimizers": """
+  kdsweep optimizers
+  kdsweep optimizers muon""",
     "models": """
   kdsweep models
   kdsweep models wrn_16_2 --classes 100""",
@@ -189,6 +193,7 @@ def build_parser() -> argparse.ArgumentParser:
     made["studies"].add_argument("--schema", action="store_true", help="a study's JSON schema")
     made["methods"].add_argument("name", nargs="?", metavar="NAME")
     made["compressions"].add_argument("name", nargs="?", metavar="NAME")
+    made["optimizers"].add_argument("name", nargs="?", metavar="NAME")
     made["models"].add_argument("name", nargs="?", metavar="NAME")
     made["models"].add_argument("--classes", type=int, default=10, metavar="N")
     made["models"].add_argument(

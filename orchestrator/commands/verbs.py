@@ -1,7 +1,14 @@
 """What each verb of the command line does: a function each, which returns the exit code."""
 
 from orchestrator.commands.caching import cache
-from orchestrator.commands.catalogue import compressions, datasets, methods, models, studies
+from orchestrator.commands.catalogue import (
+    compressions,
+    datasets,
+    methods,
+    models,
+    optimizers,
+    studies,
+)
 from orchestrator.commands.exporting import export
 from orchestrator.commands.inspecting import inspect
 from orchestrator.commands.reading import front, plot, query, table
@@ -18,6 +25,7 @@ __all__ = [
     "inspect",
     "methods",
     "models",
+    "optimizers",
     "plot",
     "query",
     "resume",

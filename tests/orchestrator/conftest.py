@@ -155,7 +155,7 @@ def booked(tmp_path) -> Callable[..., str]:
                 "status": "completed",
                 "student": config.student,
                 "student_requested": config.student,
-                "compression_kind": "explicit",
+                "compression_kind": config.compression,
                 "teacher_test_acc": 0.75 + len(str(config.teacher)) / 1000,
                 "params": ours,
                 "teacher_params": theirs,

@@ -75,6 +75,34 @@ def test_ours_stand_beside_the_published_numbers(booked):
     assert teacher.diff == pytest.approx(0.058)
 
 
+def test_bit_widths_have_lines_of_their_own(booked):
+    """Each beside the number of its bit width; the full precision beside its own."""
+    pair, four = "wrn_16_2->wrn_10_1", "wrn_16_2->wrn_10_1 + gpfq 4"
+    numbers = {"kd": {pair: 61.0, four: 58.0}}
+    others = {"the teacher, quantised": {four: 69.0}}
+    chains = {"method": ["kd"], "compression": ["explicit", "gpfq"], "gpfq": [4, 2]}
+    (comparison,) = against_published(
+        booked(
+            study(
+                pairs={pair: {}},
+                dimensions=chains,
+                published={**PUBLISHED, "test_acc": numbers, "others": others},
+            ),
+            lambda config: 0.6 - 0.04 / config.chain.get("gpfq", 99),
+        ),
+        ["s"],
+    )
+    kinds = {" + gpfq 4": (0.59, 0.58), "": (0.6 - 0.04 / 99, 0.61), " + gpfq 2": (0.58, None)}
+    for steps, (ours, theirs) in kinds.items():
+        line = lines(comparison, student=f"wrn_10_1{steps}")["kd"]
+        assert (line.ours, line.published) == (
+            pytest.approx(ours),
+            theirs and pytest.approx(theirs),
+        )
+    quantised = lines(comparison, student="wrn_10_1 + gpfq 4")["the teacher, quantised"]
+    assert quantised.published == pytest.approx(0.69)
+
+
 def test_pairs_are_matched_by_both_networks(booked):
     """A pair that the source has and we have not, and the other way round."""
     (comparison,) = against_published(booked(study(), accuracy), ["s"])

@@ -40,6 +40,7 @@ FROZEN = {
     "studies": ["NAME", "--schema"],
     "methods": ["NAME"],
     "compressions": ["NAME"],
+    "optimizers": ["NAME"],
     "models": ["NAME", "--classes", "--image"],
     "datasets": ["NAME", "--data", "--download"],
     "teacher train": ["STUDY", *WHERE, "--replace", "--set"],

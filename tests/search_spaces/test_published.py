@@ -77,6 +77,10 @@ def test_a_study_has_it_and_needs_none() -> None:
             "test_acc.kd.wrn_16_2->wrn_20_2_x0.5",
         ),
         ({"test_acc": {"kd": {"wrn_16_2->wrn_10_2_x0.5": 90}}}, "the student's name is wrn_10_1"),
+        (
+            {"test_acc": {"kd": {"wrn_16_2->wrn_10_1 + gpfk 4": 90}}},
+            "unknown compression 'gpfk'; did you mean gpfq",
+        ),
         ({"test_acc": {"kd": {"wrn_16_2->wrn_10_1": 0}}}, "greater than 0"),
         ({"test_acc": {"kd": {"wrn_16_2->wrn_10_1": 101}}}, "less than or equal to 100"),
         ({"teacher": {"wrn_16_2": 101}}, "published.teacher.wrn_16_2"),

@@ -81,7 +81,7 @@ def test_every_setting_says_what_it_is():
     settings = SCHEMA["properties"]["fixed"]["properties"]
     assert settings["kd.temperature"]["description"]
     assert settings["lr"]["exclusiveMinimum"] == 0
-    assert settings["optimizer"]["enum"] == ["sgd", "adam", "adamw"]
+    assert settings["optimizer"]["enum"] == ["sgd", "adam", "adamw", "muon", "shampoo", "soap"]
     assert all(setting["description"] for setting in settings.values())
 
 

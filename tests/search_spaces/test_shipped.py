@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.results.chains import told
 from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import Plan
 from search_spaces.load import load_study, study_names
 from search_spaces.published import Published, join_pair
 from search_spaces.spec import Study
+from trainables.config import TrialConfig
 from trainables.methods.registry import PLAIN, parse_method, term_class, term_names
 from trainables.models.registry import canonical_name
 from trainables.settings import settings_of
@@ -86,13 +88,17 @@ def published_of(study: Study) -> Published:
     return study.published
 
 
+def student_of(config: TrialConfig) -> str:
+    """As tables name it: with the steps that change it."""
+    return canonical_name(config.student) + told(config.compression, config.to_json())
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_number_has_a_trial_of_ours(name: str) -> None:
     study = load_study(name)
     configs = [study.config(point) for point in study.grid()]
     cells = {
-        (join_pair(str(config.teacher), canonical_name(config.student)), config.method)
-        for config in configs
+        (join_pair(str(config.teacher), student_of(config)), config.method) for config in configs
     }
     published = published_of(study)
     theirs = {(pair, method) for method, row in published.test_acc.items() for pair in row}
@@ -106,9 +112,10 @@ def test_every_published_number_has_a_trial_of_ours(name: str) -> None:
 def test_every_cell_is_one_config_of_the_published_protocol(name: str) -> None:
     """So nothing is chosen, and the whole table is filled."""
     study = load_study(name)
-    configs = [study.config(point).to_dict() for point in study.grid()]
-    cells = {(c["teacher"], c["student"], c["method"]) for c in configs}
-    pairs = {(c["teacher"], c["student"]) for c in configs}
+    trials = [study.config(point) for point in study.grid()]
+    cells = {(trial.teacher, student_of(trial), trial.method) for trial in trials}
+    pairs = {(trial.teacher, student_of(trial)) for trial in trials}
+    configs = [trial.to_dict() for trial in trials]
     methods = {c["method"] for c in configs}
     assert len(cells) == len(configs) == len(pairs) * len(methods)
     for key, value in published_of(study).protocol.items():
@@ -230,10 +237,36 @@ def test_numbers_of_the_joint_study(collection: Path) -> None:
     published = published_of(load_study("joint_cifar10"))
     names = {"mixup-kd": "kd+mixup"}
     rows = rows_of(collection / "gpfq_bits.csv")
+    names["teacher"] = "the teacher, quantised"
     numbers = {
-        names.get(row["method"], row["method"]): float(row["test_acc"])
+        (names.get(row["method"], row["method"]), f"resnet50->resnet18{step}"): float(
+            row["test_acc"]
+        )
         for row in rows
-        if row["dataset"] == "cifar10" and row["bits"] == "32"
+        if row["dataset"] == "cifar10"
+        for step in ["" if row["bits"] == "32" else f" + gpfq {row['bits']}"]
     }
-    assert published.teacher == {"resnet50": numbers.pop("teacher")}
-    check(published, {(method, "resnet50->resnet18"): n for method, n in numbers.items()})
+    teacher = numbers.pop((names["teacher"], "resnet50->resnet18"))
+    assert published.teacher == {"resnet50": teacher}
+    check(published, numbers)
+    assert len(numbers) == 4 * 8 + 7
+
+
+def test_pruning_and_rounding_have_four_objectives() -> None:
+    """Every chain with every method; the operations that no quantiser saves are one of four."""
+    study = load_study("prune_quantize_cifar10")
+    assert study.teacher is not None
+    assert study.teacher.model == study.fixed["student"]
+    assert study.objectives == {
+        "val_acc": "max",
+        "size_bytes": "min",
+        "latency_ms": "min",
+        "macs": "min",
+    }
+    drawn = study.draw(lambda key, dimension: dimension.ends()[-1])
+    assert study.config(drawn).compression == "prune+gpfq"
+    for chain in study.dimensions["compression"].ends():
+        point = study.draw(
+            lambda key, dimension, c=chain: c if key == "compression" else dimension.ends()[0]
+        )  # type: ignore[misc]
+        assert ("prune" in point, "gpfq" in point) == ("prune" in str(chain), "gpfq" in str(chain))

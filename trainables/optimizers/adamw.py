@@ -3,18 +3,25 @@
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from trainables.config import TrialConfig
+from trainables.optimizers.adam import AdamConfig
+from trainables.optimizers.rule import Rule, Weight
 
 
-def adamw(
-    config: TrialConfig, weights: Sequence[nn.Parameter], device: torch.device
-) -> torch.optim.Optimizer:
+class AdamW(Rule):
     """The rule of `trainables.optimizers.registry.OPTIMIZERS` by this name."""
-    return torch.optim.AdamW(
-        weights,
-        lr=config.lr,
-        weight_decay=config.weight_decay,
-        fused=device.type in ("cpu", "cuda"),
-    )
+
+    Config = AdamConfig
+
+    def build(
+        self, trial: TrialConfig, weights: Sequence[Weight], device: torch.device
+    ) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            [weight.parameter for weight in weights],
+            lr=trial.lr,
+            betas=(self.config.beta1, self.config.beta2),
+            eps=self.config.eps,
+            weight_decay=trial.weight_decay,
+            fused=device.type in ("cpu", "cuda"),
+        )

@@ -14,6 +14,7 @@ from trainables.data.dataset import Images
 from trainables.data.views import to_float
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
+from trainables.errors import Diverged
 from trainables.evaluation import score
 from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
@@ -24,7 +25,8 @@ from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
 from trainables.once import warn_once
-from trainables.optimizers.registry import OPTIMIZERS
+from trainables.optimizers.making import groups_of, make_optimizer, named_weights
+from trainables.optimizers.rule import Weight
 from trainables.randomness import Randomness
 from trainables.tasks.task import Score
 from trainables.training.feeding import Feed
@@ -48,6 +50,7 @@ class Learner:
     Attributes:
         networks: the student (key ``student``) and those that learn beside it, by term and name.
         optimizers: of each of them.
+        weights: what each of the optimizers has.
         random: what it draws from, in a context.
 
     Raises:
@@ -77,6 +80,7 @@ class Learner:
             _check_peers(config.method, self.method, self.networks, shape)
         self.lesson = stream.lesson(self.method)
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.weights: dict[str, list[Weight]] = {}
         for name in self.networks:
             self._prepare(name)
 
@@ -93,17 +97,22 @@ class Learner:
         """Places a network, and makes what holds its weights: the optimizer, compiled passes."""
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         network = self.networks[name].to(self.device).to(memory_format=layout)
-        adaptors = [*self.method.parameters()] if name == STUDENT else []  # trained with it
         if name == STUDENT:
             compiled = self.config.compile and not _hinders(self.method)
             self.forward = CompiledNetwork(network) if compiled else network
-        weights = [*network.parameters(), *adaptors]
-        self.optimizers[name] = OPTIMIZERS[self.config.optimizer](self.config, weights, self.device)
+        adaptors = self.method if name == STUDENT else None  # trained with it
+        self.weights[name] = named_weights(network, adaptors)
+        self.optimizers[name] = make_optimizer(self.config, self.weights[name], self.device)
 
     @property
     def student(self) -> Network:
         """The network that all is about."""
         return self.networks[STUDENT]
+
+    @property
+    def optimizer_groups(self) -> dict[str, dict[str, Any]]:
+        """Which of the student's weights which rule updates: see `groups_of`."""
+        return groups_of(self.optimizers[STUDENT], self.weights[STUDENT], self.config.optimizer)
 
     def edit(self, changes: Sequence[Edit]) -> None:
         """Applies edits to the student.
@@ -184,7 +193,13 @@ class Learner:
         return self.lesson.changed(feed, lambda images: self.method.images(images, batch), batch)
 
     def _update(self, name: str, loss: Tensor, epoch: float) -> None:
-        _descend(self.optimizers[name], loss, learning_rate(self.config, epoch))
+        try:
+            _descend(self.optimizers[name], loss, learning_rate(self.config, epoch))
+        except torch.linalg.LinAlgError as error:
+            raise Diverged(
+                f"{self.config.optimizer} found no eigenvectors in epoch {int(epoch) + 1}: the "
+                "gradients became too large or no numbers; lower lr or a term's weight"
+            ) from error
         if name == STUDENT and self.steps:
             with torch.no_grad():
                 for step in self.steps:
@@ -241,7 +256,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_ratio", 1.0)
     optimizer.step()
 
 
