@@ -128,25 +128,6 @@ def command(pid: int) -> str:
         return ""
 
 
-def run_verb(*arguments: str) -> str:
-    """The output of a verb that must succeed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture
-def kdsweep() -> Callable[..., str]:
-    """Runs a verb that must succeed; returns its output."""
-    return run_verb
-
-
 @pytest.fixture
 def start() -> Iterator[Callable[..., Sweep]]:
     """Starts a verb that runs trials; what is left of it is killed after the test."""
