@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-PATIENCE = 300  # seconds; a start of Ray alone can take half a minute on a busy machine
+PATIENCE = 600  # seconds; a start of Ray alone can take half a minute on a busy machine
 
 MODULE = ["-m", "orchestrator.cli"]
 
