@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,7 +127,7 @@ class Ceiling(Edit):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClipConfig:
-    amount: float = setting(6.0, "the highest activation", above=0)
+    amount: float = setting(0.5, "the highest activation", above=0)
 
 
 class Clip(Step):
@@ -303,6 +304,32 @@ def test_an_edit_of_theirs(installed: None, results: str, site: Path) -> None:
     registry._others.cache_clear()
     with pytest.raises(ValueError, match=f"{STUDENT}: unknown edit 'ceiling'"):
         read_network(folder, STUDENT)
+
+
+def test_it_is_listed_and_held_to_what_every_step_promises(
+    site: Path, installed: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the conformance suite, in a process that finds the package by itself."""
+    assert main(["compressions"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert {"halve", "round", "clip"} <= {line.split()[0] for line in listed if line.strip()}
+    assert main(["compressions", "halve"]) == 0
+    assert "share of the inner channels that stays" in capsys.readouterr().out
+    root = Path(__file__).parents[1]
+    paths, wanted = [str(site), str(root)], "-k 'halve or round or clip'"
+    suite = root / "tests" / "trainables" / "compression" / "test_conformance.py"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rp", str(suite)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTEST_ADDOPTS": wanted},
+    )
+    assert done.returncode == 0, done.stdout
+    for name in ("halve", "round", "clip"):
+        line = rf"^PASSED .*::test_equal_seeds_give_equal_networks\[{name}\]$"
+        assert re.search(line, done.stdout, re.MULTILINE), name
 
 
 def test_a_student_on_which_it_cannot_work(installed: None, results: str) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from verbs import said
 
 ATTEMPTS = "SELECT trial_id, attempt, status FROM trials_all ORDER BY trial_id, attempt"
 EPOCHS = """
@@ -39,9 +40,7 @@ def ended_in_order(driver, end, still_alive):
 
 
 @pytest.mark.slow
-def test_a_dead_worker_and_stopped_drivers_cost_nothing(
-    start, study, kdsweep, still_alive, tmp_path
-):
+def test_a_dead_worker_and_stopped_drivers_cost_nothing(start, study, still_alive, tmp_path):
     results = ["--results", str(tmp_path / "results")]
     folder = Path(tmp_path, "results", "f")
     path = study(
@@ -102,20 +101,15 @@ def test_a_dead_worker_and_stopped_drivers_cost_nothing(
     driver = start("resume", "f", *results)
     assert driver.wait() == 0
     assert driver.err == []
-    again = start("resume", "f", *results)
-    assert again.wait() == 0
-    assert len(again.out) == 1
-    assert "nothing left to do" in again.out[0]
+    assert "nothing left to do" in said("resume", "f", *results)
 
-    attempts = [
-        line.split(",") for line in kdsweep("query", ATTEMPTS, "--csv", *results).split()[1:]
-    ]
+    attempts = [line.split(",") for line in said("query", ATTEMPTS, "--csv", *results).split()[1:]]
     assert attempts[0] == ["f-00000", "1", "failed"]
     assert [(trial, status) for trial, _, status in attempts[1:]] == [
         (f"f-{number:05d}", "completed") for number in range(3)
     ]
     # What the first attempt had done was not done again: the very same measurements came back.
-    epochs = kdsweep("query", EPOCHS, "--csv", *results).split()[1:]
+    epochs = said("query", EPOCHS, "--csv", *results).split()[1:]
     assert epochs[:2] == ["1,True", "2,True"]
     left = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
     assert left == ["student.safetensors"] * 3

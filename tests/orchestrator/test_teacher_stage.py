@@ -1,6 +1,5 @@
 """A sweep on Ray that trains several teachers first, one of them after its own."""
 
-import io
 import os
 import subprocess
 import sys
@@ -9,6 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from verbs import said as read
+
+from orchestrator.query import trials
 
 STUDY = {
     "dataset": "digits",
@@ -56,8 +58,7 @@ def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
         assert "epoch" not in between, "the first two share the machine"
 
     def rows() -> pd.DataFrame:
-        sql = "SELECT * FROM trials ORDER BY trial_id"
-        return pd.read_csv(io.StringIO(kdsweep("query", sql, "--csv", *results)))
+        return trials(tmp_path / "results").sort_values("trial_id", ignore_index=True)
 
     found = rows()
     assert found["status"].tolist() == ["completed"] * 3
@@ -69,11 +70,11 @@ def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
     assert sorted(notes["teacher_files"].values()) == files
     assert sorted(notes["teacher_files"]) == sorted(NAMES)
 
-    # A trial again, of the last pair; then a second sweep, which finds all teachers.
-    replayed = kdsweep("trial", "--replay", "s", "s-00002", *results)
+    # A trial again, of the last pair; then one of its own, which finds the teacher.
+    replayed = read("trial", "--replay", "s", "s-00002", *results)
     last = found.loc[2]
     assert str(last["config_key"]) in replayed
     assert f"val_acc of s-00002: {last['val_acc']}, now {last['val_acc']}" in replayed
-    said = kdsweep("run", str(study), "--set", "pair=ta", "--name", "t", *results).splitlines()
-    assert not any("training the teacher" in line for line in said)
-    assert rows()["sweep"].tolist() == ["s", "s", "s", "t"]
+    alone = read("trial", str(study), "pair=ta", "method=kd", *results)
+    assert "training the teacher" not in alone
+    assert str(last["config_key"]) in alone
