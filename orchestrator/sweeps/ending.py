@@ -68,6 +68,7 @@ class Ending:
             if (before := signal.getsignal(number)) not in (signal.SIG_IGN, None)
         }
         self.listen()
+        self._unraisable, sys.unraisablehook = sys.unraisablehook, self._lost
         self._thread.start()
         return self
 
@@ -84,6 +85,7 @@ class Ending:
         os.close(self._hear)
         for number, before in self._before.items():
             signal.signal(number, before)
+        sys.unraisablehook = self._unraisable
 
     def listen(self) -> None:
         """Hears the signals; again after Ray, which sets a handler of its own when it starts."""
@@ -150,6 +152,12 @@ class Ending:
         first, self.interrupted = not self.interrupted, True
         if first and not self._shields:
             raise KeyboardInterrupt
+
+    def _lost(self, unraisable: Any) -> None:
+        """Our exception came up where none can be raised, as in the callback of a weak reference
+        while something is imported. `check` and the other thread know; nobody else needs to."""
+        if not (self.interrupted and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            self._unraisable(unraisable)
 
     def _watch(self) -> None:
         """Waits for signals; ends the process when its time is over."""

@@ -73,6 +73,27 @@ def test_any_signal_that_ends_or_announces_the_end(number):
     assert program.end() == (1, ["raised", "kept", LINE], [])
 
 
+def test_a_signal_that_got_lost_makes_no_noise():
+    """It came where Python can raise nothing; who looks for it ends in order all the same."""
+    program = Program(
+        before="class Deaf:\n    def __del__(self): time.sleep(2)",
+        work="Deaf(); end.check()",
+    )
+    time.sleep(0.5)
+    program.send(signal.SIGTERM)
+    assert program.end() == (1, ["raised", "kept", LINE], [])
+
+
+def test_what_else_cannot_be_raised_is_shown():
+    work = "class Broken:\n            def __del__(self): raise ValueError('of theirs')\n"
+    program = Program(work=work + "        Broken(); time.sleep(60)")
+    time.sleep(0.5)
+    program.send(signal.SIGTERM)
+    code, out, err = program.end()
+    assert (code, out) == (1, ["raised", "kept", LINE])
+    assert err[-1] == "ValueError: of theirs"
+
+
 def test_what_is_ignored_at_the_start_stays_ignored():
     """As `nohup` and a shell's background jobs have it."""
     program = Program(before="signal.signal(signal.SIGHUP, signal.SIG_IGN)", work="time.sleep(1)")
