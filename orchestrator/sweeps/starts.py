@@ -1,5 +1,6 @@
 """What the students of a study begin with: fresh weights, their teacher's, or those of a file."""
 
+from collections.abc import Mapping
 from functools import cached_property
 
 from search_spaces.spec import Study
@@ -19,11 +20,16 @@ class Starts:
     """The starts of a `Plan`, which is one of these.
 
     Attributes:
-        study, results, dataset: of the plan.
+        study, results, cards, dataset, teachers: of the plan.
     """
 
     study: Study
     results: str
+    cards: Mapping[str, Card]
+
+    @property
+    def teachers(self) -> Mapping[str, Recipe | Filed]:
+        raise NotImplementedError
 
     @property
     def dataset(self) -> Dataset:
@@ -89,7 +95,11 @@ class Starts:
     @property
     def remarks_on_starts(self) -> list[str]:
         """What a user should know of them, a line each."""
-        lines = (remark(name, one.card, self.dataset) for name, one in self.starts.items())
+        cards = dict(self.begun)
+        if TEACHER in _given(self.study):
+            files = (teacher.file for teacher in self.teachers.values())
+            cards |= {file: self.cards[file] for file in files if file in self.cards}
+        lines = (remark(card, self.dataset) for card in cards.values())
         return [line for line in lines if line]
 
 
@@ -103,11 +113,8 @@ def starts_of(study: Study, results: str) -> dict[str, Filed]:
     Raises:
         UserError: one is missing.
     """
-    given = [study.fixed.get(_START), *(pair.settings.get(_START) for pair in study.pairs.values())]
-    if _START in study.dimensions:
-        given += study.dimensions[_START].ends()
     found = {}
-    for name in dict.fromkeys(str(one) for one in given if one is not None):
+    for name in _given(study):
         if name in (SCRATCH, TEACHER):
             continue
         card = find_teacher(results, name)
@@ -116,3 +123,11 @@ def starts_of(study: Study, results: str) -> dict[str, Filed]:
             raise UserError(f"start: {unknown('network', name, known)} (of {results})")
         found[name] = Filed(name, card)
     return found
+
+
+def _given(study: Study) -> list[str]:
+    """Every start that the study says, each once."""
+    given = [study.fixed.get(_START), *(pair.settings.get(_START) for pair in study.pairs.values())]
+    if _START in study.dimensions:
+        given += study.dimensions[_START].ends()
+    return [*dict.fromkeys(str(one) for one in given if one is not None)]

@@ -98,6 +98,14 @@ def test_one_network_by_two_names_is_one_start(results: str, filed) -> None:
     assert len({made.key(made.study.config(point)) for point in made.study.first_points()}) == 1
 
 
+def test_another_normalisation_is_said(results: str, filed) -> None:
+    filed("bright", mean=(0.5,), normalisation="half")
+    said = "start 'bright': its students see images in its normalisation (half)"
+    assert plan(results, {"start": "bright"}).remarks == [said]
+    assert plan(results, {"start": "teacher"}, teacher={"name": "bright"}).remarks == [said]
+    assert plan(results, teacher={"name": "bright"}).remarks == []
+
+
 def test_an_edited_start_is_what_is_checked_and_packed(results: str, filed) -> None:
     filed("narrow", NARROW)
     made = plan(results, {"start": "narrow", "compression": "prune", "prune": 2})

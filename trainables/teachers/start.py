@@ -63,12 +63,12 @@ def check_card(start: str, card: Card, dataset: Dataset) -> None:
         raise UserError(f"start: {start}: {error}") from error
 
 
-def remark(name: str, card: Card, dataset: Dataset) -> str | None:
+def remark(card: Card, dataset: Dataset) -> str | None:
     """What a user should know of a start's images; None: nothing."""
     if (card.mean, card.std) == (dataset.mean, dataset.std):
         return None
     called = card.normalisation or "its own"
-    return f"start '{name}': its students see images in its normalisation ({called})"
+    return f"start '{card.name}': its students see images in its normalisation ({called})"
 
 
 @kept("starts", entries=4)
