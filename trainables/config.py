@@ -29,6 +29,9 @@ from trainables.settings import Role, Scalar, read, setting, settings_of
 
 MAX_SEED = 2**32 - 1
 
+SCRATCH, TEACHER = "scratch", "teacher"
+"""Starts that are no names: fresh weights, and the trial's own teacher."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
@@ -48,6 +51,12 @@ class TrialConfig:
         EXPLICIT,
         "how the student becomes small: explicit, depth, width or factor, and steps joined by '+'",
         role="words",
+    )
+    start: str = setting(
+        SCRATCH,
+        "where the student's weights begin: scratch, teacher, or see `kdsweep teacher list`",
+        role="words",
+        implied=(SCRATCH,),
     )
     method: str = setting("student", "terms joined by '+': see `kdsweep methods`")
 
@@ -143,7 +152,18 @@ class TrialConfig:
                 raise UserError(
                     f"compression '{self.compression}': its '{key}' is another setting's name, too"
                 )
+        self._check_start()
         self.milestone_epochs()
+
+    def _check_start(self) -> None:
+        if self.start == TEACHER and self.teacher is None:
+            raise UserError("start: teacher needs one; the trial has no teacher")
+        choice = parse_chain(self.compression)[0]
+        if self.start != SCRATCH and choice != EXPLICIT:
+            raise UserError(
+                f"start: {self.start} begins with a network as it is, and '{choice}' of "
+                f"compression '{self.compression}' would choose another one; leave it out"
+            )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, object]) -> "TrialConfig":
@@ -220,18 +240,24 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
 
     Args:
         config: flat, as a row has it. It may be of another version, or of terms that are not
-            installed here: what is not known decides.
+            installed here: what is not known decides, but what rows of then imply does not.
         less: roles that do not count either. Repeats have the same settings less ``"seed"``,
             and their confirmation the same less ``"seed"`` and ``"split"``.
     """
     without = {*settings_with("stage", "place", *less)}
     without |= {key for key in _WERE_NULL if config.get(key) is None}
     without |= {key for key, value in _WERE_UNSAID.items() if config.get(key) == value}
+    without |= {key for key, s in settings_of(TrialConfig).items() if config.get(key) in s.implied}
     return {key: value for key, value in config.items() if key not in without}
 
 
 def config_key(
-    config: TrialConfig, *, student: str, data_fingerprint: str, teacher_fingerprint: str | None
+    config: TrialConfig,
+    *,
+    student: str,
+    data_fingerprint: str,
+    teacher_fingerprint: str | None,
+    start_fingerprint: str | None = None,
 ) -> str:
     """The hash of everything that decides a trial's result.
 
@@ -244,6 +270,7 @@ def config_key(
         student: canonical name of the network that is built.
         data_fingerprint: of the data set.
         teacher_fingerprint: of the teacher's weights; None without a teacher.
+        start_fingerprint: of the weights that the student begins with; None for fresh ones.
 
     Returns:
         16 hexadecimal digits.
@@ -268,6 +295,8 @@ def config_key(
         "data": data_fingerprint,
         "teacher": teacher_fingerprint if taught else None,
     }
+    if start_fingerprint is not None:
+        values["start"] = start_fingerprint
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -11,7 +11,7 @@ import torch
 
 from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, latency_of, macs_of
-from trainables.config import TrialConfig, asked, config_key
+from trainables.config import SCRATCH, TrialConfig, asked, config_key
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import explained, meaning
@@ -21,6 +21,7 @@ from trainables.progress_file import UnusableProgress, pack_progress, unpack_pro
 from trainables.rows import add_peers, epoch_row, metrics_of, peak_memory, with_costs, with_facts
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
+from trainables.teachers.start import check_start, load_start
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
 from trainables.worker import WORKER
@@ -43,6 +44,8 @@ class Job:
         data_dir: as ``--data``.
         teacher: name of the teacher's file in the results folder; None without one.
         teacher_fingerprint: of the teacher that is meant; None: of whatever has the name.
+        start: name of the file, there as well, with whose weights the student begins; None: fresh.
+        start_fingerprint: as for the teacher.
         attempt: 1 for the first.
         cpus, gpus: what the attempt asks of Ray.
         checkpoint_seconds: least time between two checkpoints; 0 for one after every epoch.
@@ -55,6 +58,8 @@ class Job:
     data_dir: str | None = None
     teacher: str | None = None
     teacher_fingerprint: str | None = None
+    start: str | None = None
+    start_fingerprint: str | None = None
     attempt: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
@@ -112,6 +117,15 @@ class Run:
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
+        self.start = (
+            load_start(job.results, job.start, self.dataset, job.start_fingerprint)
+            if job.start
+            else None
+        )
+        if self.start:
+            check_start(self.config.start, self.model, self.start.card.blueprint)
+        elif self.config.start != SCRATCH:
+            raise ValueError(f"start {self.config.start}: the job has no file of it")
         self.training = self._untrained()
         self.training.check_teacher()  # before it teaches for hours
         self.rows: list[dict[str, Any]] = []
@@ -125,16 +139,19 @@ class Run:
             student=self.model,
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
+            start_fingerprint=self.start.card.fingerprint if self.start else None,
         )
         row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
-        self._facts = with_facts(row, self.dataset, self.teacher, device)
+        self._facts = with_facts(row, self.dataset, self.teacher, device, self.start)
         log.debug("this process keeps %s", WORKER)
         if keep:
             self._go_on()
 
     def _untrained(self) -> Training:
         steps = Chain(self.config.compression, self.config.chain).steps
-        return Training(self.config, self.dataset, self.model, self.teacher, self.device, steps)
+        return Training(
+            self.config, self.dataset, self.model, self.teacher, self.device, steps, self.start
+        )
 
     def _go_on(self) -> None:
         """Continues from the trial's progress, if it has one that can be continued from."""
@@ -246,7 +263,7 @@ class Run:
         ]
 
     def _save_student(self, tested: Score) -> None:
-        student = self.training.student
+        student, (mean, std) = self.training.student, self.training.learner.normalisation
         card = Card(
             name=self.job.trial_id,
             model=student.blueprint.model,
@@ -256,9 +273,9 @@ class Run:
             classes=self.dataset.num_classes,
             class_names=self.dataset.classes,
             image_shape=self.dataset.image_shape,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            normalisation="dataset",
+            mean=mean,
+            std=std,
+            normalisation=self.start.card.normalisation if self.start else "dataset",
             test_acc=tested.acc,
             test_score=tested.headline,
             task=self.dataset.task,

@@ -16,22 +16,29 @@ from trainables.models.outputs import Network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.classes import remark
+from trainables.teachers.start import Start
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
 from trainables.version import code_version, versions
 
 
 def with_facts(
-    row: TrialRow, dataset: Dataset, teacher: Teacher | None, device: torch.device
+    row: TrialRow,
+    dataset: Dataset,
+    teacher: Teacher | None,
+    device: torch.device,
+    start: Start | None = None,
 ) -> TrialRow:
     """A row with what else is known before the first epoch.
 
     Args:
         row: as `trainables.config.asked` gives it.
         dataset, teacher, device: what it is trained with; None without a teacher.
+        start: what the student begins with; None for fresh weights.
     """
     row = replace(
         row,
+        start=start.card.name if start else None,
         metric=TASKS[dataset.task].headline.name,
         host=platform.node(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -16,6 +16,7 @@ from orchestrator.results.chains import model_of, told
 from orchestrator.results.front import common
 from trainables.columns import TRIALS
 from trainables.compression.registry import CHOICES
+from trainables.config import TEACHER
 from trainables.errors import UserError
 from trainables.methods.registry import needs_teacher
 
@@ -55,6 +56,7 @@ def for_every_teacher(frame: pd.DataFrame) -> pd.DataFrame:
         [*_STUDENT, *_REQUEST], ignore_index=True
     )[[*_STUDENT, *_REQUEST, *_FACTS, *_FACTORS.values(), "config"]]
     alone = frame["method"].map(_reads_no_teacher, na_action="ignore").eq(True)
+    alone &= ~frame["config"].map(_begins_with_teacher, na_action="ignore").eq(True)
     plain = known[alone & (frame["status"] == "completed")]
     copies = plain.merge(requests, on=_STUDENT, suffixes=("_own", ""))
     same = [copies[key].eq(copies[f"{key}_own"]) | _both_missing(copies, key) for key in _REQUEST]
@@ -91,6 +93,10 @@ def _reads_no_teacher(method: str) -> bool:
         return not needs_teacher(method)
     except UserError:  # a term of a package that is not installed here
         return False
+
+
+def _begins_with_teacher(config: str) -> bool:
+    return json.loads(config).get("start") == TEACHER
 
 
 def _both_missing(copies: pd.DataFrame, key: str) -> pd.Series:

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from orchestrator.sweeps.plan import Plan, naming
 from orchestrator.sweeps.validation import check_validation
 from search_spaces.spec import Study
 from trainables.compression.chain import Chain
+from trainables.compression.rounds import crowded
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.objectives import OBJECTIVES, check_objective, metric_of
@@ -57,18 +59,25 @@ def scored_by(metric: Metric, study: Study) -> Study:
 def check_names(plan: Plan) -> None:
     """Whether every compression can bring about its student, as far as names tell.
 
-    A weight that warms up for longer than a whole training is no mistake; it is said.
+    A weight that warms up for longer than a whole training is no mistake, nor are rounds of a step
+    that fall on one epoch; it is said.
 
     Raises:
         UserError: a student that there is not, or that cannot be made small in this way.
     """
-    asked, said = set(), set()
+    asked: set[Any] = set()
+    said: set[Any] = set()
     for pair, config in plan.corners():
         request = (pair, config.student, config.compression, *config.chain.values())
         if request not in asked:
             asked.add(request)
             with naming(pair):
                 Chain(config.compression, config.chain).named(config.student)
+        for step in Chain(config.compression, config.chain).steps:
+            lost = crowded(step.moments, config.epochs)
+            if lost is not None and (step.name, lost) not in said:
+                said.add((step.name, lost))
+                log.warning("%s.rounds: %s", step.name, lost)
         for key, epochs in config.terms.items():
             fraction = f"{key}_fraction"
             if not key.endswith(_WARMUP) or config.terms.get(fraction) is not None:

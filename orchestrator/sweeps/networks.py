@@ -24,11 +24,11 @@ def check_networks(plan: Plan) -> None:
     """
     checkpoint_seconds()
     for step in plan.recipes:
-        _check_method(plan, step.config, step.model, step.upper, f"teacher {step.name}")
+        _check_method(plan, step.config, step.blueprint, step.upper, f"teacher {step.name}")
     built: set[tuple[Any, ...]] = set()
     for pair, config in plan.corners():
         with naming(pair):
-            student = plan.student(config)
+            student = plan.blueprint(config)
             done = (student, config.compression, *config.chain.items())
             if done not in built:
                 built.add(done)
@@ -38,28 +38,28 @@ def check_networks(plan: Plan) -> None:
             if networks in built:
                 continue
             built.add(networks)
-            where = f"student {student}, method {config.method}"
+            where = f"student {student.label}, method {config.method}"
             _check_method(plan, config, student, plan.teacher(config), where)
 
 
-def _check_steps(plan: Plan, config: TrialConfig, student: str) -> None:
+def _check_steps(plan: Plan, config: TrialConfig, student: Blueprint) -> None:
     steps, data = Chain(config.compression, config.chain).steps, plan.dataset
     if steps:
         with torch.device("meta"):
-            network = build(Blueprint(student), data.num_classes, data.image_shape)
+            network = build(student, data.num_classes, data.image_shape)
         check_steps(steps, network, data.image_shape)
 
 
 def _check_method(
-    plan: Plan, config: TrialConfig, student: str, teacher: Recipe | Filed | None, where: str
+    plan: Plan, config: TrialConfig, student: Blueprint, teacher: Recipe | Filed | None, where: str
 ) -> None:
     try:
         above = _shapes(plan, teacher.blueprint) if teacher else None
-        shapes = _shapes(plan, Blueprint(student))
+        shapes = _shapes(plan, student)
         with torch.device("meta"):
             Method(config.method, config.terms, shapes, above, plan.task)
         for peer in set(peer_models(config.method, config.terms).values()):
-            _shapes(plan, Blueprint(peer or student))
+            _shapes(plan, Blueprint(peer or student.model))
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
 

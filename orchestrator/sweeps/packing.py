@@ -38,11 +38,11 @@ def largest(plan: Plan) -> TrialConfig:
     data = plan.dataset
 
     def macs(config: TrialConfig) -> int:
-        student = plan.student(config)
+        student = plan.blueprint(config)
         peers = peer_models(config.method, config.terms).values()
+        networks = [student, *(Blueprint(name or student.model) for name in peers)]
         return config.batch_size * sum(
-            macs_of(Blueprint(name or student), data.num_classes, data.image_shape)
-            for name in (student, *peers)
+            macs_of(one, data.num_classes, data.image_shape) for one in networks
         )
 
     return max((config for _, config in plan.corners()), key=macs)

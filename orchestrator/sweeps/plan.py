@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from orchestrator.sweeps.starts import Starts
 from orchestrator.sweeps.teachers import teachers_of
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
@@ -29,11 +30,13 @@ from trainables.teachers.classes import class_order, remark
 from trainables.teachers.teacher import find_teacher
 
 MAX_CORNERS = 2000
+UNTRAINED = "untrained"
+"""In the place of a start's fingerprint while its teacher is not there yet."""
 CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Starts):
     """What a sweep needs to know beside its study.
 
     Attributes:
@@ -41,7 +44,7 @@ class Plan:
         sweep: the sweep's name.
         results: folder or URI of the results.
         data_dir: as ``--data``.
-        cards: of the teachers that exist, and of theirs, by file.
+        cards: of the teachers that exist, of theirs, and of what students begin with, by file.
         cpus, gpus: what one trial asks of Ray.
         began_as: the name under which the sweep began, where its folder has another one now.
     """
@@ -146,37 +149,44 @@ class Plan:
                 continue
             cards[teacher.file] = card
             class_order(card, self.dataset)
-        return replace(self, cards=cards)
+        return replace(self, cards=cards | self.begun)
 
     @property
     def remarks(self) -> list[str]:
         """What a user should know of the data and the teachers, a line each."""
         notes = [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
         about = (remark(card, self.dataset) for card in self.cards.values())
-        return notes + [line for line in about if line]
+        return notes + [line for line in about if line] + self.remarks_on_starts
 
     def student(self, config: TrialConfig) -> str:
         """The canonical name of the network that a config asks for.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it is not the one that the trial begins with.
         """
-        return Chain(config.compression, config.chain).choose(
+        name = Chain(config.compression, config.chain).choose(
             config.student,
             teacher_params=self._teacher_params(config),
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
+        self.check_start(config, name)
+        return name
 
     def key(self, config: TrialConfig) -> str:
         """The config's key: see `trainables.config.config_key`."""
-        card = self.card(config)
+        teacher, start = self.teacher(config), self.start(config)
         return config_key(
             config,
             student=self.student(config),
             data_fingerprint=self.dataset.fingerprint,
-            teacher_fingerprint=card.fingerprint if card else None,
+            teacher_fingerprint=self._fingerprint(teacher),
+            start_fingerprint=self._fingerprint(start) or UNTRAINED if start else None,
         )
+
+    def _fingerprint(self, network: Recipe | Filed | None) -> str | None:
+        card = self.cards.get(network.file) if network else None
+        return card.fingerprint if card else None
 
     def job(self, config: TrialConfig, trial_id: str, attempt: int, **changes: Any) -> Job:
         """The work order of an attempt at a trial.
@@ -184,7 +194,7 @@ class Plan:
         ``KDSWEEP_CHECKPOINT_SECONDS`` in the environment of the driver sets the least time
         between two checkpoints of a trial; the default is 60.
         """
-        teacher, card = self.teacher(config), self.card(config)
+        teacher, start = self.teacher(config), self.start(config)
         job = Job(
             config=config.to_dict(),
             sweep=self.sweep,
@@ -192,7 +202,9 @@ class Plan:
             results=self.results,
             data_dir=self.data_dir,
             teacher=teacher.file if teacher else None,
-            teacher_fingerprint=card.fingerprint if card else None,
+            teacher_fingerprint=self._fingerprint(teacher),
+            start=start.file if start else None,
+            start_fingerprint=self._fingerprint(start),
             attempt=attempt,
             cpus=self.cpus,
             gpus=self.gpus,
@@ -204,7 +216,7 @@ class Plan:
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
-        shaping = {PAIR, "method", "student", "compression", *PARTS}
+        shaping = {PAIR, "method", "student", "start", "compression", *PARTS}
         space = {
             key: found
             for key, found in self.study.space.items()

@@ -60,6 +60,7 @@ def test_it_is_called_by_its_trial_and_adopted_once(results: str) -> None:
         ("../../s/checkpoints/s-0", None, "--name ../../s/checkpoints/s-0: expected letters"),
         ("../checkpoints/s-0", "fine", "unknown trial '../checkpoints/s-0'"),
         ("s-1", "../../out", "--name ../../out: expected letters"),
+        ("s-1", "teacher", "--name teacher: is what `start: teacher` means already"),
     ],
 )
 def test_what_cannot_be_adopted(results: str, trial_id: str, name: str, expected: str) -> None:

@@ -68,6 +68,23 @@ def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape
         if quantised and step.name not in (part_class("qat").followers or ()):  # type: ignore[union-attr]
             raise UserError(f"{step.name}: the student is fake-quantised already, as by 'qat'")
         step.check(network, image_shape)
+    _check_cuts(steps)
+
+
+def _check_cuts(steps: Sequence[Step]) -> None:
+    """Refuses cuts behind what is told in shares of all weights, or in neighbours."""
+    for at, step in enumerate(steps):
+        for other, cutting in enumerate(steps):
+            if step.counts and cutting.cuts and _last(step, at) < _last(cutting, other):
+                raise UserError(
+                    f"compression: '{cutting.name}' would cut behind the last round of "
+                    f"'{step.name}', and what that leaves would be another share; write "
+                    f"{cutting.name}+{step.name}, or let {step.name} end after {cutting.name} does"
+                )
+
+
+def _last(step: Step, position: int) -> tuple[float, int]:
+    return max(step.moments, default=0.0), position
 
 
 def _check_order(step: Step, behind: Step) -> None:

@@ -5,7 +5,7 @@ finds is used for edits of ours, so that a pruned network is built again without
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,12 +33,16 @@ class ChannelGroups:
     Args:
         network: of images; it stays as it is.
         image_shape: ``(C, H, W)``.
+        fixed: names of convolutions and linear layers that keep all outputs, and with them those
+            of all that go together with these.
 
     Attributes:
         sizes: number of channels of every group.
     """
 
-    def __init__(self, network: Network, image_shape: ImageShape) -> None:
+    def __init__(
+        self, network: Network, image_shape: ImageShape, fixed: Collection[str] = ()
+    ) -> None:
         import torch_pruning as tp  # type: ignore[import-untyped]  # and torchvision with it
 
         self._traced = _traceable(network, image_shape)
@@ -49,13 +53,15 @@ class ChannelGroups:
                 self._traced, example_inputs=images, output_transform=lambda said: said.logits
             )
             found = self._graph.get_all_groups(ignored_layers=[self._traced.classifier])
-            self._groups = [group for group in found if self._may_be_cut(group)]
+            self._groups = [group for group in found if self._may_be_cut(group, fixed)]
         self.sizes = [len(group[0].idxs) for group in self._groups]
         self._places = [self._places_of(group) for group in self._groups]
 
-    def _may_be_cut(self, group: Any) -> bool:
+    def _may_be_cut(self, group: Any, fixed: Collection[str]) -> bool:
         for dep, _ in group:
             module = dep.target.module
+            if self._names.get(module) in fixed and self._is_output(dep):
+                return False
             if isinstance(module, nn.Conv2d) and module.groups not in (1, module.out_channels):
                 return False
             if module is self._traced.classifier and self._is_output(dep):
@@ -87,6 +93,19 @@ class ChannelGroups:
             found.append(
                 torch.full((size,), torch.inf) if values is None else values.detach().float().cpu()
             )
+        return found
+
+    def filter_norms(self) -> list[Tensor]:
+        """The L1 norm of the filters that write every channel of every group, ``[n]`` each."""
+        found = []
+        for group, size in zip(self._groups, self.sizes, strict=True):
+            norms = torch.zeros(size)
+            for item in group:
+                module = item.dep.target.module
+                if isinstance(module, nn.Conv2d | nn.Linear) and self._is_output(item.dep):
+                    own = module.weight.detach().flatten(1).abs().sum(1).float().cpu()
+                    norms.index_add_(0, torch.tensor(item.root_idxs), own[item.idxs])
+            found.append(norms)
         return found
 
     def cut(self, removed: Sequence[Tensor]) -> Channels:

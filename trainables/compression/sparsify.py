@@ -22,6 +22,7 @@ from trainables.models.outputs import Network
 from trainables.settings import setting
 
 _PATTERN = re.compile(r"(\d+):(\d+)")
+_ROUNDING = 1e-4  # a count is rounded
 
 
 def share_after(rounds: int, done: int, share: float, schedule: str) -> float:
@@ -120,17 +121,22 @@ class Sparsify(Step):
     """Masks weights of the convolutions and linear layers in rounds; trained on in between.
 
     The first round falls on ``begin``, the last on ``end``. The masks hold after every update,
-    whatever momentum and weight decay would do to what is under them.
+    whatever momentum and weight decay would do to what is under them: the learner sees to it. What
+    a start has masked already counts, and stays masked.
     """
 
     Config = SparsifyConfig
     config: SparsifyConfig
+    counts = True
 
     def __init__(self, config: SparsifyConfig) -> None:
         super().__init__(config)
         self.pattern = _pattern(config.pattern)
-        rounds = 1 if self.pattern else config.rounds
-        self.moments = evenly(rounds, config.begin, config.end, "sparsify")
+        if self.pattern and config.rounds > 1:
+            raise UserError(
+                f"sparsify.rounds: a pattern ({config.pattern}) is made in one, got {config.rounds}"
+            )
+        self.moments = evenly(config.rounds, config.begin, config.end, "sparsify")
 
     def check(self, network: Network, image_shape: tuple[int, int, int]) -> None:
         if self.pattern:
@@ -139,10 +145,20 @@ class Sparsify(Step):
                 raise UserError(
                     f"sparsify.pattern: no layer of the student has a multiple of {of} inputs"
                 )
+            return
+        # Of a start; without values it cannot be told.
+        there = [mask for mask in masks(network).values() if not mask.is_meta]
+        zeros = sum(int((~mask).sum()) for mask in there)
+        share = zeros / sum(layer.weight.numel() for layer in layers(network).values())
+        if share > self.config.amount + _ROUNDING:
+            raise UserError(
+                f"sparsify: {self.config.amount:g} of the weights are to be zero, and "
+                f"{share:.4g} of the student's are masked before the first round"
+            )
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         weights = {name: layer.weight for name, layer in layers(scene.network).items()}
-        fresh = not masks(scene.network)
+        fresh = weights.keys() - masks(scene.network).keys()
         change = Masked(tuple(sorted(weights)))
         change.apply(scene.network)  # now, so that there are masks to fill
         there = masks(scene.network)
@@ -155,7 +171,10 @@ class Sparsify(Step):
         self, moment: float, weights: Mapping[str, Tensor], kept: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         if self.pattern:
-            return {name: pattern_mask(weight, *self.pattern) for name, weight in weights.items()}
+            return {
+                name: pattern_mask(weight, *self.pattern) & kept[name]
+                for name, weight in weights.items()
+            }
         rounds = len(self.moments)
         done = self.moments.index(moment) + 1
         share = share_after(rounds, done, self.config.amount, self.config.schedule)
@@ -163,13 +182,11 @@ class Sparsify(Step):
         found: dict[str, Tensor] = {}
         for names in parts:
             own = [weights[name] for name in names]
-            count = round(share * sum(weight.numel() for weight in own))
+            masked = sum(int((~kept[name]).sum()) for name in names)
+            count = max(masked, round(share * sum(weight.numel() for weight in own)))
             made = smallest(own, [kept[name] for name in names], count)
             found |= zip(names, made, strict=True)
         return found
-
-    def after_update(self, network: Network) -> None:
-        apply_masks(network)
 
 
 def _pattern(text: str | None) -> tuple[int, int] | None:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from trainables.models.blueprint import Edit
+from trainables.models.blueprint import Blueprint, Edit
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
 from trainables.tasks.single_label import SINGLE_LABEL
@@ -78,6 +78,8 @@ class Scene(NamedTuple):
         image_shape: ``(C, H, W)``.
         device: where the network is.
         task: of the data: it has the loss of the targets.
+        began: what the student was before the first step, edits of its start included; None: the
+            model as it is named.
     """
 
     network: Network
@@ -86,6 +88,7 @@ class Scene(NamedTuple):
     image_shape: ImageShape
     device: torch.device
     task: Task = SINGLE_LABEL
+    began: Blueprint | None = None
 
 
 class Step:
@@ -102,11 +105,16 @@ class Step:
         followers: names of the steps that may stand behind it in a chain; None: any. What
             quantises weights names none that would change them: it is spoilt by anything else.
             With names, or none, steps in front of it have to be done when it begins.
+        cuts: whether it takes weights away, so that shares and neighbours among them are others.
+        counts: whether what it leaves is told in shares or neighbours. Then no step that cuts
+            comes behind its last moment.
         name: what the chain calls it, for errors.
     """
 
     Config: ClassVar[type]
     followers: ClassVar[Collection[str] | None] = None
+    cuts: ClassVar[bool] = False
+    counts: ClassVar[bool] = False
     moments: Sequence[float] = ()
     name: str = ""
 
@@ -153,7 +161,8 @@ class Step:
     def after_update(self, network: Network) -> None:
         """Called after every update of the student's weights, without gradients.
 
-        Here masks are kept. It must not wait for the device.
+        Masks of edits (`trainables.models.masks.Masked`) are kept by the learner; whatever else a
+        step holds fast is held here. It must not wait for the device.
         """
 
     def state_dict(self) -> dict[str, Any]:

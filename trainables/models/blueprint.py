@@ -27,9 +27,12 @@ class Edit:
 
     Attributes:
         kind: the name under which it is registered.
+        settles: whether it says something of weights that training would make untrue. A network
+            with such an edit is no start of another training.
     """
 
     kind: ClassVar[str]
+    settles: ClassVar[bool] = False
 
     def apply(self, network: Network) -> None:
         """Changes the network in place. Weights that stay keep their values; of a network on the

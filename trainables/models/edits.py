@@ -74,6 +74,7 @@ class Channels(Edit):
                 module.keep(
                     _positions(name, "outputs", outputs.get(name), module.outputs),
                     _positions(name, "inputs", inputs.get(name), module.inputs),
+                    next(network.parameters()).device,
                 )
             elif isinstance(module, _NORMS):
                 if name in inputs:
@@ -113,6 +114,7 @@ class Bits(Edit):
     """
 
     kind: ClassVar[str] = "bits"
+    settles: ClassVar[bool] = True
 
     weights: tuple[tuple[str, int], ...] = ()
 

@@ -44,6 +44,7 @@ class ZeroPadShortcut(nn.Module):
         self.inputs, self.outputs = inputs, outputs
         self.source: Tensor | None
         self.register_buffer("source", None, persistent=False)
+        self._order: list[int] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         subsampled = x[:, :, :: self.stride, :: self.stride]
@@ -51,16 +52,16 @@ class ZeroPadShortcut(nn.Module):
             return F.pad(subsampled, (0, 0, 0, 0, 0, 1)).index_select(1, self.source)
         return F.pad(subsampled, (0, 0, 0, 0, self.before, self.behind))
 
-    def keep(self, outputs: Tensor, inputs: Tensor) -> None:
+    def keep(self, outputs: Tensor, inputs: Tensor, device: torch.device) -> None:
         """Keeps these channels out and in, ``[n]`` each, positions in growing order. One whose
-        input is cut becomes a channel of zeros."""
-        if self.source is None:
-            own = torch.arange(self.outputs) - self.before
-            self.source = torch.where((own < 0) | (own >= self.inputs), self.inputs, own)
-        places = torch.full((self.inputs + 1,), len(inputs))
-        places[inputs.cpu()] = torch.arange(len(inputs))
-        device = self.source.device
-        self.source = places[self.source.cpu()[outputs.cpu()]].to(device)
+        input is cut becomes a channel of zeros. ``device``: of the network."""
+        order = self._order  # by hand, since a network on the meta device has no values
+        if order is None:
+            own = [channel - self.before for channel in range(self.outputs)]
+            order = [at if 0 <= at < self.inputs else self.inputs for at in own]
+        places = {old: new for new, old in enumerate(inputs.tolist())}
+        self._order = [places.get(order[at], len(places)) for at in outputs.tolist()]
+        self.source = torch.tensor(self._order, device=device)
         self.inputs, self.outputs = len(inputs), len(outputs)
 
 

@@ -74,7 +74,8 @@ def matching_order(whose: str, names: Sequence[str], dataset: Dataset) -> list[i
 def aligned(network: Network, order: Sequence[int] | None) -> Network:
     """The network with its logits brought into an order; in place.
 
-    The last layer's rows are moved, so that whatever reads the network sees one order.
+    The last layer's rows are moved, and those of its mask, so that whatever reads the network sees
+    one order.
 
     Args:
         network: ends in its linear ``classifier``.
@@ -84,8 +85,9 @@ def aligned(network: Network, order: Sequence[int] | None) -> Network:
         return network
     rows = torch.tensor(order, device=network.classifier.weight.device)
     with torch.no_grad():
-        for parameter in network.classifier.parameters():
-            parameter.copy_(parameter[rows])
+        for tensor in (*network.classifier.parameters(), *network.classifier.buffers()):
+            if tensor.ndim and len(tensor) == len(rows):  # not what is one for all logits
+                tensor.copy_(tensor[rows])
     return network
 
 

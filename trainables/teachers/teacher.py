@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.compression.registry import CHOICES
-from trainables.config import TrialConfig, settings_with
+from trainables.config import SCRATCH, TEACHER, TrialConfig, settings_with
 from trainables.data.dataset import Dataset, Images
 from trainables.data.views import to_float
 from trainables.errors import UserError, unknown
@@ -83,6 +83,8 @@ def check_name(name: str) -> None:
     Raises:
         UserError: with what was expected.
     """
+    if name in (SCRATCH, TEACHER):
+        raise UserError(f"--name {name}: is what `start: {name}` means already")
     if not _NAME.fullmatch(name):
         raise UserError(f"--name {name}: expected letters, digits, '.', '_' and '-'")
 
@@ -116,7 +118,7 @@ def made_how(card: Card) -> str:
         origin = card.origin if not card.origin.startswith("{") else "another version"
         return f"from {origin}" + (f", input {card.normalisation}" if card.normalisation else "")
     plain = TrialConfig(student=config.student).to_dict()
-    told = {"method", *settings_with("words"), *CHOICES}
+    told = {"method", *settings_with("words"), *CHOICES} - {"start"}
     settings = [
         f"{key} {value}"
         for key, value in config.to_dict().items()

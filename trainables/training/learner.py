@@ -1,5 +1,6 @@
 """A student under training, with all that is its own."""
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
 from trainables.models.family import ImageShape
 from trainables.models.features import with_features
+from trainables.models.masks import apply_masks, masks
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
@@ -29,6 +31,7 @@ from trainables.optimizers.making import groups_of, make_optimizer, named_weight
 from trainables.optimizers.rule import Weight
 from trainables.randomness import Randomness
 from trainables.tasks.task import Score
+from trainables.teachers.start import Start
 from trainables.training.feeding import Feed
 from trainables.training.schedule import learning_rate
 from trainables.training.stream import Stream
@@ -46,8 +49,12 @@ class Learner:
         student: name of the network to train, as `Chain.choose` found it.
         stream: what it learns from, of the same repeat.
         steps: what changes the student, in the order of the chain.
+        start: what it begins with, a copy of the weights and the edits; None for fresh weights.
 
     Attributes:
+        began: what the student was before the first step.
+        normalisation: mean and deviation of the images that the networks see, per channel: those
+            of the start, or of the data set.
         networks: the student (key ``student``) and those that learn beside it, by term and name.
         optimizers: of each of them.
         weights: what each of the optimizers has.
@@ -58,17 +65,25 @@ class Learner:
     """
 
     def __init__(
-        self, config: TrialConfig, student: str, stream: Stream, steps: Sequence[Step] = ()
+        self,
+        config: TrialConfig,
+        student: str,
+        stream: Stream,
+        steps: Sequence[Step] = (),
+        start: Start | None = None,
     ) -> None:
         self.config, self.stream, self.device, self.steps = config, stream, stream.device, steps
         data = stream.dataset
-        blueprint, classes, shape = Blueprint(student), data.num_classes, data.image_shape
+        classes, shape = data.num_classes, data.image_shape
+        blueprint = start.card.blueprint if start else Blueprint(student)
+        told: Any = start.card if start else data
+        self.began, self.normalisation = blueprint, (told.mean, told.std)
         self.precision = choose_precision(
             config.precision, "train", blueprint, classes, shape, config.batch_size, self.device
         )
         self.random = Randomness(config.seed, self.device)
         with self.random:
-            network = build(blueprint, classes, shape)
+            network = copy.deepcopy(start.network) if start else build(blueprint, classes, shape)
             check_steps(steps, network, shape)
             self.shapes = output_shapes(network, shape)
             self.method = self._method()
@@ -98,6 +113,7 @@ class Learner:
         layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
         network = self.networks[name].to(self.device).to(memory_format=layout)
         if name == STUDENT:
+            self._masked = bool(masks(network))
             compiled = self.config.compile and not _hinders(self.method)
             self.forward = CompiledNetwork(network) if compiled else network
         adaptors = self.method if name == STUDENT else None  # trained with it
@@ -200,10 +216,12 @@ class Learner:
                 f"{self.config.optimizer} found no eigenvectors in epoch {int(epoch) + 1}: the "
                 "gradients became too large or no numbers; lower lr or a term's weight"
             ) from error
-        if name == STUDENT and self.steps:
+        if name == STUDENT:
             with torch.no_grad():
                 for step in self.steps:
                     step.after_update(self.student)
+                if self._masked:
+                    apply_masks(self.student)
 
     def score(self, images: Images, name: str = STUDENT, positions: Tensor | None = None) -> Score:
         """Scores one of the networks on images (those at ``positions``) as they are."""
@@ -218,9 +236,8 @@ class Learner:
             )
 
     def floats(self, pixels: Tensor) -> Tensor:
-        """uint8 images as the student takes them."""
-        data = self.stream.dataset
-        return to_float(pixels, data.mean, data.std, channels_last=self.config.channels_last)
+        """uint8 images as the student, and those that learn beside it, take them."""
+        return to_float(pixels, *self.normalisation, channels_last=self.config.channels_last)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the rest of the training depends on, random numbers included."""

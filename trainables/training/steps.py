@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from trainables.compression.rounds import epochs_before
 from trainables.compression.step import Scene, Step
 from trainables.data.batches import epoch_order, evaluation_batches
 from trainables.errors import Diverged
@@ -41,8 +41,7 @@ def calls(steps: Sequence[Step], epochs: int, done: int) -> list[Call]:
         done: epochs done.
     """
     found = [Call(moment, at, step) for at, step in enumerate(steps) for moment in step.moments]
-    # Rounded, because 0.7 * 10 is 7.000000000000001 and would come an epoch late.
-    due = [call for call in found if math.ceil(round(call.moment * epochs, 6)) == done]
+    due = [call for call in found if epochs_before(call.moment, epochs) == done]
     return sorted(due, key=lambda call: (call.moment, call.position))
 
 
@@ -81,7 +80,8 @@ def _scene(learner: Learner, call: Call) -> Scene:
 
     generator = torch.Generator().manual_seed(seed)
     network, task = learner.student.eval(), learner.stream.task
-    return Scene(network, batches, generator, data.image_shape, learner.device, task)
+    shape, device = data.image_shape, learner.device
+    return Scene(network, batches, generator, shape, device, task, learner.began)
 
 
 def _batches(learner: Learner, count: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,6 +15,7 @@ from trainables.methods.method import Method
 from trainables.methods.term import STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.task import Score
+from trainables.teachers.start import Start
 from trainables.teachers.teacher import Teacher
 from trainables.training.answers import check_score
 from trainables.training.learner import Learner
@@ -43,6 +44,7 @@ class Training:
         teacher: the frozen teacher; None for a method without one.
         device: where everything lives.
         steps: what changes the student, in the order of the chain.
+        start: what the student begins with; None for fresh weights.
 
     Attributes:
         epoch: epochs done.
@@ -56,10 +58,11 @@ class Training:
         teacher: Teacher | None,
         device: torch.device,
         steps: Sequence[Step] = (),
+        start: Start | None = None,
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self.stream = Stream(config, dataset, teacher, device)
-        self.learner = Learner(config, student, self.stream, steps)
+        self.learner = Learner(config, student, self.stream, steps, start)
         self.epoch = 0
         self.train_seconds = 0.0
 

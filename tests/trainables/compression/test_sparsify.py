@@ -4,16 +4,19 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from trainables.compression.lockstep import layers
 from trainables.compression.measure import size_bytes
 from trainables.compression.sparsify import Sparsify, pattern_mask, share_after, smallest
 from trainables.compression.step import Scene
 from trainables.errors import UserError
+from trainables.job import Run
 from trainables.models.blueprint import Blueprint, build, edit
 from trainables.models.edits import Bits, Channels
-from trainables.models.masks import apply_masks, masks
+from trainables.models.masks import Masked, apply_masks, masks
+from trainables.optimizers.registry import OPTIMIZERS
+from trainables.training import Training
+from trainables.training.steps import take_steps
 
 SHAPE = (3, 8, 8)
 
@@ -67,6 +70,19 @@ def test_two_of_four_along_the_inputs():
     assert (kept.view(5, 2, 4, 3, 3).sum(2) == 2).all()
 
 
+def test_masks_of_some_layers_are_completed_and_kept():
+    """Those that are there stay, by a share and by a pattern; the edit says all that there are."""
+    for settings in ({"amount": 0.75}, {"pattern": "2:4"}):
+        network = student()
+        edit(network, Masked(("layer1.0.conv1",)), SHAPE)
+        there = masks(network)["layer1.0.conv1"]
+        there[:, ::2] = False
+        apply_masks(network)
+        (change,) = begin(Sparsify(Sparsify.Config(begin=0, end=0, **settings)), network, 0.0)
+        assert change.modules == tuple(sorted(layers(network)))
+        assert not masks(network)["layer1.0.conv1"][:, ::2].any()
+
+
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_exactly_the_share_is_zero(scope):
     network = student()
@@ -79,40 +95,35 @@ def test_exactly_the_share_is_zero(scope):
             assert (layer.weight == 0).sum() == round(0.75 * layer.weight.numel())
 
 
-OPTIMIZERS = {
-    "sgd": lambda weights: torch.optim.SGD(weights, lr=0.1, momentum=0.9, weight_decay=1e-2),
-    "adam": lambda weights: torch.optim.Adam(weights, lr=0.01, weight_decay=1e-2),
-    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.01, weight_decay=1e-2),
-}
-
-
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_masks_hold_after_every_update(name):
+def test_masks_hold_after_every_update(name, quick, digits):
     """Whatever was gathered in momentum before the round; a weight that is 0 by chance trains."""
-    network, step = student(), Sparsify(Sparsify.Config(amount=0.5, begin=0, end=0))
-    optimizer = OPTIMIZERS[name](network.parameters())
-    images, target = torch.randn(8, *SHAPE), torch.arange(8) % 4
-
-    def update():
-        optimizer.zero_grad()
-        F.cross_entropy(network(images).logits, target).backward()
-        optimizer.step()
-
-    for _ in range(3):
-        update()
-    begin(step, network, 0.0)
+    rule = {"optimizer": name, "weight_decay": 1e-2, "lr": 0.01}
+    config = quick(student="resnet8_x0.5", epochs=2, train_fraction=0.05, **rule)
+    step = Sparsify(Sparsify.Config(amount=0.5, begin=0.5, end=0.5))
+    training = Training(config, digits, "resnet8_x0.5", None, torch.device("cpu"), [step])
+    learner, indices = training.learner, training.stream.train_indices
+    feeds = [*training.stream(0, [indices[:16]] * 8)]
+    learner.train()
+    for number in range(3):
+        learner.step(feeds[number], number / 3)
+    take_steps(learner, 1)
+    network = learner.student
     kept = {name: mask.clone() for name, mask in masks(network).items()}
+    every = sum(mask.numel() for mask in kept.values())
+    assert sum(int(mask.sum()) for mask in kept.values()) == every - round(0.5 * every)
     chosen = next(iter(kept))
-    place = kept[chosen].nonzero()[0].tolist()
-    network.get_parameter(f"{chosen}.weight").data[tuple(place)] = 0.0
-    for _ in range(5):
-        update()
-        with torch.no_grad():
-            step.after_update(network)
+    place = tuple(kept[chosen].nonzero()[0].tolist())
+    network.get_parameter(f"{chosen}.weight").data[place] = 0.0
+    before = network.classifier.weight.clone()
+    learner.train()
+    for number in range(3, 8):
+        learner.step(feeds[number], 1 + number / 8)
         for module, mask in masks(network).items():
             assert torch.equal(mask, kept[module])
             assert (network.get_parameter(f"{module}.weight")[~mask] == 0).all()
-    assert network.get_parameter(f"{chosen}.weight")[tuple(place)] != 0
+    assert network.get_parameter(f"{chosen}.weight")[place] != 0
+    assert not torch.equal(network.classifier.weight, before)
 
 
 def test_rounds_only_add_zeros():
@@ -131,7 +142,7 @@ def test_rounds_only_add_zeros():
             with torch.no_grad():
                 for layer in layers(network).values():
                     layer.weight.add_(0.01 * torch.randn_like(layer.weight))
-                step.after_update(network)
+                apply_masks(network)
         before = now
     found, total = zeros(network)
     assert found / total == pytest.approx(0.9719, abs=1e-4)
@@ -171,6 +182,7 @@ def test_channels_that_are_cut_take_their_masks_along():
         ({"rounds": 3, "begin": 0.5, "end": 0.5}, "sparsify.end"),
         ({"pattern": "4:2"}, "sparsify.pattern"),
         ({"pattern": "half"}, "sparsify.pattern"),
+        ({"pattern": "2:4", "rounds": 3}, "sparsify.rounds"),
     ],
 )
 def test_settings_that_cannot_be(settings, key):
@@ -182,3 +194,26 @@ def test_a_pattern_that_no_layer_can_have():
     step = Sparsify(Sparsify.Config(pattern="5:7"))
     with pytest.raises(UserError, match="multiple of 7"):
         step.check(student(), SHAPE)
+
+
+def test_sixteen_rounds_of_a_fifth_through_a_kill(quick, make_job):
+    """Killed after the third round: equal masks, and in the end 97.19 % are zero."""
+    amount = {"sparsify": 1 - 0.8**16, "sparsify.rounds": 16, "sparsify.end": 15 / 16}
+    config = quick(student="resnet8_x0.25", epochs=16, train_fraction=0.03, **amount)
+    straight = Run(make_job(config, "straight"), torch.device("cpu"))
+    killed = Run(make_job(config, "killed"), torch.device("cpu"))
+    for done in range(1, 17):
+        straight.run_epoch()
+        killed.run_epoch()
+        found, total = zeros(killed.training.student)
+        assert found == pytest.approx((1 - 0.8**done) * total, abs=1)
+        if done == 3:
+            before = {name: mask.clone() for name, mask in masks(killed.training.student).items()}
+            killed = Run(make_job(config, "killed"), torch.device("cpu"))
+            assert killed.training.epoch == 3
+            again = masks(killed.training.student)
+            assert all(torch.equal(again[name], mask) for name, mask in before.items())
+    assert found / total == pytest.approx(0.97185, abs=1 / total)
+    ours, theirs = (masks(run.training.student) for run in (killed, straight))
+    assert ours.keys() == {*layers(killed.training.student)}
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
