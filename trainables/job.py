@@ -3,22 +3,34 @@
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
+from trainables.columns import TrialRow
 from trainables.compression.chain import Chain
-from trainables.compression.measure import count_params, latency_of, macs_of
+from trainables.compression.measure import count_params, macs_of
 from trainables.config import TrialConfig, asked, config_key
+from trainables.constraints import read_constraints, violations
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
+from trainables.measuring import add_latencies, asked_before, asked_of, refusal
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
-from trainables.rows import add_peers, epoch_row, metrics_of, peak_memory, with_costs, with_facts
+from trainables.rows import (
+    add_peers,
+    contributions_of,
+    epoch_row,
+    metrics_of,
+    peak_memory,
+    teacher_costs,
+    with_costs,
+    with_facts,
+)
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.teacher import load_teacher
@@ -46,6 +58,7 @@ class Job:
         attempt: 1 for the first.
         cpus, gpus: what the attempt asks of Ray.
         checkpoint_seconds: least time between two checkpoints; 0 for one after every epoch.
+        constraints: of the study, as it gives them.
     """
 
     config: dict[str, Any]
@@ -59,6 +72,7 @@ class Job:
     cpus: float = 1.0
     gpus: float = 0.0
     checkpoint_seconds: float = 60.0
+    constraints: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, for Ray."""
@@ -112,6 +126,8 @@ class Run:
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
+        self.constraints = read_constraints(job.constraints)
+        self._teacher_costs = teacher_costs(self.teacher, self.dataset) if self.teacher else None
         self.training = self._untrained()
         self.training.check_teacher()  # before it teaches for hours
         self.rows: list[dict[str, Any]] = []
@@ -156,6 +172,29 @@ class Run:
         return self.training.epoch >= self.config.epochs
 
     @explained
+    def refusal(self) -> str | None:
+        """Why the student is not to be trained: the constraints that its costs already violate,
+        in words; None where it is to be.
+
+        Asked before the first epoch, it takes the steps that come before it. What was chosen is
+        confirmed in any case: its costs have been judged.
+        """
+        if not self.constraints or self.training.epoch or self.config.stage != "search":
+            return None
+        self.training.begin()
+        student = self.training.student
+        return self._judge(with_costs(self._facts, student, self.dataset, self.teacher))
+
+    def _judge(self, row: TrialRow) -> str | None:
+        """Adds the latencies that are bounded, and what is violated: that in words, too."""
+        student, steps = self.training.student, self.training.learner.steps
+        asked = asked_before(self.constraints, student)
+        add_latencies(row, student, self.dataset.image_shape, self.device, asked)
+        beyond, words = refusal(self.constraints, row, steps) or (None, None)
+        row.violations = json.dumps(beyond) if beyond else None
+        return words
+
+    @explained
     def run_epoch(self) -> dict[str, Any]:
         """Trains one epoch; writes a checkpoint when it is time for one."""
         row = self.training.run_epoch()
@@ -193,9 +232,9 @@ class Run:
         """The trial's row of the ``trials`` table, as far as it is known.
 
         Args:
-            status: ``completed``, ``stopped`` or ``failed``. Only for ``completed`` is the
-                test set read, and are the student's weights written.
-            error: one line, for ``failed``.
+            status: ``completed``, ``stopped``, ``failed`` or ``infeasible``. Only for
+                ``completed`` is the test set read, and are the student's weights written.
+            error: one line, for ``failed`` and ``infeasible``.
         """
         last = self.rows[-1] if self.rows else {}
         seen = sum(row["images_per_second"] * row["seconds"] for row in self.rows)
@@ -218,7 +257,10 @@ class Run:
             teacher_cache_hit_rate=self.training.hit_rate,
             peak_memory_bytes=peak_memory(self.device),
             started_at=self.started_at,
+            contributions=contributions_of(self.training.learner, self._teacher_costs),
         )
+        if status == "infeasible":
+            self._judge(row)
         if status == "completed":
             scores = self.training.test()
             student = scores.pop("student")
@@ -226,12 +268,10 @@ class Run:
             row.test_loss = student.loss
             row.metrics = metrics_of(last.get("val", {}), student.values)
             add_peers(row, self.training, scores)
-            row.latency_ms = latency_of(
-                self.training.student.blueprint,
-                self.dataset.num_classes,
-                self.dataset.image_shape,
-                str(self.device),
-            )
+            shape, asked = self.dataset.image_shape, asked_of(self.config, self.training.student)
+            add_latencies(row, self.training.student, shape, self.device, asked)
+            if beyond := violations(self.constraints, row.known()):
+                row.violations = json.dumps(beyond)
             if self.keep:
                 self._save_student(student)
         row.ended_at = datetime.now(UTC)

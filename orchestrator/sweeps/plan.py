@@ -196,6 +196,7 @@ class Plan:
             attempt=attempt,
             cpus=self.cpus,
             gpus=self.gpus,
+            constraints=self.study.constraints,
         )
         seconds = checkpoint_seconds()
         if seconds is not None:

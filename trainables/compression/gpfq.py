@@ -4,7 +4,7 @@ Lybrand and Saab, A Greedy Algorithm for Quantizing Neural Networks (JMLR 2021);
 Saab, Post-training Quantization for Neural Networks with Provable Guarantees (SIMODS 2023).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from trainables.compression.alphabets import (
 )
 from trainables.compression.lockstep import changed_weights, patches
 from trainables.compression.msq import MSQConfig
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step, rounded_spans
 from trainables.models.blueprint import Edit
 from trainables.models.edits import MASK, Bits
 from trainables.settings import setting
@@ -106,6 +106,9 @@ class GPFQ(Step):
     config: GPFQConfig
     final = True
     moments = (1.0,)
+
+    def spans(self) -> Mapping[str, Span]:
+        return rounded_spans(self.config.amount)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         images = torch.cat([images for images, _ in scene.batches(self.config.images)])

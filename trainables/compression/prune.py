@@ -19,7 +19,7 @@ from trainables.compression.channel_groups import ChannelGroups, width
 from trainables.compression.lockstep import layers
 from trainables.compression.measure import count_macs, count_params
 from trainables.compression.rounds import evenly
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step
 from trainables.errors import UserError
 from trainables.models.blueprint import Blueprint, Edit, build
 from trainables.models.edits import Channels
@@ -93,6 +93,10 @@ class Prune(Step):
                 f"{network.blueprint.model} becomes at most {smallest:.3g} times smaller where "
                 f"{self.config.least:g} of a layer's channels stay"
             )
+
+    def spans(self) -> Mapping[str, Span]:
+        reached = (1 / (self.config.amount * (1 + TOLERANCE)), (1 + TOLERANCE) / self.config.amount)
+        return {**super().spans(), self.config.of: reached}
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         network, shape = scene.network, scene.image_shape

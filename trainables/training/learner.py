@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.compression.chain import check_steps
+from trainables.compression.registry import parse_chain
 from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
@@ -15,6 +16,7 @@ from trainables.data.views import to_float
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
+from trainables.measurement.costs import costs_of
 from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
@@ -49,6 +51,8 @@ class Learner:
         networks: the student (key ``student``) and those that learn beside it, by term and name.
         optimizers: of each of them.
         random: what it draws from, in a context.
+        contributions: what the student cost behind each part of the chain whose turn has come,
+            by the part's name: the architecture as it began, and a step's last moment so far.
 
     Raises:
         UserError: a step cannot work on this student.
@@ -76,6 +80,8 @@ class Learner:
             }
             _check_peers(config.method, self.method, self.networks, shape)
         self.lesson = stream.lesson(self.method)
+        self.contributions: dict[str, dict[str, int]] = {}
+        self.note_costs(parse_chain(config.compression)[0])
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         for name in self.networks:
             self._prepare(name)
@@ -104,6 +110,10 @@ class Learner:
     def student(self) -> Network:
         """The network that all is about."""
         return self.networks[STUDENT]
+
+    def note_costs(self, part: str) -> None:
+        """What the student costs now is what a part of the chain has left."""
+        self.contributions[part] = costs_of(self.student, self.stream.dataset.image_shape)
 
     def edit(self, changes: Sequence[Edit]) -> None:
         """Applies edits to the student.
@@ -212,6 +222,7 @@ class Learner:
         return {
             "precision": self.precision,
             "blueprint": self.student.blueprint.to_json(),
+            "contributions": self.contributions,
             "steps": [step.state_dict() for step in self.steps],
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "method": self.method.state_dict(),
@@ -222,6 +233,7 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where the other learner stood."""
         self.precision = state["precision"]
+        self.contributions = state["contributions"]
         blueprint = Blueprint.from_json(state["blueprint"])
         if blueprint != self.student.blueprint:
             data = self.stream.dataset
