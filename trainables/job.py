@@ -13,12 +13,12 @@ from trainables.columns import TrialRow
 from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, macs_of
 from trainables.config import TrialConfig, asked, config_key
-from trainables.constraints import read_constraints, violations
+from trainables.constraints import read_constraints
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
-from trainables.measuring import add_latencies, asked_before, asked_of, refusal
+from trainables.measuring import Judge
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
 from trainables.rows import (
@@ -126,7 +126,8 @@ class Run:
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
-        self.constraints = read_constraints(job.constraints)
+        bounds, shape = read_constraints(job.constraints), self.dataset.image_shape
+        self.judge = Judge(self.config, bounds, shape, device)
         self._teacher_costs = teacher_costs(self.teacher, self.dataset) if self.teacher else None
         self.training = self._untrained()
         self.training.check_teacher()  # before it teaches for hours
@@ -173,26 +174,17 @@ class Run:
 
     @explained
     def refusal(self) -> str | None:
-        """Why the student is not to be trained: the constraints that its costs already violate,
-        in words; None where it is to be.
-
-        Asked before the first epoch, it takes the steps that come before it. What was chosen is
-        confirmed in any case: its costs have been judged.
-        """
-        if not self.constraints or self.training.epoch or self.config.stage != "search":
+        """Why the student is not to be trained, in words: the constraints that its costs violate
+        already; None where it is to be. Before the first epoch, it takes the steps before it."""
+        if not self.judge.early or self.training.epoch:
             return None
         self.training.begin()
-        student = self.training.student
-        return self._judge(with_costs(self._facts, student, self.dataset, self.teacher))
+        row = with_costs(self._facts, self.training.student, self.dataset, self.teacher)
+        return self._refused(row)
 
-    def _judge(self, row: TrialRow) -> str | None:
-        """Adds the latencies that are bounded, and what is violated: that in words, too."""
-        student, steps = self.training.student, self.training.learner.steps
-        asked = asked_before(self.constraints, student)
-        add_latencies(row, student, self.dataset.image_shape, self.device, asked)
-        beyond, words = refusal(self.constraints, row, steps) or (None, None)
-        row.violations = json.dumps(beyond) if beyond else None
-        return words
+    def _refused(self, row: TrialRow) -> str | None:
+        learner = self.training.learner
+        return self.judge.before(row, learner.student, learner.steps)
 
     @explained
     def run_epoch(self) -> dict[str, Any]:
@@ -260,7 +252,7 @@ class Run:
             contributions=contributions_of(self.training.learner, self._teacher_costs),
         )
         if status == "infeasible":
-            self._judge(row)
+            self._refused(row)
         if status == "completed":
             scores = self.training.test()
             student = scores.pop("student")
@@ -268,10 +260,7 @@ class Run:
             row.test_loss = student.loss
             row.metrics = metrics_of(last.get("val", {}), student.values)
             add_peers(row, self.training, scores)
-            shape, asked = self.dataset.image_shape, asked_of(self.config, self.training.student)
-            add_latencies(row, self.training.student, shape, self.device, asked)
-            if beyond := violations(self.constraints, row.known()):
-                row.violations = json.dumps(beyond)
+            self.judge.behind(row, self.training.student)
             if self.keep:
                 self._save_student(student)
         row.ended_at = datetime.now(UTC)

@@ -181,7 +181,7 @@ def _run(
     row = run.row("completed") | {"config_key": key}
     if "violations" in row:
         values = {name: value_of(row, name) for name in json.loads(row["violations"])}
-        say(f"violates its study's constraints: {named(run.constraints, values)}")
+        say(f"violates its study's constraints: {named(run.judge.constraints, values)}")
     return row
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 
 from orchestrator.results.bounds import Bounds, keeping
 from orchestrator.results.chains import model_of
+from orchestrator.results.latencies import with_latencies
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
 from trainables.columns import TRIALS, Direction
 from trainables.config import decisive
 from trainables.errors import UserError, unknown
-from trainables.objectives import check_objective, column_of, metric_of, timed_with, value_of
+from trainables.objectives import check_objective, column_of, metric_of, timed_with
 from trainables.settings import Role
 from trainables.tasks.metrics import SHOWN, headline
 
@@ -175,22 +176,6 @@ def front(
     return found
 
 
-def with_latencies(frame: pd.DataFrame, names: Collection[str]) -> pd.DataFrame:
-    """The trials with the latencies by runtime that are asked for, as columns of their own."""
-    if "latencies" not in frame:
-        return frame
-    taken = {
-        name: pd.Series(
-            [value_of({"latencies": text}, name) for text in frame["latencies"]],
-            frame.index,
-            dtype=float,
-        )
-        for name in names
-        if timed_with(name)
-    }
-    return frame.assign(**taken)
-
-
 def collapsed(points: pd.DataFrame, objectives: Collection[str]) -> pd.DataFrame:
     """Rows of a front, of which those with equal objectives are one.
 
@@ -273,7 +258,10 @@ def nothing_finished(
 def _because(column: str, metrics: Sequence[str]) -> str:
     if metrics and metric_of(column) not in (None, *metrics):
         return f": what they are measured by is {', '.join(metrics)} (val_score, test_score)"
-    needs = TRIALS[column].needs if column in TRIALS else ("validation",)
+    known = column_of(column)
+    needs = known.needs if known else ()
+    if timed_with(column):
+        return ": none was timed with that runtime; a study asks for it by fixed.latencies"
     if "validation" in needs:
         return ": val_fraction is 0, so that no image validates"
     if "teacher" in needs:

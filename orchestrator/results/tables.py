@@ -13,7 +13,8 @@ import pandas as pd
 from orchestrator.results.bounds import Bounds, keeping, left_out
 from orchestrator.results.chains import model_of, told
 from orchestrator.results.forms import ABSENT, Grid, form_of
-from orchestrator.results.front import nothing_finished, signs, with_confirmation, with_latencies
+from orchestrator.results.front import nothing_finished, signs, with_confirmation
+from orchestrator.results.latencies import with_latencies
 from orchestrator.results.sharing import for_every_teacher
 from trainables.tasks.metrics import ACC, shown_as
 
@@ -126,6 +127,11 @@ def compression_table(
         if without := left_out(violating[next(_places(group))]):
             caption += f" {without}."
         panels.append(replace(panel, caption=caption))
+    unseen = violating.total() - sum(violating[place] for place in {*_places(cells)})
+    if unseen:  # of a data set and teacher of which nothing is left to show
+        last = panels.pop()
+        caption = f"{last.caption} Of other teachers or data sets {left_out(unseen)}."
+        panels.append(replace(last, caption=caption))
     return Table(tuple(panels))
 
 

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from orchestrator.sweeps.journal import Journal
-from orchestrator.sweeps.proposal import Known, Proposal, Row
+from orchestrator.sweeps.proposal import Known, Proposal, Row, refused
 from orchestrator.sweeps.samplers import make_sampler
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
@@ -162,7 +162,7 @@ def _outcome(study: Study, rows: Sequence[Row]) -> tuple[TrialState, list[float]
     values = _objectives(study, rows)
     if values is not None:
         return TrialState.COMPLETE, values
-    if any(_refused(row) for row in rows):
+    if any(refused(row) for row in rows):
         # With the worst there is for what nobody knows, because samplers learn from completed
         # trials alone, by how far they are beyond the constraints before anything else.
         worst = {"max": -math.inf, "min": math.inf}
@@ -195,11 +195,6 @@ def _mean(rows: Sequence[Row], key: str) -> float | None:
     return sum(values) / len(values)
 
 
-def _refused(row: Row) -> bool:
-    """Whether a trial was not trained because of what its student costs."""
-    return row["status"] == "infeasible" and row.get("violations") is not None
-
-
 def excesses(constraints: Sequence[Constraint], rows: Sequence[Row]) -> dict[str, float]:
     """How far a config is beyond every constraint: above 0 it violates it.
 
@@ -211,11 +206,11 @@ def excesses(constraints: Sequence[Constraint], rows: Sequence[Row]) -> dict[str
         constraints: of the study.
         rows: of the config's repeats.
     """
-    refused = [json.loads(row["violations"]) for row in rows if _refused(row)]
+    untrained = [json.loads(row["violations"]) for row in rows if refused(row)]
     found = {}
     for one in constraints:
-        if refused:
-            beyond = [row.get(one.name, 0.0) for row in refused]
+        if untrained:
+            beyond = [row.get(one.name, 0.0) for row in untrained]
         else:
             values = (value_of(row, one.name) for row in rows)
             beyond = [one.excess(value) for value in values if value is not None]

@@ -2,12 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import yaml
 from optuna.trial import TrialState
 
 from orchestrator.cli import main
+from orchestrator.query import trials
 from orchestrator.results.bounds import bounds_of
 from orchestrator.results.front import front
 from orchestrator.results.store import Store
@@ -15,6 +18,7 @@ from orchestrator.results.tables import compression_table
 from orchestrator.sweeps import checks, confirm
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.source import OptunaSource
 from search_spaces.load import parse_study
 from trainables.errors import UserError
 from trainables.job import Job
@@ -165,6 +169,21 @@ def test_a_search_of_nothing_but_infeasible_configs_ends(tmp_path, driver_of, st
     assert again.source.exhausted
 
 
+def test_what_was_refused_is_not_measured_again(tmp_path, driver_of, study, monkeypatch):
+    """In a small space: it ends when nothing new comes, and a restart knows it, too."""
+    monkeypatch.setattr(OptunaSource, "PATIENCE", 8)
+    space = {"lr": [0.1, 0.2]}
+    spec = study(space, sampler="random", trials=50, constraints={"params": "<= 5"})
+    first = driver_of(tmp_path, spec)
+    tune_id = first.start()
+    first.end(tune_id, **refused(params=4.0))
+    second = searched(driver_of(tmp_path, spec), lr_of, lambda lr: refused(params=4.0))
+    assert second.book.finished
+    rows = second.rows()
+    assert sorted(json.loads(row["config"])["lr"] for row in rows) == [0.1, 0.2]
+    assert len(second.log.of("answered")) >= second.source.PATIENCE
+
+
 def test_a_config_violates_where_the_mean_of_its_repeats_does(tmp_path, driver_of, study):
     def constraint_of(name, *rows):
         spec = study({"lr": [0.1]}, repeats=2, constraints={"latency_ms": "<= 5"})
@@ -232,7 +251,7 @@ def results(tmp_path, recorded, trial_row):
 
 
 def test_a_front_leaves_out_what_violates_in_the_mean(results, capsys):
-    frame = __import__("orchestrator.query", fromlist=["trials"]).trials(results, ["s"])
+    frame = trials(results, ["s"])
     found = front(frame, {"val_acc": "max"}, bounds_of(results, ["s"]))
     assert found["method"].tolist() == ["at"]
     assert found.attrs["violating"] == 3
@@ -259,14 +278,31 @@ def test_a_front_over_latencies_by_runtime(recorded, trial_row):
     assert latencies == {"kd": 12.0, "at": 11.0}
 
 
+def test_what_was_not_timed_is_said(recorded, trial_row, tmp_path, capsys):
+    recorded([trial_row(0, val_acc=0.9)])
+    command = ["front", "s", "--results", str(tmp_path / "results")]
+    assert main([*command, "--objective", "latency_eager_ms=min"]) == 2
+    assert "has latency_eager_ms: none was timed with that runtime" in capsys.readouterr().err
+
+
 def test_a_table_leaves_them_out_and_says_so(results):
-    frame = __import__("orchestrator.query", fromlist=["trials"]).trials(results, ["s"])
+    frame = trials(results, ["s"])
     (panel,) = compression_table(frame, bounds=bounds_of(results, ["s"])).panels
     assert panel.methods == ["at"]
     assert panel.caption.endswith(" 3 configs violate constraints and are left out.")
     (whole,) = compression_table(frame).panels
     assert set(whole.methods) == {"at", "kd", "rkd", "sp"}
     assert "left out" not in whole.caption
+
+
+def test_a_teacher_without_a_student_left_is_not_passed_over(results, recorded, trial_row):
+    row = trial_row(8, "kd", 4, val_acc=0.9, test_acc=0.9, latency_ms=9.0, teacher="resnet56")
+    frame = recorded([row])
+    (panel,) = compression_table(frame, bounds=bounds_of(results, ["s"])).panels
+    assert panel.caption.endswith(
+        " 3 configs violate constraints and are left out. "
+        "Of other teachers or data sets 1 config violates a constraint and is left out."
+    )
 
 
 def test_only_what_keeps_them_is_confirmed(results, caplog):
@@ -278,7 +314,7 @@ def test_only_what_keeps_them_is_confirmed(results, caplog):
 def test_where_nothing_keeps_them_that_is_said(results, tmp_path):
     Store(tmp_path / "results", "s").save_study("constraints: {val_acc: '>= 0.99'}")
     line = "no config keeps all constraints: 4 configs violate constraints and are left out"
-    frame = __import__("orchestrator.query", fromlist=["trials"]).trials(results, ["s"])
+    frame = trials(results, ["s"])
     with pytest.raises(UserError, match=line):
         compression_table(frame, bounds=bounds_of(results, ["s"]))
     with pytest.raises(UserError, match=line):
@@ -295,6 +331,31 @@ def test_contributions_are_read_by_json(results, capsys, recorded, trial_row):
     assert main(["query", sql, "--csv", "--results", results]) == 0
     lines = capsys.readouterr().out.split()
     assert lines == ["trial_id,part,params", "s-00009,prune,25", "s-00009,teacher,100"]
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_what_it_can_afford(tmp_path):
+    study = tmp_path / "small.yaml"
+    content = {
+        "dataset": "digits",
+        "fixed": {"epochs": 1, "train_fraction": 0.2, "precision": "fp32"},
+        "dimensions": {"student": ["wrn_10_0.5", "resnet8"]},
+        "objectives": {"val_acc": "max", "latency_eager_b64_ms": "min"},
+        "constraints": {"params": "<= 60000"},
+        "sampler": "grid",
+    }
+    study.write_text(yaml.safe_dump(content))
+    results = str(tmp_path / "results")
+    program = [sys.executable, "-m", "orchestrator.cli", "run", str(study), "--results", results]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=600, check=True)
+    assert "1 trials completed, 0 failed, 1 not trained for their costs" in done.stdout
+    rows = {row["student"]: row for row in Store(results, "small").read("trials").to_pylist()}
+    large, small = rows["resnet8"], rows["wrn_10_0.5"]
+    assert (large["status"], small["status"]) == ("infeasible", "completed")
+    assert json.loads(large["violations"]) == {"params": large["params"] - 60000}
+    assert small["violations"] is None
+    epochs = Store(results, "small").read("epochs").to_pylist()
+    assert {row["trial_id"] for row in epochs} == {small["trial_id"]}
 
 
 def test_kdsweep_trial_says_it(tmp_path, capsys):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 
+from trainables.errors import UserError
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images
@@ -87,8 +88,11 @@ def latency(
     where = images.device if device is None else torch.device(device)
     images = images.to(where).repeat(batch, 1, 1, 1)
     own = copy.deepcopy(network).to(where).to(memory_format=torch.contiguous_format).eval()
+    made = RUNTIMES[runtime]()
+    if why := made.unavailable():
+        raise UserError(f"runtime '{runtime}' cannot run here: {why}")
     with torch.no_grad():
-        answer = RUNTIMES[runtime]().ready(own, images)
+        answer = made.ready(own, images)
         return timed(lambda: answer(images), where, *((5, 20) if batch == 1 else (2, 7)))
 
 

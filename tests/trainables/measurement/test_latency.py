@@ -48,7 +48,7 @@ def timing(model: Any, batch: int = 1) -> Timing:
 def test_latency_is_a_median_that_start_up_does_not_touch() -> None:
     """Start-up was charged to the first network timed in arXiv 2503.13008: 140 ms for 16."""
     model = Sleeper(milliseconds=4, slow_passes=6)
-    assert timing(model).median_ms == pytest.approx(4, rel=0.75)
+    assert 4 <= timing(model).median_ms < 50
     assert set(model.seen) == {(False, True, (1, *CIFAR))}
     # One to get ready and 5 to warm up, then about 0.12 s.
     assert 6 + 20 <= len(model.seen) <= 6 + 40
@@ -56,16 +56,16 @@ def test_latency_is_a_median_that_start_up_does_not_touch() -> None:
 
 def test_interruptions_are_in_the_range_not_in_the_median() -> None:
     found = timing(Sleeper(milliseconds=4, hiccup=7))
-    assert found.median_ms == pytest.approx(4, rel=0.75)
+    assert 4 <= found.median_ms < 50
     every_third = timing(Sleeper(milliseconds=4, hiccup=3))
-    assert every_third.median_ms == pytest.approx(4, rel=0.75)
+    assert 4 <= every_third.median_ms < 50
     assert every_third.iqr_ms > 40 > found.iqr_ms
 
 
 @pytest.mark.parametrize(("batch", "passes"), [(1, 1 + 5 + 20), (64, 1 + 2 + 7)])
 def test_slow_networks_are_still_timed_some_times(batch: int, passes: int) -> None:
     model = Sleeper(milliseconds=30)
-    assert timing(model, batch=batch).median_ms == pytest.approx(30, rel=0.5)
+    assert timing(model, batch=batch).median_ms >= 30
     assert len(model.seen) == passes
     assert {shape for *_, shape in model.seen} == {(batch, *CIFAR)}
 
