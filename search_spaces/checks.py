@@ -28,6 +28,8 @@ def check_study(study: Study) -> None:
                 raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
             check_known(key)
     for key, dimension in study.dimensions.items():
+        if key in settings_with("measurement"):
+            raise UserError(f"dimensions.{key}: decides no result; set it by fixed.{key}")
         kind = setting_of(key)
         for value in dimension.ends():
             kind.check(f"dimensions.{key}", value)
@@ -77,9 +79,9 @@ def _check_peers(study: Study) -> None:
     methods = {name for corner in corners for name in _values_of(study, "method", PLAIN, corner)}
     if any(key.endswith(".peers") for name in methods for key in method_settings(name)):
         return
-    for key in study.objectives:
-        if "peers" in check_objective(key).needs:
-            raise UserError(f"objectives.{key}: needs a method with peers, such as dml")
+    for key, name in study.judged.items():
+        if "peers" in check_objective(name).needs:
+            raise UserError(f"{key}: needs a method with peers, such as dml")
 
 
 def _check_corners(study: Study, corner: dict[str, Value]) -> None:

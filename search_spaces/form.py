@@ -37,14 +37,14 @@ def check_teachers(study: "Study") -> None:
 
 
 def check_form(study: "Study") -> None:
-    """Whether objectives, dimensions, cover, points and conditions speak of what there is.
+    """Whether objectives, constraints, dimensions and all that names them speak of what there is.
 
     Raises:
         ValueError: one does not; by key.
     """
-    for key in study.objectives:
-        if "teacher" in check_objective(key).needs and not study.teachers():
-            raise ValueError(f"objectives.{key}: needs a teacher")
+    for key, name in study.judged.items():
+        if "teacher" in check_objective(name).needs and not study.teachers():
+            raise ValueError(f"{key}: needs a teacher")
     for key in study.dimensions:
         if key in study.fixed:
             raise ValueError(f"{key}: is both fixed and a dimension")

@@ -21,8 +21,9 @@ from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
 from search_spaces.teacher import TeacherSpec
 from trainables.config import MAX_SEED, TrialConfig, settings_with
+from trainables.constraints import Constraint, read_constraint, read_constraints
 from trainables.errors import UserError
-from trainables.objectives import check_objective
+from trainables.objectives import check_objective, runtimes_for
 from trainables.registry import Registry
 
 Draw = Callable[[str, Dimension], Value]
@@ -84,6 +85,11 @@ class Study(Strict):
         description="columns of the trials table to optimise; none of the test set; "
         "without a teacher val_acc alone by default; on data of another task its metric: val_map",
     )
+    constraints: dict[str, str] = Field(
+        default_factory=dict,
+        description='bounds of columns, in their units, such as latency_ms: "<= 5"; a student '
+        "that cannot keep one of its costs is not trained",
+    )
     sampler: str = Field(
         "tpe",
         description="how Optuna chooses; grid tries all choices, points only the listed",
@@ -119,6 +125,14 @@ class Study(Strict):
             check_objective(key)
         return objectives
 
+    @field_validator("constraints", mode="before")
+    @classmethod
+    def _bounds(cls, constraints: Any) -> Any:
+        if isinstance(constraints, Mapping):
+            for name, text in constraints.items():
+                read_constraint(str(name), text)
+        return constraints
+
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         check_teachers(self)
@@ -134,6 +148,17 @@ class Study(Strict):
         if not self.pairs:
             return self.dimensions
         return {PAIR: Dimension.model_validate({"choices": list(self.pairs)}), **self.dimensions}
+
+    @property
+    def bounds(self) -> tuple[Constraint, ...]:
+        """The constraints, read."""
+        return read_constraints(self.constraints)
+
+    @property
+    def judged(self) -> dict[str, str]:
+        """The columns by which trials are judged, by the key that says so."""
+        aims = {f"objectives.{name}": name for name in self.objectives}
+        return aims | {f"constraints.{name}": name for name in self.constraints}
 
     # What a trial is
 
@@ -171,7 +196,11 @@ class Study(Strict):
         values = {key: value for key, value in values.items() if applies(key, values)}
         for seed in settings_with("seed"):
             values[seed] = int(values.get(seed) or 0) + repeat
-        return TrialConfig.from_mapping(values)
+        config = TrialConfig.from_mapping(values)
+        runtimes = [*config.runtimes, *runtimes_for(self.judged.values())]
+        if runtimes == config.runtimes:
+            return config
+        return config.replace(latencies="+".join(dict.fromkeys(runtimes)))
 
     def teachers(self) -> dict[str, TeacherSpec]:
         """The teachers of trials by the key at which the study gives them."""

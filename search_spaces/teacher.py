@@ -12,7 +12,7 @@ from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
 from trainables.optimizers.registry import DEFAULT, all_rule_settings, rule_settings
 from trainables.settings import settings_of
 
-_NOT_TRAINING = {"method", *settings_with("words", "stage")}
+_NOT_TRAINING = {"method", *settings_with("words", "stage", "measurement")}
 TRAINING = [key for key in settings_of(TrialConfig) if key not in _NOT_TRAINING]
 """Settings that a teacher's training has, too."""
 

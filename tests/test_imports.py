@@ -23,16 +23,19 @@ trainables.cost trainables.timing trainables.memory
 trainables.teacher_training trainables.adopting trainables.exporting trainables.inspecting
 trainables.students
 trainables.job
-trainables.rows
+trainables.rows trainables.measuring
 trainables.training
 trainables.optimizers
 trainables.teachers
 trainables.engine
 trainables.config trainables.keys
 trainables.methods
+trainables.measurement
 trainables.compression
+trainables.constraints
+trainables.objectives
 trainables.runtimes
-trainables.evaluation trainables.objectives
+trainables.evaluation
 trainables.models
 trainables.tasks
 trainables.data

@@ -25,6 +25,7 @@ from trainables.methods.registry import (
     resolve_settings,
 )
 from trainables.optimizers.registry import DEFAULT, OPTIMIZERS, resolve_rule, rule_settings
+from trainables.runtimes.registry import RUNTIMES
 from trainables.settings import Role, Scalar, read, setting, settings_of
 
 MAX_SEED = 2**32 - 1
@@ -121,6 +122,13 @@ class TrialConfig:
         False, "the student's training passes, once per architecture; on GPUs as CUDA graphs"
     )
 
+    latencies: str = setting(
+        "eager",
+        "runtimes that the student is timed with, joined by '+'; compiled takes up to 30 s",
+        role="measurement",
+        implied=("eager",),
+    )
+
     seed: int = setting(
         0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED, role="seed"
     )
@@ -154,6 +162,8 @@ class TrialConfig:
                 )
         self._check_start()
         self.milestone_epochs()
+        for name in self.runtimes:
+            RUNTIMES.check(name)
 
     def _check_start(self) -> None:
         if self.start == TEACHER and self.teacher is None:
@@ -205,6 +215,11 @@ class TrialConfig:
         # Rounded, because 0.55 * 100 is 55.00000000000001 and would come a step late.
         return tuple(round(fraction * self.epochs, 6) for fraction in fractions)
 
+    @property
+    def runtimes(self) -> list[str]:
+        """The runtimes that the student is timed with, each once."""
+        return list(dict.fromkeys(name.strip() for name in self.latencies.split("+")))
+
     def to_dict(self) -> dict[str, Scalar]:
         """A flat dict of scalars that `from_mapping` reads back."""
         values = {
@@ -244,7 +259,7 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
         less: roles that do not count either. Repeats have the same settings less ``"seed"``,
             and their confirmation the same less ``"seed"`` and ``"split"``.
     """
-    without = {*settings_with("stage", "place", *less)}
+    without = {*settings_with("stage", "place", "measurement", *less)}
     without |= {key for key in _WERE_NULL if config.get(key) is None}
     without |= {key for key, value in _WERE_UNSAID.items() if config.get(key) == value}
     without |= {key for key, s in settings_of(TrialConfig).items() if config.get(key) in s.implied}

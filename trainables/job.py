@@ -3,22 +3,34 @@
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 
+from trainables.columns import TrialRow
 from trainables.compression.chain import Chain
-from trainables.compression.measure import count_params, latency_of, macs_of
+from trainables.compression.measure import count_params, macs_of
 from trainables.config import SCRATCH, TrialConfig, asked, config_key
+from trainables.constraints import read_constraints
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
+from trainables.measuring import Judge
 from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
-from trainables.rows import add_peers, epoch_row, metrics_of, peak_memory, with_costs, with_facts
+from trainables.rows import (
+    add_peers,
+    contributions_of,
+    epoch_row,
+    metrics_of,
+    peak_memory,
+    teacher_costs,
+    with_costs,
+    with_facts,
+)
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.start import check_start, load_start
@@ -49,6 +61,7 @@ class Job:
         attempt: 1 for the first.
         cpus, gpus: what the attempt asks of Ray.
         checkpoint_seconds: least time between two checkpoints; 0 for one after every epoch.
+        constraints: of the study, as it gives them.
     """
 
     config: dict[str, Any]
@@ -64,6 +77,7 @@ class Job:
     cpus: float = 1.0
     gpus: float = 0.0
     checkpoint_seconds: float = 60.0
+    constraints: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """A plain dict, for Ray."""
@@ -126,6 +140,9 @@ class Run:
             check_start(self.config.start, self.model, self.start.card.blueprint)
         elif self.config.start != SCRATCH:
             raise ValueError(f"start {self.config.start}: the job has no file of it")
+        bounds, shape = read_constraints(job.constraints), self.dataset.image_shape
+        self.judge = Judge(self.config, bounds, shape, device)
+        self._teacher_costs = teacher_costs(self.teacher, self.dataset) if self.teacher else None
         self.training = self._untrained()
         self.training.check_teacher()  # before it teaches for hours
         self.rows: list[dict[str, Any]] = []
@@ -173,6 +190,20 @@ class Run:
         return self.training.epoch >= self.config.epochs
 
     @explained
+    def refusal(self) -> str | None:
+        """Why the student is not to be trained, in words: the constraints that its costs violate
+        already; None where it is to be. Before the first epoch, it takes the steps before it."""
+        if not self.judge.early or self.training.epoch:
+            return None
+        self.training.begin()
+        row = with_costs(self._facts, self.training.student, self.dataset, self.teacher)
+        return self._refused(row)
+
+    def _refused(self, row: TrialRow) -> str | None:
+        learner = self.training.learner
+        return self.judge.before(row, learner.student, learner.steps)
+
+    @explained
     def run_epoch(self) -> dict[str, Any]:
         """Trains one epoch; writes a checkpoint when it is time for one."""
         row = self.training.run_epoch()
@@ -210,9 +241,9 @@ class Run:
         """The trial's row of the ``trials`` table, as far as it is known.
 
         Args:
-            status: ``completed``, ``stopped`` or ``failed``. Only for ``completed`` is the
-                test set read, and are the student's weights written.
-            error: one line, for ``failed``.
+            status: ``completed``, ``stopped``, ``failed`` or ``infeasible``. Only for
+                ``completed`` is the test set read, and are the student's weights written.
+            error: one line, for ``failed`` and ``infeasible``.
         """
         last = self.rows[-1] if self.rows else {}
         seen = sum(row["images_per_second"] * row["seconds"] for row in self.rows)
@@ -236,7 +267,10 @@ class Run:
             teacher_cache_hit_rate=self.training.hit_rate,
             peak_memory_bytes=peak_memory(self.device),
             started_at=self.started_at,
+            contributions=contributions_of(self.training.learner, self._teacher_costs),
         )
+        if status == "infeasible":
+            self._refused(row)
         if status == "completed":
             scores = self.training.test()
             student = scores.pop("student")
@@ -244,12 +278,7 @@ class Run:
             row.test_loss = student.loss
             row.metrics = metrics_of(last.get("val", {}), student.values)
             add_peers(row, self.training, scores)
-            row.latency_ms = latency_of(
-                self.training.student.blueprint,
-                self.dataset.num_classes,
-                self.dataset.image_shape,
-                str(self.device),
-            )
+            self.judge.behind(row, self.training.student)
             if self.keep:
                 self._save_student(student)
         row.ended_at = datetime.now(UTC)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-FORMAT = 4
+FORMAT = 5
 """Raised whenever a training's state means something else. The first had no such line."""
 
 

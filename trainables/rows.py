@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from trainables.columns import EpochRow, TrialRow
-from trainables.compression.measure import count_params, macs_of, size_bytes
+from trainables.compression.measure import count_params, nonzero_params, size_bytes
 from trainables.data.dataset import Dataset
+from trainables.measurement.costs import costs_of, peak_of
+from trainables.measurement.operations import bit_operations_of
 from trainables.models.outputs import Network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
@@ -19,6 +21,7 @@ from trainables.teachers.classes import remark
 from trainables.teachers.start import Start
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
+from trainables.training.learner import Learner
 from trainables.version import code_version, versions
 
 
@@ -58,14 +61,44 @@ def with_costs(
     row: TrialRow, student: Network, dataset: Dataset, teacher: Teacher | None
 ) -> TrialRow:
     """A row with what the student is at this moment, and what it costs beside its teacher."""
-    params, size = count_params(student), size_bytes(student)
-    macs = macs_of(student.blueprint, dataset.num_classes, dataset.image_shape)
-    row = replace(row, student=student.blueprint.label, params=params, macs=macs, size_bytes=size)
+    costs = costs_of(student, dataset.image_shape)
+    row = replace(row, student=student.blueprint.label)
+    row.params, row.nonzero_params = costs["params"], costs["nonzero_params"]
+    row.macs, row.bit_operations = costs["macs"], costs["bit_operations"]
+    row.size_bytes = costs["size_bytes"]
+    row.activation_bytes = peak_of(student, dataset.image_shape)
     if teacher:
-        row.compression_params = teacher.card.params / params
-        row.compression_macs = teacher.card.macs / macs
-        row.compression_bytes = size_bytes(teacher.network) / size
+        row.compression_params = teacher.card.params / costs["params"]
+        row.compression_macs = teacher.card.macs / costs["macs"]
+        row.compression_bytes = size_bytes(teacher.network) / costs["size_bytes"]
     return row
+
+
+def teacher_costs(teacher: Teacher, dataset: Dataset) -> dict[str, int]:
+    """`costs_of` a teacher, whose weights count although they are frozen."""
+    card, network = teacher.card, teacher.network
+    return {
+        "params": card.params,
+        "nonzero_params": nonzero_params(network, frozen=True),
+        "macs": card.macs,
+        "size_bytes": size_bytes(network),
+        "bit_operations": bit_operations_of(
+            network.blueprint, network.classifier.out_features, dataset.image_shape
+        ),
+    }
+
+
+def contributions_of(learner: Learner, teacher: Mapping[str, int] | None) -> str:
+    """JSON of what there was behind every part of the compression: the teacher first, if there
+    is one, then the architecture, then the steps whose moments have come.
+
+    Args:
+        learner: the student.
+        teacher: as `teacher_costs` gives it.
+    """
+    parts = [{"part": "teacher", **teacher}] if teacher else []
+    parts += [{"part": part, **costs} for part, costs in learner.contributions.items()]
+    return json.dumps(parts)
 
 
 def epoch_row(sweep: str, trial_id: str, attempt: int, epoch: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from trainables.errors import UserError, nearest, unknown
 from trainables.registry import Registry
 
 Scalar = str | int | float | bool | None
-Role = Literal["recipe", "words", "teacher", "seed", "split", "stage", "place"]
+Role = Literal["recipe", "words", "teacher", "seed", "split", "stage", "place", "measurement"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +37,8 @@ class Setting:
         role: what it has to do with the result. A setting of the ``recipe`` decides it; so does
             one of the ``teacher`` where the method reads one, a ``seed``, and the ``split``, which
             a confirmation has for itself. ``words`` ask for data and networks: what they lead to
-            decides. The ``stage`` is what the trial is for, the ``place`` where it computes.
+            decides. The ``stage`` is what the trial is for, the ``place`` where it computes, a
+            ``measurement`` what else is told of what came out.
         implied: of a setting that came later, the values of rows from before it: with these,
             `trainables.config.config_key` is what it was without the setting.
     """

@@ -58,9 +58,12 @@ class DistillTrainable(tune.Trainable):
             if self.run is None:
                 self.run = Run(self.job, self.device)
                 notes = [self.run.note] if self.run.note else []
-            if not self.run.finished:
-                self.run.run_epoch()
-            row = self.run.row("completed" if self.run.finished else "stopped")
+            if why := self.run.refusal():
+                row = self.run.row("infeasible", why)
+            else:
+                if not self.run.finished:
+                    self.run.run_epoch()
+                row = self.run.row("completed" if self.run.finished else "stopped")
         except (DeviceError, OutOfMemoryError) as error:
             traceback.print_exception(error)
             self.run = None

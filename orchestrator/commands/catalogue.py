@@ -25,6 +25,9 @@ def studies(options: Namespace) -> int:
             teacher = f"of every pair; they share {teacher if study.teacher else 'nothing'}"
         print(f"dataset    {study.dataset}\nteacher    {teacher}")
         print(f"objectives {study.objectives}")
+        if study.constraints:
+            bounds = ", ".join(f"{name} {bound}" for name, bound in study.constraints.items())
+            print(f"constraints {bounds}")
         print(
             f"budget     {study.trials or len(study.first_points()) or 'any number of'} configs, "
             f"{study.repeats} seeds each, sampler {study.sampler}\n"

@@ -22,11 +22,13 @@ from orchestrator.sweeps.validation import check_validation
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
 from trainables.config import TrialConfig
+from trainables.constraints import named
 from trainables.errors import UserError, unknown
 from trainables.failures import explained
 from trainables.files import open_folder
 from trainables.job import Run
 from trainables.models.weights import Card
+from trainables.objectives import value_of
 from trainables.tasks.metrics import percent
 from trainables.teacher_training import Recipe, train_teacher
 
@@ -162,6 +164,9 @@ def _run(
     run = Run(job, _device(), keep=False)
     key = key or plan.key(config)
     say(f"{config.method} on {config.dataset}: {run.model}, config_key {key}")
+    if why := run.refusal():
+        say(why)
+        return run.row("infeasible", why) | {"config_key": key}
     while not run.finished:
         epoch = run.training.epoch + 1
         watched = profile is not None and epoch == PROFILED_EPOCH
@@ -173,7 +178,11 @@ def _run(
                 say(f"no profile: the trial ended before epoch {PROFILED_EPOCH}")
             raise
         say(_line(row))
-    return run.row("completed") | {"config_key": key}
+    row = run.row("completed") | {"config_key": key}
+    if "violations" in row:
+        values = {name: value_of(row, name) for name in json.loads(row["violations"])}
+        say(f"violates its study's constraints: {named(run.judge.constraints, values)}")
+    return row
 
 
 def _check_profile(path: Path, config: TrialConfig) -> None:

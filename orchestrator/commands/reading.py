@@ -13,6 +13,7 @@ from trainables.tasks.metrics import headline
 
 def table(options: Namespace) -> int:
     from orchestrator.results import tables, views
+    from orchestrator.results.bounds import bounds_of
 
     if options.against:
         from orchestrator.results import against
@@ -22,8 +23,10 @@ def table(options: Namespace) -> int:
         beside = against.against_published(options.results, _sweeps(options))
         print(against.render(beside, options.format), end="")
         return 0
-    frame = views.trials(options.results, _sweeps(options))
-    made = tables.compression_table(frame, metric=options.metric)
+    sweeps = _sweeps(options)
+    frame = views.trials(options.results, sweeps)
+    bounds = bounds_of(options.results, sweeps)
+    made = tables.compression_table(frame, metric=options.metric, bounds=bounds)
     print(tables.render(made, options.format), end="")
     return 0
 
@@ -31,16 +34,20 @@ def table(options: Namespace) -> int:
 def front(options: Namespace) -> int:
     from orchestrator.results import front as fronts
     from orchestrator.results import views
+    from orchestrator.results.bounds import bounds_of, left_out
 
     sweeps = _sweeps(options)
     frame = views.trials(options.results, sweeps)
     asked = options.objective
     objectives = _objectives(asked) if asked else fronts.objectives_of(options.results, sweeps)
-    found = fronts.front(frame, objectives)
+    found = fronts.front(frame, objectives, bounds_of(options.results, sweeps))
+    without = left_out(found.attrs["violating"])
     if found.empty:
-        raise fronts.nothing_finished(frame, list(objectives))
+        raise fronts.nothing_finished(frame, list(objectives), without)
     if not options.csv:
         print(_aims(objectives, asked, bool(found["val_score"].isna().all())))
+        if without:
+            print(f"{without}.")
     found = fronts.collapsed(found, objectives)
     own = dict.fromkeys(headline(name).name for name in found["metric"])
     scores = [f"{part}_{name}" for name in own for part in ("val", "test")]

@@ -98,11 +98,14 @@ def _end(outcome: Any) -> int:
     if not outcome.finished:  # said already, before anything else could go wrong
         return 1
     done = f"{outcome.completed} trials completed, {outcome.failed} failed"
+    if outcome.refused:
+        done += f", {outcome.refused} not trained for their costs"
+    ended = outcome.completed + outcome.failed + outcome.refused
     print(
-        f"{done if outcome.completed + outcome.failed else 'nothing left to do'}; "
+        f"{done if ended else 'nothing left to do'}; "
         f"see `kdsweep table {name}`, `kdsweep front {name}`, `kdsweep plot {name}`"
     )
-    return 1 if outcome.failed and not outcome.completed else 0
+    return 1 if ended and not outcome.completed else 0
 
 
 def _debugged(work: Any) -> int:
@@ -134,11 +137,16 @@ def _print_row(row: dict[str, Any]) -> None:
         "compression_macs",
         "teacher",
         "teacher_test_acc",
+        "nonzero_params",
+        "bit_operations",
+        "activation_bytes",
         "latency_ms",
         "images_per_second",
         "train_seconds",
         "val_acc",
         "test_acc",
+        "violations",
+        "error",
     )
     shown = {key: row[key] for key in keys if row.get(key) is not None}
     if row["metric"] != "acc":

@@ -9,13 +9,15 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from orchestrator.results.bounds import Bounds, keeping
 from orchestrator.results.chains import model_of
+from orchestrator.results.latencies import with_latencies
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
 from trainables.columns import TRIALS, Direction
 from trainables.config import decisive
 from trainables.errors import UserError, unknown
-from trainables.objectives import check_objective, metric_of
+from trainables.objectives import check_objective, column_of, metric_of, timed_with
 from trainables.settings import Role
 from trainables.tasks.metrics import SHOWN, headline
 
@@ -56,11 +58,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     repeated = finished.duplicated([*_GROUP, "config_key"], keep="last")
     finished = finished[~repeated | finished["config_key"].isna()]
     groups = finished.groupby(_GROUP, sort=False, dropna=False)
-    how = {
-        name: "mean" if name in TRIALS and TRIALS[name].role == "measured" else "first"
-        for name in frame.columns
-        if name not in _GROUP
-    }
+    known = {name: column_of(str(name)) for name in frame.columns if name not in _GROUP}
+    how = {name: "mean" if c and c.role == "measured" else "first" for name, c in known.items()}
     points = groups.agg(how)
     for name in _NUMBERS:
         differ = groups[name].max() > groups[name].min()
@@ -143,26 +142,38 @@ def non_dominated(frame: pd.DataFrame, objectives: Mapping[str, Direction]) -> p
     return pd.Series(mask, index=frame.index)
 
 
-def front(frame: pd.DataFrame, objectives: Mapping[str, Direction] = OBJECTIVES) -> pd.DataFrame:
+def front(
+    frame: pd.DataFrame,
+    objectives: Mapping[str, Direction] = OBJECTIVES,
+    bounds: Bounds | None = None,
+) -> pd.DataFrame:
     """The non-dominated configs of the search, each averaged over its seeds.
 
     Args:
         frame: rows of ``trials``; confirm rows are left out, as they saw the validation images.
         objectives: validation and cost columns -> ``"max"`` or ``"min"``.
+        bounds: constraints of the sweeps; a config that violates one is on no front.
 
     Returns:
         Rows as `over_seeds` gives them, one front per dataset and teacher, sorted by compression.
+        Its ``attrs["violating"]`` is how many configs were left out.
 
     Raises:
         UserError: an objective is unknown, is no number to optimise, or is of the test set.
     """
+    bounds = bounds or {}
     for name in objectives:
         check_objective(name)
-    points = over_seeds(frame[frame["stage"] != "confirm"])
+    names = {*objectives, *(one.name for some in bounds.values() for one in some)}
+    points = over_seeds(with_latencies(frame[frame["stage"] != "confirm"], names))
     points = points.assign(**{name: np.nan for name in objectives if name not in points})
-    return points[_per_teacher(points, objectives)].sort_values(
+    kept = keeping(points, bounds)
+    points = points[kept]
+    found = points[_per_teacher(points, objectives)].sort_values(
         ["dataset", "teacher", "compression_params", "val_score"], ignore_index=True
     )
+    found.attrs["violating"] = int((~kept).sum())
+    return found
 
 
 def collapsed(points: pd.DataFrame, objectives: Collection[str]) -> pd.DataFrame:
@@ -215,13 +226,18 @@ def _own_objectives(store: Store) -> dict[str, Direction]:
     return own
 
 
-def nothing_finished(frame: pd.DataFrame, needed: Sequence[str] = ()) -> UserError:
+def nothing_finished(
+    frame: pd.DataFrame, needed: Sequence[str] = (), without: str = ""
+) -> UserError:
     """Why there is nothing to show: an error of one line.
 
     Args:
         frame: rows of ``trials``.
         needed: columns that a trial must have to be shown.
+        without: what was left out, in words.
     """
+    if without:
+        return UserError(f"no config keeps all constraints: {without}")
     finished = frame[frame["status"] == "completed"]
     if frame.empty:
         return UserError("no finished trial: none has ended yet")
@@ -242,7 +258,10 @@ def nothing_finished(frame: pd.DataFrame, needed: Sequence[str] = ()) -> UserErr
 def _because(column: str, metrics: Sequence[str]) -> str:
     if metrics and metric_of(column) not in (None, *metrics):
         return f": what they are measured by is {', '.join(metrics)} (val_score, test_score)"
-    needs = TRIALS[column].needs if column in TRIALS else ("validation",)
+    known = column_of(column)
+    needs = known.needs if known else ()
+    if timed_with(column):
+        return ": none was timed with that runtime; a study asks for it by fixed.latencies"
     if "validation" in needs:
         return ": val_fraction is 0, so that no image validates"
     if "teacher" in needs:

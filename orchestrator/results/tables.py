@@ -3,14 +3,18 @@
 import csv
 import io
 import math
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
 
+from orchestrator.results.bounds import Bounds, keeping, left_out
 from orchestrator.results.chains import model_of, told
 from orchestrator.results.forms import ABSENT, Grid, form_of
 from orchestrator.results.front import nothing_finished, signs, with_confirmation
+from orchestrator.results.latencies import with_latencies
 from orchestrator.results.sharing import for_every_teacher
 from trainables.tasks.metrics import ACC, shown_as
 
@@ -93,19 +97,24 @@ class Table:
     panels: tuple[Panel, ...]
 
 
-def compression_table(frame: pd.DataFrame, metric: str = "test_score") -> Table:
+def compression_table(
+    frame: pd.DataFrame, metric: str = "test_score", bounds: Bounds | None = None
+) -> Table:
     """Methods by compression: for each, the config that is best on validation.
 
     Args:
         frame: rows of ``trials``, search and confirm.
         metric: what to show, one of `SHOWN`.
+        bounds: constraints of the sweeps; a config that violates one is in no cell, and the
+            caption says how many there are.
 
     Raises:
-        UserError: the metric is unknown, or no trial has finished.
+        UserError: the metric is unknown, no trial has finished, or all violate a constraint.
     """
-    cells = best_cells(frame, metric)
+    cells = best_cells(frame, metric, bounds)
+    violating: Counter[tuple[str, str | None]] = cells.attrs["violating"]
     if cells.empty:
-        raise nothing_finished(frame, [metric])
+        raise nothing_finished(frame, [metric], left_out(violating.total()))
     shared = for_every_teacher(frame)
     finished = shared[shared["status"] == "completed"]
     panels = []
@@ -115,17 +124,39 @@ def compression_table(frame: pd.DataFrame, metric: str = "test_score") -> Table:
         panel = Panel("", tuple(Cell(*row) for row in rows))
         trials = finished[(finished["dataset"] == dataset) & _same(finished["teacher"], teacher)]
         caption = f"{_caption(panel, trials, metric)} {choice(group)}{_stages(panel)}"
+        if without := left_out(violating[next(_places(group))]):
+            caption += f" {without}."
         panels.append(replace(panel, caption=caption))
+    unseen = violating.total() - sum(violating[place] for place in {*_places(cells)})
+    if unseen:  # of a data set and teacher of which nothing is left to show
+        last = panels.pop()
+        caption = f"{last.caption} Of other teachers or data sets {left_out(unseen)}."
+        panels.append(replace(last, caption=caption))
     return Table(tuple(panels))
+
+
+def _places(points: pd.DataFrame) -> Iterator[tuple[str, str | None]]:
+    """Data set and teacher of every row."""
+    for dataset, teacher in zip(points["dataset"], points["teacher"], strict=True):
+        yield dataset, teacher if isinstance(teacher, str) else None
 
 
 def _same(column: pd.Series, value: object) -> pd.Series:
     return column == value if isinstance(value, str) else column.isna()
 
 
-def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The cells of `compression_table`, for all datasets and teachers in one frame."""
-    points = with_confirmation(for_every_teacher(frame), metric).dropna(subset="shown")
+def best_cells(frame: pd.DataFrame, metric: str, bounds: Bounds | None = None) -> pd.DataFrame:
+    """The cells of `compression_table`, for all datasets and teachers in one frame.
+
+    Its ``attrs["violating"]`` is how many configs were left out, by dataset and teacher.
+    """
+    bounds = bounds or {}
+    names = {one.name for some in bounds.values() for one in some}
+    trials = for_every_teacher(with_latencies(frame, names))
+    points = with_confirmation(trials, metric).dropna(subset="shown")
+    kept = keeping(points, bounds)
+    violating = Counter(_places(points[~kept]))
+    points = points[kept]
     kinds = points["compression_kind"]
     points["steps"] = [told(*row) for row in zip(kinds, points["config"], strict=True)]
     points["column"] = [
@@ -158,7 +189,9 @@ def best_cells(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
         [*_PANEL, "achieved", "compression_requested", "column", "method"], ignore_index=True
     )
     headers = [_headers(panel) for _, panel in cells.groupby(_PANEL, dropna=False, sort=False)]
-    return cells.assign(compression=pd.concat(headers) if headers else "")
+    cells = cells.assign(compression=pd.concat(headers) if headers else "")
+    cells.attrs["violating"] = violating
+    return cells
 
 
 def _paired_error(ours: object, plain: object) -> float:

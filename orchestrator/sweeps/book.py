@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from orchestrator.results.store import Store
 from orchestrator.sweeps.ledger import DEATH, Ledger
 from orchestrator.sweeps.plan import Plan
-from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Proposal, Row, Source
+from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Proposal, Row, Source, refused
 from trainables.config import TrialConfig, asked
 from trainables.errors import UserError
 
@@ -67,9 +67,10 @@ class Book:
     in the store, then the source is told. So whatever is killed when, every trial that began has
     its config, every one that ended its row, and the next run tells what the last one could not.
 
-    Trials whose `config_key` equals that of a finished or running one are answered from its
-    row. A trial whose worker died, or lost its device, is tried again, until
-    `ledger.MAX_DEATHS`; one that ran out of memory once, with twice the share of a GPU.
+    Trials whose `config_key` equals that of a finished or running one, or of one that was too
+    costly to be trained, are answered from its row. A trial whose worker died, or lost its device,
+    is tried again, until `ledger.MAX_DEATHS`; one that ran out of memory once, with twice the
+    share of a GPU.
 
     Args:
         source: of the configs.
@@ -235,7 +236,7 @@ class Book:
         self._await(self.store.add_trial(row))
         self.watcher.ended(row)
         ask.group.rows[ask.repeat], ask.group.trained = row, True
-        if row["status"] == "completed":
+        if row["status"] == "completed" or refused(row):
             self._completed[ask.key] = row
         # Equal trials that waited: answered if this one completed, else they take their turn, as
         # they would after an interruption: none that has begun is left for another one.

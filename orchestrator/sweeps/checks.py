@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 from orchestrator.sweeps.plan import Plan, naming
 from orchestrator.sweeps.validation import check_validation
@@ -12,6 +11,7 @@ from trainables.compression.rounds import crowded
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.objectives import OBJECTIVES, check_objective, metric_of
+from trainables.runtimes.registry import RUNTIMES
 from trainables.tasks.metrics import ACC, Metric
 
 log = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ _WARMUP = ".warmup"
 
 
 def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
-    """What a search needs beside its trials: a budget, and images that its objectives are of.
+    """What a search needs beside its trials: a budget, and images that its trials are judged by.
 
     Args:
         study: what is tried.
@@ -30,8 +30,9 @@ def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
         UserError: one of them is missing, by its key.
     """
     study.check_budget()
-    columns = (check_objective(key) for key in study.objectives)
-    deciding = [f"objectives.{c.name}" for c in columns if "validation" in c.needs]
+    deciding = [
+        key for key, name in study.judged.items() if "validation" in check_objective(name).needs
+    ]
     check_validation(study, dataset, next(iter(deciding), None))
 
 
@@ -41,33 +42,39 @@ def scored_by(metric: Metric, study: Study) -> Study:
     Where the study does not say what it optimises, that metric stands in the accuracy's place.
 
     Raises:
-        UserError: an objective is of another metric.
+        UserError: an objective or a constraint is of another metric.
     """
     own = f"val_{metric.name}" if f"val_{metric.name}" in OBJECTIVES else "val_score"
     if metric != ACC and "objectives" not in study.model_fields_set:
         others = {key: goal for key, goal in study.objectives.items() if key != "val_acc"}
         return study.model_copy(update={"objectives": {own: metric.better, **others}})
-    for key in study.objectives:
-        if metric_of(key) not in (None, metric.name):
+    for key, name in study.judged.items():
+        if metric_of(name) not in (None, metric.name):
             raise UserError(
-                f"objectives.{key}: trials of '{study.dataset}' have none; they have {own} "
+                f"{key}: trials of '{study.dataset}' have none; they have {own} "
                 "(val_score is the same) and val_loss"
             )
     return study
 
 
 def check_names(plan: Plan) -> None:
-    """Whether every compression can bring about its student, as far as names tell.
+    """Whether every compression can bring about its student, as far as names tell, and every
+    runtime can run here.
 
     A weight that warms up for longer than a whole training is no mistake, nor are rounds of a step
     that fall on one epoch; it is said.
 
     Raises:
-        UserError: a student that there is not, or that cannot be made small in this way.
+        UserError: a student that there is not, or that cannot be made small in this way; a
+            runtime for which this machine lacks something.
     """
-    asked: set[Any] = set()
-    said: set[Any] = set()
+    asked: set[object] = set()
+    said: set[object] = set()
     for pair, config in plan.corners():
+        for name in config.runtimes:
+            if name not in asked and (why := RUNTIMES[name]().unavailable()):
+                raise UserError(f"latencies: runtime '{name}' cannot run here: {why}")
+            asked.add(name)
         request = (pair, config.student, config.compression, *config.chain.values())
         if request not in asked:
             asked.add(request)

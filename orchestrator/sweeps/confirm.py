@@ -1,13 +1,17 @@
 """Which configs are trained again, and how: the confirm stage."""
 
 import json
+import logging
 
 from orchestrator.results import views
+from orchestrator.results.bounds import bounds_of, left_out
 from orchestrator.results.front import front, nothing_finished, objectives_of, signs
 from search_spaces.spec import MAX_REPEATS
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.tasks.metrics import headline
+
+log = logging.getLogger(__name__)
 
 FIRST_SEED = 1000
 
@@ -35,9 +39,12 @@ def choose(sweep: str, results: str, seeds: int, top: int | None = None) -> list
         raise UserError(f"--top: expected at least 1, got {top}")
     frame = views.trials(results, [sweep])
     objectives = objectives_of(results, [sweep])
-    chosen = front(frame, objectives)
+    chosen = front(frame, objectives, bounds_of(results, [sweep]))
+    without = left_out(chosen.attrs["violating"])
     if chosen.empty:
-        raise nothing_finished(frame, list(objectives))
+        raise nothing_finished(frame, list(objectives), without)
+    if without:
+        log.warning("%s of what is confirmed", without)
     if chosen["val_score"].isna().all():
         own = headline(chosen["metric"].iloc[0]).name
         raise UserError(

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from orchestrator.results.store import Store
 from orchestrator.sweeps.plan import Plan
-from orchestrator.sweeps.proposal import Known, Row
+from orchestrator.sweeps.proposal import Known, Row, refused
 from trainables.config import TrialConfig
 from trainables.errors import DeviceError, OutOfMemoryError, UserError
 
@@ -55,8 +55,10 @@ class Ledger:
         self.attempts = defaultdict(int, zip(*columns, strict=True))
 
     def completed(self) -> dict[str, Row]:
-        """Rows of completed trials of all stages, by their configs' keys."""
-        done = (row for row in self.rows.values() if row["status"] == "completed")
+        """Rows of trials of all stages that completed, or were too costly to be trained, by their
+        configs' keys."""
+        rows = self.rows.values()
+        done = (row for row in rows if row["status"] == "completed" or refused(row))
         return {row["config_key"]: row for row in done}
 
     def count(self) -> int:

@@ -208,6 +208,7 @@ class Plan(Starts):
             attempt=attempt,
             cpus=self.cpus,
             gpus=self.gpus,
+            constraints=self.study.constraints,
         )
         seconds = checkpoint_seconds()
         if seconds is not None:

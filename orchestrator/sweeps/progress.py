@@ -51,7 +51,7 @@ class Progress:
         self._running: dict[str, tuple[TrialConfig, int]] = {}
         self._best: dict[str, tuple[float, float, Row]] = {}
         self.done = self.failed = self.stopped = self.answers = self.ended_before = 0
-        self.retries = 0
+        self.retries = self.infeasible = self.violating = 0
         self._stage = ""
         self._passing = self._closed = False
 
@@ -116,7 +116,10 @@ class Progress:
         self._running.pop(row["trial_id"], None)
         self.done += row["status"] == "completed"
         self.stopped += row["status"] == "stopped"
-        self.failed += row["status"] in ("failed", "infeasible")
+        beyond, status = row.get("violations") is not None, row["status"]
+        self.infeasible += status == "infeasible" and beyond
+        self.failed += status == "failed" or (status == "infeasible" and not beyond)
+        self.violating += status == "completed" and beyond
         if row["status"] == "completed":
             self._note_best(row)
         if self._live is None and self.verbose:
@@ -188,6 +191,8 @@ class Progress:
         text += f", {len(self._running)} running"
         for count, word in (
             (self.failed, "failed"),
+            (self.infeasible, "not trained for their costs"),
+            (self.violating, "beyond a constraint"),
             (self.stopped, "stopped early"),
             (self.retries, "tried again"),
             (self.answers, "answered from results"),
@@ -206,7 +211,7 @@ class Progress:
         return f"{self.ended_before + self._ended()}{total} trials"
 
     def _ended(self) -> int:
-        return self.done + self.failed + self.stopped
+        return self.done + self.failed + self.stopped + self.infeasible
 
 
 def _describe(row: Row) -> str:

@@ -12,6 +12,11 @@ TRAINED, ANSWERED = "trained", "answered"
 """States of a proposal that was told: by a trial of its own, or by those of others alone."""
 
 
+def refused(row: Row) -> bool:
+    """Whether a trial was not trained because of what its student costs."""
+    return row["status"] == "infeasible" and row.get("violations") is not None
+
+
 @dataclass(frozen=True)
 class Proposal:
     """A config to train, once per repeat.

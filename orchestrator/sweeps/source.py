@@ -1,6 +1,7 @@
 """OptunaSource: configs from a study's space, by Optuna's ask and tell."""
 
 import json
+import math
 from collections.abc import Sequence
 from datetime import UTC
 from typing import Any, cast
@@ -12,10 +13,11 @@ from optuna.study import StudyDirection
 from optuna.trial import FixedTrial, FrozenTrial, TrialState
 
 from orchestrator.sweeps.journal import Journal
-from orchestrator.sweeps.proposal import Known, Proposal, Row
+from orchestrator.sweeps.proposal import Known, Proposal, Row, refused
 from orchestrator.sweeps.samplers import make_sampler
 from search_spaces.dimension import Dimension, Value, setting_of
 from search_spaces.spec import Study
+from trainables.constraints import Constraint
 from trainables.objectives import value_of
 
 _DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
@@ -119,6 +121,8 @@ class OptunaSource:
         trial = self._live.pop(number)
         for key, value in _notes(rows, answered).items():
             trial.set_user_attr(key, value)
+        for key, value in excesses(self.study.bounds, rows).items():
+            trial.set_constraint(key, value)
         state, values = _outcome(self.study, rows)
         self.optuna.tell(trial, values, state)
 
@@ -139,6 +143,7 @@ def _trial(study: Study, known: Known) -> FrozenTrial:
         distributions=fixed.distributions,
         user_attrs=None if rows is None else _notes(rows, known.answered),
         system_attrs=json.loads(row["attrs"]),
+        constraints={} if rows is None else excesses(study.bounds, rows),
     )
     trial.datetime_start = row["proposed_at"]
     if rows is not None:
@@ -157,6 +162,16 @@ def _outcome(study: Study, rows: Sequence[Row]) -> tuple[TrialState, list[float]
     values = _objectives(study, rows)
     if values is not None:
         return TrialState.COMPLETE, values
+    if any(refused(row) for row in rows):
+        # With the worst there is for what nobody knows, because samplers learn from completed
+        # trials alone, by how far they are beyond the constraints before anything else.
+        worst = {"max": -math.inf, "min": math.inf}
+        known = [_mean(rows, key) for key in study.objectives]
+        goals = study.objectives.values()
+        return TrialState.COMPLETE, [
+            worst[goal] if value is None else value
+            for goal, value in zip(goals, known, strict=True)
+        ]
     if any(row["status"] == "stopped" for row in rows):
         # Without its values: what a few epochs gave says nothing about the full budget.
         return TrialState.PRUNED, None
@@ -167,13 +182,41 @@ def _objectives(study: Study, rows: Sequence[Row]) -> list[float] | None:
     """Means over the repeats; None unless all of them completed with all values."""
     if any(row["status"] != "completed" for row in rows):
         return None
-    means = []
-    for key in study.objectives:
-        values = [value_of(row, key) for row in rows]
-        if any(value is None or value != value for value in values):
-            return None
-        means.append(sum(values) / len(values))
-    return means
+    means = [_mean(rows, key) for key in study.objectives]
+    known = [value for value in means if value is not None]
+    return known if len(known) == len(means) else None
+
+
+def _mean(rows: Sequence[Row], key: str) -> float | None:
+    """Of an objective; None unless all rows have it."""
+    values = [value_of(row, key) for row in rows]
+    if any(value is None or value != value for value in values):
+        return None
+    return sum(values) / len(values)
+
+
+def excesses(constraints: Sequence[Constraint], rows: Sequence[Row]) -> dict[str, float]:
+    """How far a config is beyond every constraint: above 0 it violates it.
+
+    A mean over its repeats, as of the objectives: one repeat beyond a bound is no violation where
+    the mean keeps it. Where repeats were not even trained, they alone decide. What no row tells
+    counts 0: samplers expect a number of every constraint.
+
+    Args:
+        constraints: of the study.
+        rows: of the config's repeats.
+    """
+    untrained = [json.loads(row["violations"]) for row in rows if refused(row)]
+    found = {}
+    for one in constraints:
+        if untrained:
+            beyond = [row.get(one.name, 0.0) for row in untrained]
+        else:
+            values = (value_of(row, one.name) for row in rows)
+            beyond = [one.excess(value) for value in values if value is not None]
+        mean = sum(beyond) / len(beyond) if beyond else 0.0
+        found[one.name] = 0.0 if math.isnan(mean) else mean
+    return found
 
 
 def _suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Value:

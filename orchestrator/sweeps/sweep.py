@@ -75,12 +75,14 @@ class Outcome:
         sweep: its name.
         finished: whether everything asked for was done; False after an interruption.
         completed, failed: trials of this run.
+        refused: those that were not trained, for what their students cost.
     """
 
     sweep: str
     finished: bool
     completed: int
     failed: int
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,7 +267,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         cause = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
         ending.leave(f"{session.plan.sweep} ended by an error ({cause[:150]})")
         raise
-    return Outcome(plan.sweep, book.finished, progress.done, progress.failed)
+    return Outcome(plan.sweep, book.finished, progress.done, progress.failed, progress.infeasible)
 
 
 def _compact(store: Store) -> None:

@@ -208,7 +208,7 @@ class TestConfigKey:
 
     def test_every_field_was_thought_of(self) -> None:
         """A new field must be put on one side: decisive above, or other words for the same."""
-        words = {*settings_with("words", "stage", "place")}
+        words = {*settings_with("words", "stage", "place", "measurement")}
         marks = type(self).test_everything_decisive_changes_it.pytestmark
         (decisive,) = [mark.args[1] for mark in marks]
         tested = {name for change in decisive for name in change if "." not in name}

@@ -220,8 +220,8 @@ DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "text": (lambda progress: b"hello", "is damaged, or of another version"),
     "old": (old, "is damaged, or of another version"),
     "later": (
-        lambda p: p.replace(b'"format": 4', b'"format": 5', 1),
-        r"is of another version \(format 5, not 4\)",
+        lambda p: p.replace(b'"format": 5', b'"format": 6', 1),
+        r"is of another version \(format 6, not 5\)",
     ),
     "foreign": (foreign, "cannot be restored"),
     "half foreign": (half_foreign, "cannot be restored"),

@@ -4,7 +4,7 @@ Lybrand and Saab, A Greedy Algorithm for Quantizing Neural Networks (JMLR 2021);
 Saab, Post-training Quantization for Neural Networks with Provable Guarantees (SIMODS 2023).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +19,7 @@ from trainables.compression.alphabets import (
 from trainables.compression.calibration import looked_at, re_estimate_statistics
 from trainables.compression.lockstep import changed_weights, patches
 from trainables.compression.msq import MSQConfig
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step, rounded_spans
 from trainables.models.blueprint import Edit
 from trainables.models.edits import MASK, Bits
 from trainables.settings import setting
@@ -107,6 +107,9 @@ class GPFQ(Step):
     config: GPFQConfig
     followers = ()
     moments = (1.0,)
+
+    def spans(self) -> Mapping[str, Span]:
+        return rounded_spans(self.config.amount)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         images = looked_at(scene, self.config.images)

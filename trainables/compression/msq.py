@@ -3,7 +3,7 @@
 The baseline of Zhang, Zhou and Saab (SIMODS 2023), with the alphabets of GPFQ.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,7 +15,7 @@ from trainables.compression.alphabets import (
     round_weights,
 )
 from trainables.compression.calibration import bn_images, re_estimate_statistics
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step, rounded_spans
 from trainables.models.blueprint import Edit
 from trainables.settings import setting
 
@@ -55,6 +55,9 @@ class MSQ(Step):
     config: MSQConfig
     followers = ()
     moments = (1.0,)
+
+    def spans(self) -> Mapping[str, Span]:
+        return rounded_spans(self.config.amount)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         bits = round_weights(scene.network, self.config.alphabet)

@@ -21,7 +21,7 @@ from trainables.compression.layer_choice import ALL, VGG2020, chosen_layers
 from trainables.compression.lockstep import layers
 from trainables.compression.measure import count_macs, count_params
 from trainables.compression.rounds import evenly
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step
 from trainables.errors import UserError
 from trainables.models.blueprint import Blueprint, Edit, build
 from trainables.models.edits import Channels
@@ -134,6 +134,10 @@ class Prune(Step):
     def _wanted(self, done: int) -> float:
         """The factor behind so many rounds."""
         return float(self.config.amount ** (done / len(self.moments)))
+
+    def spans(self) -> Mapping[str, Span]:
+        reached = (1 / (self.config.amount * (1 + TOLERANCE)), (1 + TOLERANCE) / self.config.amount)
+        return {**super().spans(), self.config.of: reached}
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         network, shape = scene.network, scene.image_shape

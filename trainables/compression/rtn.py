@@ -4,7 +4,7 @@ Symmetric, without a zero point: with s = max |w| / (2^(b - 1) - 1) a weight bec
 round(w / s) (Nagel et al., A White Paper on Neural Network Quantization, 2021, section 2.2.1).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from trainables.compression.alphabets import (
     round_weights,
 )
 from trainables.compression.calibration import bn_images, re_estimate_statistics
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step, rounded_spans
 from trainables.models.blueprint import Edit
 from trainables.settings import setting
 
@@ -37,6 +37,9 @@ class RTN(Step):
     config: RTNConfig
     followers = ()
     moments = (1.0,)
+
+    def spans(self) -> Mapping[str, Span]:
+        return rounded_spans(self.config.amount)
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         bits = round_weights(scene.network, self._alphabet)

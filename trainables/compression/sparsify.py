@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainables.compression.lockstep import layers
 from trainables.compression.rounds import evenly
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit
 from trainables.models.masks import Masked, apply_masks, masks
@@ -155,6 +155,9 @@ class Sparsify(Step):
                 f"sparsify: {self.config.amount:g} of the weights are to be zero, and "
                 f"{share:.4g} of the student's are masked before the first round"
             )
+
+    def spans(self) -> Mapping[str, Span]:
+        return {}  # zeros are computed and stored as other values are
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         weights = {name: layer.weight for name, layer in layers(scene.network).items()}

@@ -5,6 +5,7 @@ before the training, at points of it, or after it. A new one of either kind is o
 folder and one line in the registry.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,6 +17,18 @@ from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
 from trainables.tasks.single_label import SINGLE_LABEL
 from trainables.tasks.task import Task
+
+COSTS = ("params", "macs", "size_bytes", "bit_operations", "activation_bytes", "latency_ms")
+"""What a network costs that training does not change, as columns of ``trials``."""
+
+Span = tuple[float, float]
+"""The least and the greatest factor by which something may change."""
+
+
+def rounded_spans(bits: int) -> Mapping[str, Span]:
+    """`Step.spans` of a step that leaves weights of so many bits, or a few more, in a network
+    that computes as before."""
+    return dict.fromkeys(("size_bytes", "bit_operations"), (bits / 32, 1.0))
 
 
 class Choice:
@@ -141,6 +154,15 @@ class Step:
         Raises:
             UserError: naming the key of the other step, and what was expected.
         """
+
+    def spans(self) -> Mapping[str, Span]:
+        """How much every cost of `COSTS` may change until the step is over, as far as that is
+        known before; one that is not listed stays as it is.
+
+        By this a student is judged that has not been changed yet: one that will surely violate a
+        constraint is not trained. Of a step that does not say, nothing is sure.
+        """
+        return dict.fromkeys(COSTS, (0.0, math.inf))
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         """Changes weights in place, and says what else is to be done to the network.

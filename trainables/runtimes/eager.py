@@ -1,5 +1,6 @@
 """PyTorch as it is, operation by operation."""
 
+import torch
 from torch import Tensor
 
 from trainables.models.outputs import Network
@@ -7,8 +8,12 @@ from trainables.runtimes.runtime import Answer, Runtime
 
 
 class Eager(Runtime):
-    """Calls the network itself."""
+    """Calls the network itself, in inference mode."""
 
     def ready(self, network: Network, images: Tensor) -> Answer:
-        network(images)
-        return lambda batch: network(batch).logits
+        @torch.inference_mode()
+        def answer(batch: Tensor) -> Tensor:
+            return network(batch).logits
+
+        answer(images)
+        return answer

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainables.compression.chain import check_steps
+from trainables.compression.registry import parse_chain
 from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
@@ -17,6 +18,7 @@ from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
 from trainables.errors import Diverged
 from trainables.evaluation import score
+from trainables.measurement.costs import costs_of
 from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
@@ -59,6 +61,8 @@ class Learner:
         optimizers: of each of them.
         weights: what each of the optimizers has.
         random: what it draws from, in a context.
+        contributions: what the student cost behind each part of the chain whose turn has come,
+            by the part's name: the architecture as it began, and a step's last moment so far.
 
     Raises:
         UserError: a step cannot work on this student.
@@ -94,6 +98,8 @@ class Learner:
             }
             _check_peers(config.method, self.method, self.networks, shape)
         self.lesson = stream.lesson(self.method)
+        self.contributions: dict[str, dict[str, int]] = {}
+        self.note_costs(parse_chain(config.compression)[0])
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.weights: dict[str, list[Weight]] = {}
         for name in self.networks:
@@ -129,6 +135,10 @@ class Learner:
     def optimizer_groups(self) -> dict[str, dict[str, Any]]:
         """Which of the student's weights which rule updates: see `groups_of`."""
         return groups_of(self.optimizers[STUDENT], self.weights[STUDENT], self.config.optimizer)
+
+    def note_costs(self, part: str) -> None:
+        """What the student costs now is what a part of the chain has left."""
+        self.contributions[part] = costs_of(self.student, self.stream.dataset.image_shape)
 
     def edit(self, changes: Sequence[Edit]) -> None:
         """Applies edits to the student.
@@ -244,6 +254,7 @@ class Learner:
         return {
             "precision": self.precision,
             "blueprint": self.student.blueprint.to_json(),
+            "contributions": self.contributions,
             "steps": [step.state_dict() for step in self.steps],
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "method": self.method.state_dict(),
@@ -254,6 +265,7 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where the other learner stood."""
         self.precision = state["precision"]
+        self.contributions = state["contributions"]
         blueprint = Blueprint.from_json(state["blueprint"])
         if blueprint != self.student.blueprint:
             data = self.stream.dataset

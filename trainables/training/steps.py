@@ -66,6 +66,7 @@ def take_steps(learner: Learner, done: int) -> list[str]:
             edits = call.step.at(call.moment, _scene(learner, call))
             if edits:
                 learner.edit(edits)
+            learner.note_costs(call.step.name)
             _check(learner, f"after step {call.step.name}, which changed it after {done} epochs")
     return [call.step.name for call in due]
 

@@ -48,6 +48,8 @@ class Training:
 
     Attributes:
         epoch: epochs done.
+        begun: names of the steps that have changed the student before its first epoch; None
+            until their time has come.
     """
 
     def __init__(
@@ -64,7 +66,17 @@ class Training:
         self.stream = Stream(config, dataset, teacher, device)
         self.learner = Learner(config, student, self.stream, steps, start)
         self.epoch = 0
+        self.begun: list[str] | None = None
         self.train_seconds = 0.0
+
+    def begin(self) -> list[str]:
+        """Takes the steps that come before the first epoch, once: see `begun`.
+
+        `run_epoch` does it where nobody wants to see the student before.
+        """
+        if self.begun is None:
+            self.begun = take_steps(self.learner, 0)
+        return self.begun
 
     def run_epoch(self) -> dict[str, Any]:
         """Trains one epoch and scores the validation split.
@@ -79,7 +91,7 @@ class Training:
             TeacherBroken: where it was the teacher that said no numbers.
         """
         started = time.perf_counter()
-        changed = take_steps(self.learner, self.epoch)
+        changed = take_steps(self.learner, self.epoch) if self.epoch else self.begin()
         plan = self.stream.plan(self.epoch)
         total = torch.zeros(len(self.method.parts), device=self.device)
         with self.learner.random:  # once for all steps: nobody else draws between them
@@ -185,6 +197,7 @@ class Training:
         """Everything that the rest of the training depends on, random numbers included."""
         return {
             "epoch": self.epoch,
+            "begun": self.begun,
             "train_seconds": self.train_seconds,
             "stream": self.stream.state_dict(),
             "learner": self.learner.state_dict(),
@@ -193,5 +206,6 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues exactly where the other training stood."""
         self.epoch, self.train_seconds = state["epoch"], state["train_seconds"]
+        self.begun = state["begun"]
         self.stream.load_state_dict(state["stream"])
         self.learner.load_state_dict(state["learner"])

@@ -1,0 +1,1 @@
+"""What a network costs beside its size: operations, memory, time."""
