@@ -30,8 +30,8 @@ def test_a_sweep_that_is_killed_gives_the_same_table(start, study, kdsweep, tmp_
     driver = start("run", study("c"), *left_alone)
     assert driver.wait() == 0, driver.err
     expected = kdsweep("query", ROWS, "--csv", *left_alone)
-    assert len(expected.splitlines()) == 1 + 8
-    assert expected.count(",completed,") == 8
+    assert len(expected.splitlines()) == 1 + 4
+    assert expected.count(",completed,") == 4
 
     seed = random.randrange(2**32)
     print(f"the moments of the kills follow from seed {seed}")
@@ -40,10 +40,10 @@ def test_a_sweep_that_is_killed_gives_the_same_table(start, study, kdsweep, tmp_
     driver.wait_for("epoch 1/3")  # of the teacher
     driver.kill()
     driver = start("resume", "c", *killed)
-    driver.wait_for(" trials  c-", 2)
-    time.sleep(moment.uniform(0, 1.0))
+    driver.wait_for(" trials  c-")
+    time.sleep(moment.uniform(0, 0.4))
     driver.kill()
-    assert not [line for line in driver.out if "8/8" in line]
+    assert not [line for line in driver.out if "4/4" in line]
     (tmp_path / "killed" / "c" / "optuna.journal").write_bytes(b"of another machine")
     driver = start("resume", "c", *killed)
     assert driver.wait() == 0, driver.err
@@ -161,7 +161,7 @@ def test_no_kill_loses_or_doubles_a_row(start, study, kdsweep, still_alive, tmp_
     rows, epochs = asked(ROWS, alone), asked(EPOCHS, alone)
     table = kdsweep("table", "c", "--format", "csv", "--results", alone)
     assert len(rows) == 16
-    assert len(epochs) == 16 * 6
+    assert len(epochs) == 16 * 4
 
     seed = int(os.environ.get("KDSWEEP_KILL_SEED") or random.randrange(2**32))
     killer = Killer(seed, start, still_alive)
