@@ -129,6 +129,20 @@ def command(pid: int) -> str:
         return ""
 
 
+# Everything else in a row follows from the config: these are the clock's and the machine's.
+MEASURED = (
+    "attempt, latency_ms, train_seconds, images_per_second, peak_memory_bytes, host, "
+    "teacher_cache_hit_rate, started_at, ended_at"
+)
+ROWS = f"SELECT * EXCLUDE ({MEASURED}) FROM trials ORDER BY trial_id"
+
+
+@pytest.fixture
+def rows() -> Callable[..., list[str]]:
+    """The trials of a results folder, without what was measured."""
+    return lambda *results: said("query", ROWS, "--csv", *results).splitlines()[1:]
+
+
 @pytest.fixture
 def kdsweep() -> Callable[..., str]:
     """Runs a verb that reads and must succeed, in this process; returns its output."""

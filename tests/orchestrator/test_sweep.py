@@ -94,7 +94,7 @@ def test_run_repeat_and_confirm(tmp_path):
 def test_a_share_of_a_gpu_that_is_not_there_is_refused(tmp_path):
     """Also where Ray has to be asked; nothing is left of the sweep."""
     study = tmp_path / "s.yaml"
-    study.write_text(yaml.safe_dump(STUDY | {"teacher": None, "dimensions": {}, "points": []}))
+    study.write_text(yaml.safe_dump({"dataset": "digits", "fixed": {"student": "wrn_10_0.5"}}))
     results = ["--results", str(tmp_path / "results")]
     program = [sys.executable, "-m", "orchestrator.cli", "run", str(study)]
     done = subprocess.run(
