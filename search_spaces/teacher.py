@@ -109,10 +109,11 @@ class TeacherSpec(BaseModel):
         method = self.method or PLAIN
         try:
             reads = needs_teacher(method)
-            optimizer = self.own.get("optimizer") or shared.get("optimizer") or DEFAULT
-            keys = [*TRAINING, *sorted(term_keys(method)), *_of_rule(key, optimizer)]
+            keys = [*TRAINING, *sorted(term_keys(method))]
         except UserError as error:
             raise UserError(f"{key}.method: {error}") from error
+        optimizer = self.own.get("optimizer") or shared.get("optimizer") or DEFAULT
+        keys += _of_rule(key, optimizer)
         if self.teacher is not None and not reads:
             raise UserError(f"{key}.method: '{method}' reads nothing of a teacher")
         for name, value in self.own.items():

@@ -1,12 +1,12 @@
-"""Faults one by one: a worker dies, the driver is told to stop, two drivers meet."""
+"""Faults one by one: a worker dies, the driver is told to stop or killed, two drivers meet."""
 
 import os
+import random
 import signal
 import time
 from pathlib import Path
 
 import pytest
-from verbs import said
 
 ATTEMPTS = "SELECT trial_id, attempt, status FROM trials_all ORDER BY trial_id, attempt"
 EPOCHS = """
@@ -40,17 +40,18 @@ def ended_in_order(driver, end, still_alive):
 
 
 @pytest.mark.slow
-def test_a_dead_worker_and_stopped_drivers_cost_nothing(start, study, still_alive, tmp_path):
-    results = ["--results", str(tmp_path / "results")]
+def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, still_alive, tmp_path):
+    """And change nothing: the table is that of a sweep that was left alone."""
+    alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
     folder = Path(tmp_path, "results", "f")
-    path = study(
-        "f",
-        dimensions={"batch_size": [16, 32, 64]},
-        sampler="points",
-        points=[{"batch_size": 16}, {"batch_size": 32}, {"batch_size": 64}],
-    )
-    one_by_one = ["--set", "factor=2", "--max-concurrent", "1"]
-    driver = start("run", path, *one_by_one, *results)
+    sizes = [16, 32, 48, 64]
+    path = study("f", dimensions={"batch_size": sizes, "method": ["kd"]}, sampler="grid")
+    driver = start("run", path, "--set", "factor=2", *alone)
+    assert driver.wait() == 0, driver.err
+    expected = rows(*alone)
+    assert sum(",completed," in row for row in expected) == len(sizes)
+
+    driver = start("run", path, "--set", "factor=2", "--max-concurrent", "1", *results)
 
     # The worker that trains the teacher is killed.
     driver.wait_for("epoch 1/3")
@@ -66,7 +67,7 @@ def test_a_dead_worker_and_stopped_drivers_cost_nothing(start, study, still_aliv
     (worker,) = driver.workers("DistillTrainable")
     os.kill(worker, signal.SIGKILL)
     driver.wait_for("f-00000: the worker process died")
-    driver.wait_for("1/3 trials")
+    driver.wait_for("1/4 trials")
 
     # All its processes are told to stop, as batch systems do it, while it tries.
     time.sleep(0.5)
@@ -86,30 +87,51 @@ def test_a_dead_worker_and_stopped_drivers_cost_nothing(start, study, still_aliv
     assert second.wait() == 2
     assert second.out == []
     assert second.err == ["kdsweep: sweep 'f' is being run by another process\n"]
-    driver.wait_for("2/3 trials")
+    driver.wait_for("2/4 trials")
     (head,) = driver.programs("gcs_server")
     ended_in_order(driver, lambda: os.kill(head, signal.SIGKILL), still_alive)
     assert driver.err[0] == f"kdsweep: Ray's head (process {head}) is gone; the sweep ends\n"
 
-    # A bug ends it: what is to be done is said before the traceback.
-    driver = start("resume", "f", *results, program=BUGGY)
-    assert driver.wait() == 1
-    assert driver.err[0] == "kdsweep: f ended by an error (RuntimeError: a bug of ours); " + RESUME
-    assert "RuntimeError: a bug of ours\n" in driver.err[1:]
+    # It is killed with all that it started, while it trains as much at once as there is room for.
+    seed = random.randrange(2**32)
+    print(f"the moment of the kill follows from seed {seed}")
+    driver = start("resume", "f", *results)
+    driver.wait_until(lambda: bool(driver.workers("DistillTrainable")), "a trial")
+    time.sleep(random.Random(seed).uniform(0, 1.0))
+    driver.kill()
+    (folder / "optuna.journal").write_bytes(b"of another machine")
 
     # It ends, and then there is nothing left to do.
     driver = start("resume", "f", *results)
     assert driver.wait() == 0
     assert driver.err == []
-    assert "nothing left to do" in said("resume", "f", *results)
+    (line,) = kdsweep("resume", "f", *results).splitlines()
+    assert "nothing left to do" in line
 
-    attempts = [line.split(",") for line in said("query", ATTEMPTS, "--csv", *results).split()[1:]]
+    attempts = [
+        line.split(",") for line in kdsweep("query", ATTEMPTS, "--csv", *results).split()[1:]
+    ]
     assert attempts[0] == ["f-00000", "1", "failed"]
     assert [(trial, status) for trial, _, status in attempts[1:]] == [
-        (f"f-{number:05d}", "completed") for number in range(3)
+        (f"f-{number:05d}", "completed") for number in range(4)
     ]
     # What the first attempt had done was not done again: the very same measurements came back.
-    epochs = said("query", EPOCHS, "--csv", *results).split()[1:]
+    epochs = kdsweep("query", EPOCHS, "--csv", *results).split()[1:]
     assert epochs[:2] == ["1,True", "2,True"]
     left = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
-    assert left == ["student.safetensors"] * 3
+    assert left == ["student.safetensors"] * 4
+    assert rows(*results) == expected
+    tables = [kdsweep("table", "f", "--format", "csv", *place) for place in (alone, results)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.soak
+def test_a_bug_says_first_how_to_go_on(start, study, tmp_path):
+    """What is to be done stands before the traceback."""
+    path = study("f", dimensions={"method": ["student"]}, teacher=None)
+    words = ["--set", "compression=explicit", "--set", "student=wrn_10_0.5", "--set", "epochs=3"]
+    results = ["--results", str(tmp_path / "results")]
+    driver = start("run", path, *words, *results, program=BUGGY)
+    assert driver.wait() == 1
+    assert driver.err[0] == "kdsweep: f ended by an error (RuntimeError: a bug of ours); " + RESUME
+    assert "RuntimeError: a bug of ours\n" in driver.err[1:]

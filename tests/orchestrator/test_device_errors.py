@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from here import said as said_here
 
 TERM = '''
 """Breaks the process that it computes in, the first time (nowhere published, 2026)."""
@@ -135,7 +136,7 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
     assert "3 trials completed, 1 failed" in said
 
     def rows(sql: str) -> pd.DataFrame:
-        return pd.read_csv(io.StringIO(kdsweep(environment, "query", sql, "--csv", *results)))
+        return pd.read_csv(io.StringIO(said_here("query", sql, "--csv", *results)))
 
     found = rows(ATTEMPTS)
     statuses = found.groupby("trial_id")["status"].agg(list).to_dict()

@@ -95,7 +95,7 @@ def test_lists_load_no_frames_either(folder: Path) -> None:
         *("studies", "studies digits", "studies compare_kd_cifar100", "studies pareto_cifar10"),
         *("studies digitz", "studies --help", "datasets", "datasets --help", "datasets nope"),
         *("datasets cifar10", "cache list", "cache list --help", "cache clear nope", "cache lst"),
-        *("query --columns", "query"),
+        *("query --columns", "query", "optimizers", "optimizers --help"),
     )
     for command, (_, loaded, _) in found.items():
         assert not loaded & (HEAVY | FRAMES), command
@@ -106,6 +106,7 @@ def test_lists_load_no_frames_either(folder: Path) -> None:
     }
     assert "compare_kd_cifar100" in found["studies"][2]
     assert "kd.alpha" in found["studies digits"][2]
+    assert "Gupta" in found["optimizers"][2]
     assert "3 x 18" in found["cache list"][2]
 
 

@@ -1,5 +1,6 @@
 """A sweep on Ray that trains several teachers first, one of them after its own."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,9 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from verbs import said as read
-
-from orchestrator.query import trials
+from here import said as printed
 
 STUDY = {
     "dataset": "digits",
@@ -58,7 +57,8 @@ def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
         assert "epoch" not in between, "the first two share the machine"
 
     def rows() -> pd.DataFrame:
-        return trials(tmp_path / "results").sort_values("trial_id", ignore_index=True)
+        sql = "SELECT * FROM trials ORDER BY trial_id"
+        return pd.read_csv(io.StringIO(printed("query", sql, "--csv", *results)))
 
     found = rows()
     assert found["status"].tolist() == ["completed"] * 3
@@ -70,11 +70,11 @@ def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
     assert sorted(notes["teacher_files"].values()) == files
     assert sorted(notes["teacher_files"]) == sorted(NAMES)
 
-    # A trial again, of the last pair; then one of its own, which finds the teacher.
-    replayed = read("trial", "--replay", "s", "s-00002", *results)
+    # A trial again, of the last pair; then one of another sweep, which finds all teachers.
+    replayed = printed("trial", "--replay", "s", "s-00002", *results)
     last = found.loc[2]
     assert str(last["config_key"]) in replayed
     assert f"val_acc of s-00002: {last['val_acc']}, now {last['val_acc']}" in replayed
-    alone = read("trial", str(study), "pair=ta", "method=kd", *results)
-    assert "training the teacher" not in alone
-    assert str(last["config_key"]) in alone
+    again = printed("trial", str(study), "pair=ta", "method=kd", *results)
+    assert "training the teacher" not in again
+    assert str(last["config_key"]) in again

@@ -183,6 +183,8 @@ def test_same_config_same_row_other_seed_other_row(quick: Quick, make_job: MakeJ
     config = quick(method="kd+at", teacher="resnet8", epochs=2)
     rows = [finish(Run(make_job(config, name), CPU)) for name in ("one", "two")]
     assert steady(rows[0]) == steady(rows[1])
+    groups = json.loads(rows[0]["optimizer_groups"])
+    assert groups["sgd"] == {"parameters": "all", "values": rows[0]["params"]}
     other = finish(Run(make_job(config.replace(seed=1), "three"), CPU))
     assert other["test_loss"] != rows[0]["test_loss"]
     assert other["config_key"] != rows[0]["config_key"]

@@ -255,6 +255,22 @@ def test_a_process_that_is_used_again(
         assert torch.equal(value, again[1][name])
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_networks_that_compute_in_bf16(digits: Dataset, quick: Quick, rule: str) -> None:
+    """What a rule remembers is as exact as the weights are."""
+    training = train(quick(optimizer=rule, lr=RATE, train_fraction=0.05, precision="bf16"), digits)
+    training.run_epoch()
+    states = [*training.learner.optimizers[STUDENT].state.values()]
+    kept = [value for state in states for entry in state.values() for value in listed(entry)]
+    assert {tensor.dtype for tensor in kept} == {torch.float32}
+
+
+def listed(entry: Any) -> list[Tensor]:
+    """The tensors of an entry of a state."""
+    entries = entry if isinstance(entry, list) else [entry]
+    return [one for one in entries if isinstance(one, Tensor)]
+
+
 def test_adaptors_are_listed(digits: Dataset, quick: Quick, digits_teacher: Any) -> None:
     config = quick(method="fitnet", teacher="resnet8", optimizer="muon")
     training = train(config, digits, digits_teacher.load())

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from trainables.config import TrialConfig
 from trainables.models.outputs import Network
@@ -19,7 +18,7 @@ def named_weights(network: Network, adaptors: nn.Module | None = None) -> list[W
     """The weights of a network in their order, then those of adaptors."""
     blocks = _blocks(network)
     own = [Weight(name, p, blocks.get(p, 0)) for name, p in network.named_parameters()]
-    further = adaptors.named_parameters() if adaptors else ()
+    further = adaptors.named_parameters() if adaptors is not None else ()
     return [*own, *(Weight(f"method.{name}", parameter) for name, parameter in further)]
 
 
@@ -28,17 +27,10 @@ def _blocks(network: Network) -> dict[Tensor, int]:
     layers = [module for module in network.modules() if isinstance(module, _LAYERS)]
     found: dict[Tensor, int] = {}
     for layer in layers[1:]:
-        kernel, groups = _kernel(layer), getattr(layer, "groups", 1)
+        kernel, groups = layer.weight, getattr(layer, "groups", 1)
         if layer is not network.classifier and min(len(kernel) // groups, kernel[0].numel()) > 1:
             found[kernel] = groups
     return found
-
-
-def _kernel(layer: nn.Module) -> Tensor:
-    if parametrize.is_parametrized(layer, "weight"):
-        layer = layer.parametrizations["weight"]  # type: ignore[index, assignment]
-        return layer.original  # type: ignore[return-value]
-    return layer.weight  # type: ignore[return-value]
 
 
 def make_optimizer(
