@@ -14,7 +14,7 @@ import pytest
 import yaml
 from here import said
 
-PATIENCE = 300  # seconds; a start of Ray alone can take half a minute on a busy machine
+PATIENCE = 600  # seconds; a start of Ray alone can take half a minute on a busy machine
 
 MODULE = ["-m", "orchestrator.cli"]
 
