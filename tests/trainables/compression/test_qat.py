@@ -341,9 +341,12 @@ def test_hooks_of_layers_fire():
 def test_a_network_of_another_library():
     network = network_of("timm:resnet10t")
     at(0.0, network, amount=4)
-    assert len(fake_quantised(network)) == sum(
-        isinstance(module, nn.Conv2d | nn.Linear) for module in network.modules()
-    )
+    layers = fake_quantised(network)
+    assert len(layers) == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules())
+    ends = [layer for layer in layers.values() if layer.weight_bits == 8]
+    assert len(ends) == 2
+    assert ends[0] is next(iter(layers.values()))
+    assert ends[1] is network.classifier
 
 
 def test_bf16_quantises_in_full_precision():
@@ -446,6 +449,19 @@ def test_an_interruption_changes_nothing(train, begin, precision):
     assert same(whole, second)
     assert whole.student.blueprint == second.student.blueprint
     assert whole.val_score() == second.val_score()
+
+
+def test_no_epoch_to_train_in_is_said(train, caplog):
+    once.warn_once.cache_clear()
+    training = train(epochs=1, **{"qat": 4, "qat.begin": 0.9})
+    assert "left no epoch" not in caplog.text
+    training.run_epoch()
+    assert "qat.begin: 0.9 left no epoch to train step sizes in" in caplog.text
+    assert fake_quantised(training.student)
+    once.warn_once.cache_clear()
+    caplog.clear()
+    train(qat=4)
+    assert "left no epoch" not in caplog.text
 
 
 def test_weights_and_steps_are_learned(train):
