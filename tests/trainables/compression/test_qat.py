@@ -312,6 +312,11 @@ def test_bytes_are_those_of_packed_weights():
 
 def test_steps_are_positive_whatever_the_learning_rate():
     network, step = quantised(), QAT(QAT.Config())
+    begun = network.conv1.weight_step.clone()
+    with torch.no_grad():
+        network.conv1.weight_step.neg_()
+        step.after_update(network)
+    assert torch.equal(network.conv1.weight_step, begun)
     for scale in (0.0, -1.0, -1e30):
         with torch.no_grad():
             for layer in fake_quantised(network).values():
@@ -329,6 +334,14 @@ def test_what_stays_in_floating_point_is_said(caplog):
     assert (
         "3 weights stay in floating point in resnet8-eca: layer1.0.eca.conv.weight" in caplog.text
     )
+
+
+def test_a_student_that_is_judged_stays_as_it_is():
+    network = network_of().train()
+    before = {key: values.clone() for key, values in network.state_dict().items()}
+    QAT(QAT.Config()).check(network, SHAPE)
+    assert network.training
+    assert all(torch.equal(before[key], values) for key, values in network.state_dict().items())
 
 
 def test_hooks_of_layers_fire():
