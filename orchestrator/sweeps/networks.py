@@ -26,13 +26,14 @@ def check_networks(plan: Plan) -> None:
     for step in plan.recipes:
         _check_method(plan, step.config, step.blueprint, step.upper, f"teacher {step.name}")
     built: set[tuple[Any, ...]] = set()
+    checked: set[tuple[Any, ...]] = set()
     for pair, config in plan.corners():
         with naming(pair):
             student = plan.blueprint(config)
             done = (student, config.compression, *config.chain.items())
             if done not in built:
                 built.add(done)
-                _check_steps(plan, config, student)
+                _check_steps(plan, config, student, checked)
             peers = frozenset(peer_models(config.method, config.terms).values())
             networks = (pair, student, config.method, peers)
             if networks in built:
@@ -42,12 +43,14 @@ def check_networks(plan: Plan) -> None:
             _check_method(plan, config, student, plan.teacher(config), where)
 
 
-def _check_steps(plan: Plan, config: TrialConfig, student: Blueprint) -> None:
+def _check_steps(
+    plan: Plan, config: TrialConfig, student: Blueprint, checked: set[tuple[Any, ...]]
+) -> None:
     steps, data = Chain(config.compression, config.chain).steps, plan.dataset
     if steps:
         with torch.device("meta"):
             network = build(student, data.num_classes, data.image_shape)
-        check_steps(steps, network, data.image_shape)
+        check_steps(steps, network, data.image_shape, checked)
 
 
 def _check_method(

@@ -1,40 +1,98 @@
-"""Accuracy of an imported network at few bits by each quantiser, and GPFQ's speed.
+"""Accuracy of imported networks at few bits by each quantiser, trained and untrained, and GPFQ's
+speed.
 
-python tests/benchmarks/quantisers.py MODEL FILE --data DATA [--images 10000] [--bits 8 6 5 4 3 2]
+python tests/benchmarks/quantisers.py resnet20=FILE resnet56=FILE --data DATA --json FILE
+    [--images 10000] [--bits 8 6 5 4 3 2] [--qat 4 2] [--epochs 2] [--share 0.1]
 
+The table holds gpfq, msq and rtn at every width, on the whole test set unless ``--images`` says
+fewer. ``--qat`` trains the first network at these widths from its own weights, with itself as the
+teacher (kd), on a share of the training images; beside it stand the same weights, rounded by rtn.
 The speed is that of `gpfq` beside the loop over columns by which it is defined, on the same inputs
-of every layer in one run.
+of every layer in one run, in seconds of the processor; it means something with one thread.
 """
 
 import argparse
 import copy
+import json
+import os
+import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from trainables.compression.alphabets import largest_character, layer_alphabet
+from trainables.compression.chain import Chain
 from trainables.compression.gpfq import gpfq
 from trainables.compression.lockstep import changed_weights, patches
 from trainables.compression.measure import size_bytes
 from trainables.compression.registry import config_of, part_class, resolve_chain
 from trainables.compression.step import Scene
-from trainables.data.dataset import Images
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset, Images
 from trainables.data.sources import load_dataset
 from trainables.data.views import to_float
 from trainables.evaluation import score
 from trainables.models.blueprint import edit
+from trainables.models.outputs import Network
 from trainables.tasks.single_label import SINGLE_LABEL
 from trainables.teachers.importing import import_teacher
-from trainables.teachers.teacher import load_teacher
+from trainables.teachers.teacher import Teacher, load_teacher
+from trainables.training import Training
 
 CPU = torch.device("cpu")
 STEPS = ("gpfq", "msq", "rtn")
 LOOKED_AT = 256
+BATCH = 64
+LR = 0.01
 
 
-def column_loop(weights: Tensor, inputs: Tensor, seen: Tensor, rounding) -> Tensor:
+class Case(NamedTuple):
+    """An imported network with its data.
+
+    Attributes:
+        model: what it is called on the command line.
+        teacher: it, with its card.
+        data: normalised as it wants it.
+        test: the test images that count.
+    """
+
+    model: str
+    teacher: Teacher
+    data: Dataset
+    test: Images
+
+    @property
+    def network(self) -> Network:
+        return self.teacher.network
+
+    def batches(self, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(len(self.data.train), generator=torch.Generator().manual_seed(0))
+        for part in order[:count].split(BATCH):
+            yield self.floats(self.data.train.images[part]), self.data.train.labels[part]
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        return to_float(pixels, self.data.mean, self.data.std)
+
+    def top1(self, network: Network) -> float:
+        """Percent of the test images."""
+        network.eval()
+        with torch.no_grad():
+            said = score(
+                lambda pixels: network(self.floats(pixels)).logits, self.test, CPU, SINGLE_LABEL
+            )
+        assert said.acc is not None
+        return round(100 * said.acc, 2)
+
+
+def column_loop(
+    weights: Tensor, inputs: Tensor, seen: Tensor, rounding: Callable[[Tensor], Tensor]
+) -> Tensor:
     """GPFQ as it is defined, with the error state of all images and neurons."""
     state = inputs.new_zeros(len(inputs), len(weights))
     found = torch.empty_like(weights)
@@ -46,78 +104,156 @@ def column_loop(weights: Tensor, inputs: Tensor, seen: Tensor, rounding) -> Tens
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("file")
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--bits", type=int, nargs="+", default=[8, 6, 5, 4, 3, 2])
-    options = parser.parse_args()
+def rounded(case: Case, name: str, bits: int) -> dict[str, Any]:
+    """A row of the table: the network behind a step that trains nothing."""
+    made = copy.deepcopy(case.network)
+    step = part_class(name)(config_of(name, resolve_chain(name, {name: bits})))
+    generator, shape = torch.Generator().manual_seed(0), case.data.image_shape
+    scene = Scene(made, case.batches, generator, shape, CPU)
+    started = time.perf_counter()
+    with torch.no_grad():
+        for change in step.at(1.0, scene):  # type: ignore[union-attr]
+            edit(made, change, shape)
+    seconds = round(time.perf_counter() - started, 2)
+    return said(case, made, method=name, bits=bits, seconds=seconds)
 
-    data = load_dataset("cifar10", options.data)
-    with tempfile.TemporaryDirectory() as folder:
-        card = import_teacher(options.model, options.file, data, results=folder)
-        teacher = load_teacher(folder, card.name, "cpu", data, card.fingerprint)
-    network = teacher.network
-    test = data.read_test()
-    test = Images(test.images[: options.images], test.labels[: options.images])
-    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(0))
 
-    def floats(pixels: Tensor) -> Tensor:
-        return to_float(pixels, card.mean, card.std)
+def trained(case: Case, bits: int, weights_only: bool, epochs: int, share: float) -> dict[str, Any]:
+    """A row of the table: learned step sizes, from the network's own weights."""
+    values = {"dataset": "cifar10", "student": case.teacher.card.model, "teacher": "itself"}
+    values |= {"compression": "qat", "qat": bits, "qat.weights_only": weights_only, "method": "kd"}
+    values |= {"epochs": epochs, "train_fraction": share, "val_fraction": 0.0, "lr": LR}
+    values |= {"batch_size": BATCH, "precision": "fp32", "teacher_cache": "off"}
+    config = TrialConfig.from_mapping(values)
+    steps = Chain(config.compression, config.chain).steps
+    training = Training(config, case.data, config.student, case.teacher, CPU, steps)
+    training.student.load_state_dict(case.network.state_dict())
+    started = time.perf_counter()
+    for _ in range(epochs):
+        training.run_epoch()
+    seconds = round(time.perf_counter() - started, 1)
+    facts = {"activations": None if weights_only else bits, "epochs": epochs, "share": share}
+    return said(case, training.student, method="qat", bits=bits, seconds=seconds, **facts)
 
-    def accuracy(one) -> float:
-        with torch.no_grad():
-            said = score(lambda pixels: one(floats(pixels)).logits, test, CPU, SINGLE_LABEL)
-        return 100 * said.acc
 
-    def batches(count: int):
-        for part in order[:count].split(64):
-            yield floats(data.train.images[part]), data.train.labels[part]
+def said(case: Case, network: Network, **facts: Any) -> dict[str, Any]:
+    row = {**facts, "top1": case.top1(network), "size_bytes": size_bytes(network)}
+    print(
+        f"{row['bits']:>4}  {row['method']:<6}  {row['top1']:>6.2f}%  {row['seconds']:>7.1f}  "
+        f"{row['size_bytes']:>9,}{_of_training(row)}",
+        flush=True,
+    )
+    return row
 
-    print(f"{card.model}: {accuracy(network):.2f} % of {len(test)} test images, float32")
-    print(f"{'bits':>4}  {'method':<6}  {'top-1':>7}  {'seconds':>7}  {'bytes':>9}")
-    for bits in options.bits:
-        for name in STEPS:
-            made = copy.deepcopy(network)
-            step = part_class(name)(config_of(name, resolve_chain(name, {name: bits})))
-            scene = Scene(made, batches, torch.Generator().manual_seed(0), data.image_shape, CPU)
-            started = time.perf_counter()
-            with torch.no_grad():
-                for change in step.at(1.0, scene):
-                    edit(made, change, data.image_shape)
-            seconds = time.perf_counter() - started
-            row = f"{bits:>4}  {name:<6}  {accuracy(made):>6.2f}%  {seconds:>7.1f}"
-            print(f"{row}  {size_bytes(made):>9,}", flush=True)
 
-    images = torch.cat([one for one, _ in batches(LOOKED_AT)])
-    taken = {"blocks": 0.0, "columns one by one": 0.0}
+def _of_training(row: dict[str, Any]) -> str:
+    if "epochs" not in row:
+        return ""
+    inputs = f"activations {row['activations'] or 32} bits"
+    return f"  {row['epochs']} epochs of kd on {row['share']:.0%} of the training images, {inputs}"
+
+
+def speed(case: Case) -> dict[str, Any]:
+    """Processor's seconds of all layers by blocks of columns, and one column after the other."""
+    images = torch.cat([one for one, _ in case.batches(LOOKED_AT)])
+    blocks = columns = 0.0
     different = 0
 
-    def timed(name: str, layer, inputs: Tensor, seen: Tensor) -> Tensor:
-        nonlocal different
+    def timed(name: str, layer: Any, inputs: Tensor, seen: Tensor) -> Tensor:
+        nonlocal blocks, columns, different
         drawn = torch.Generator().manual_seed(0)
         given, shown = patches(layer, torch.cat([inputs, seen]), 0.25, drawn).chunk(2, dim=1)
         rows = layer.weight.detach().flatten(1)
         alphabet = layer_alphabet(rows, largest_character(4, packed=False))
-        started = time.perf_counter()
+        started = time.process_time()
         found = gpfq(rows[None], given, shown, alphabet.nearest)
-        between = time.perf_counter()
+        between = time.process_time()
         wanted = column_loop(rows, given[0], shown[0], alphabet.nearest)
-        taken["blocks"] += between - started
-        taken["columns one by one"] += time.perf_counter() - between
+        blocks += between - started
+        columns += time.process_time() - between
         different += int((found[0] != wanted).sum())
         return found.view(layer.weight.shape)
 
-    weights = changed_weights(network, images, timed)
-    every = sum(weight.numel() for weight in weights.values())
-    ratio = taken["columns one by one"] / taken["blocks"]
+    weights = changed_weights(case.network, images, timed)
+    row = {
+        "layers": len(weights),
+        "images": LOOKED_AT,
+        "blocks_seconds": round(blocks, 2),
+        "columns_seconds": round(columns, 2),
+        "ratio": round(columns / blocks, 1),
+        "different_weights": different,
+        "weights": sum(weight.numel() for weight in weights.values()),
+    }
     print(
-        f"gpfq, 4 bits, {LOOKED_AT} images, {len(weights)} layers, threads "
-        f"{torch.get_num_threads()}: {', '.join(f'{k} {v:.1f} s' for k, v in taken.items())}, "
-        f"ratio {ratio:.1f}; {different:,} of {every:,} weights differ"
+        f"gpfq, 4 bits, {LOOKED_AT} images, {len(weights)} layers: blocks {blocks:.1f} s, columns "
+        f"one by one {columns:.1f} s, ratio {row['ratio']}; {different:,} of "
+        f"{row['weights']:,} weights differ",
+        flush=True,
     )
+    return row
+
+
+def imported(model: str, file: str, data: Dataset, images: int, results: str) -> Case:
+    card = import_teacher(model, file, data, results=results)
+    teacher = load_teacher(results, card.name, "cpu", data, card.fingerprint)
+    test = data.read_test()
+    own = replace(data, mean=card.mean, std=card.std)
+    return Case(model, teacher, own, Images(test.images[:images], test.labels[:images]))
+
+
+def table(case: Case, options: argparse.Namespace, qat: list[int]) -> dict[str, Any]:
+    """Everything about one network."""
+    top1 = case.top1(case.network)
+    print(f"{case.teacher.card.model}: {top1:.2f} % of {len(case.test)} test images, float32")
+    print(f"{'bits':>4}  {'method':<6}  {'top-1':>7}  {'seconds':>7}  {'bytes':>9}")
+    rows = [rounded(case, name, bits) for bits in options.bits for name in STEPS]
+    for bits in qat:
+        for weights_only in (True, False):
+            rows.append(trained(case, bits, weights_only, options.epochs, options.share))
+        if bits not in options.bits:
+            rows.append(rounded(case, "rtn", bits))
+    network = f"{case.teacher.card.model}, imported"
+    return {"network": network, "float32_top1": top1, "rows": rows, "gpfq_speed": speed(case)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("networks", nargs="+", metavar="MODEL=FILE")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--images", type=int, default=10_000, help="test images")
+    parser.add_argument("--bits", type=int, nargs="*", default=[8, 6, 5, 4, 3, 2])
+    parser.add_argument("--qat", type=int, nargs="*", default=[4, 2], help="of the first network")
+    parser.add_argument("--epochs", type=int, default=2, help="of qat")
+    parser.add_argument("--share", type=float, default=0.1, help="of the training images, for qat")
+    parser.add_argument("--json", metavar="FILE", help="write the result there")
+    options = parser.parse_args()
+
+    data, networks = load_dataset("cifar10", options.data), []
+    with tempfile.TemporaryDirectory() as folder:
+        for place, words in enumerate(options.networks):
+            model, _, file = words.partition("=")
+            case = imported(model, file, data, options.images, folder)
+            networks.append(table(case, options, options.qat if place == 0 else []))
+    if options.json:
+        result = {
+            "command": " ".join(["python", "tests/benchmarks/quantisers.py", *_said(sys.argv[1:])]),
+            "conditions": f"{torch.backends.cpu.get_cpu_capability()}, "
+            f"{torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f} at the end; "
+            f"torch {torch.__version__}",
+            "test_images": min(options.images, len(data.read_test())),
+            "networks": networks,
+        }
+        Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _said(words: list[str]) -> list[str]:
+    """A command line without the folders of one machine."""
+    return [
+        word.partition("=")[0] + "=" + Path(word).name
+        if "=" in word
+        else ("DATA" if before == "--data" else Path(word).name)
+        for before, word in zip(["", *words], words, strict=False)
+    ]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trainables.compression.registry import config_of, parse_chain, part_class
 from trainables.compression.step import Choice, Step
@@ -47,8 +48,19 @@ class Chain:
         )
 
 
-def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape) -> None:
+def check_steps(
+    steps: Sequence[Step],
+    network: Network,
+    image_shape: ImageShape,
+    done: set[tuple[Any, ...]] | None = None,
+) -> None:
     """Refuses a student that one of the steps cannot work on: `Step.check`.
+
+    Args:
+        steps: in the order of the chain.
+        network: the student before the first of them.
+        image_shape: ``(C, H, W)``.
+        done: which checks of steps on networks need not be done again; is added to.
 
     Raises:
         UserError: by the step; also where its moments are none of the training, another one
@@ -67,7 +79,11 @@ def check_steps(steps: Sequence[Step], network: Network, image_shape: ImageShape
             )
         if quantised and step.name not in (part_class("qat").followers or ()):  # type: ignore[union-attr]
             raise UserError(f"{step.name}: the student is fake-quantised already, as by 'qat'")
-        step.check(network, image_shape)
+        check = (network.blueprint, step.name, step.config)
+        if done is None or check not in done:
+            step.check(network, image_shape)
+        if done is not None:
+            done.add(check)
     _check_cuts(steps)
 
 

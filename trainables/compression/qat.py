@@ -100,6 +100,7 @@ class QAT(Step):
     def __init__(self, config: QATConfig) -> None:
         super().__init__(config)
         self.moments = sorted({config.begin, 1.0})
+        self._updated = False
 
     def check(self, network: Network, image_shape: ImageShape) -> None:
         found = inputs_of(network, blank_images(network, image_shape), CLASSES)
@@ -150,6 +151,8 @@ class QAT(Step):
         return widths
 
     def _finish(self, scene: Scene) -> Bits:
+        if not self._updated:
+            warn_once(log, f"qat.begin: {self.config.begin:g} left no epoch to train step sizes in")
         bits = {}
         for name, layer in fake_quantised(scene.network).items():
             layer.weight.copy_(layer.quantised_weight())
@@ -165,5 +168,6 @@ class QAT(Step):
             if step is not None
         ]
         if steps:
+            self._updated = True
             torch._foreach_abs_(steps)
             torch._foreach_clamp_min_(steps, torch.finfo(steps[0].dtype).tiny)

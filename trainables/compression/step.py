@@ -115,9 +115,9 @@ class Step:
         moments: when `at` is called, as shares of the training in [0, 1], growing: 0 is before
             the first epoch, 1 behind the last update and before the last validation. A moment
             between two epochs counts as the next beginning of one.
-        followers: names of the steps that may stand behind it in a chain; None: any. What
-            quantises weights names none that would change them: it is spoilt by anything else.
-            With names, or none, steps in front of it have to be done when it begins.
+        followers: names of the steps that may stand behind it in a chain; None: any, and empty:
+            none, as anything would spoil weights that are quantised. Where it is not None, the
+            steps in front have to be done when this one begins.
         cuts: whether it takes weights away, so that shares and neighbours among them are others.
         counts: whether what it leaves is told in shares or neighbours. Then no step that cuts
             comes behind its last moment.

@@ -202,6 +202,7 @@ class Int8(Edit):
     """
 
     kind: ClassVar[str] = "int8"
+    settles: ClassVar[bool] = True
 
     layers: tuple[tuple[str, Quantised], ...] = ()
     sums: tuple[tuple[str, tuple[Grid, Grid]], ...] = ()

@@ -9,6 +9,7 @@ from torch import nn
 from trainables.compression.calibration import inputs_of, re_estimate_statistics
 from trainables.compression.registry import config_of, part_class, resolve_chain
 from trainables.compression.step import Scene
+from trainables.config import TrialConfig, config_key
 from trainables.models.blueprint import Blueprint, build, edit
 from trainables.models.fake_quantised import CLASSES
 
@@ -120,3 +121,19 @@ def test_inputs_by_hand():
     assert list(found) == ["0"]
     assert found["0"].mean.item() == (1 + 2 + 2 + 4) / 4
     assert found["0"].least.item() == -2
+
+
+@pytest.mark.parametrize(
+    ("name", "bits", "key"),
+    [
+        ("gpfq", 4, "11acb637bbb55970"),
+        ("rtn", 3, "a449068c654ed5e0"),
+        ("msq", 5, "669bce8cf4d972ac"),
+    ],
+)
+def test_trials_keep_the_keys_that_they_had_without_the_setting(name, bits, key):
+    config = TrialConfig.from_mapping({"student": "resnet8", name: bits})
+    facts = {"student": "resnet8", "data_fingerprint": "d", "teacher_fingerprint": None}
+    assert config_key(config, **facts) == key
+    other = config.replace(**{f"{name}.bn_images": 256})
+    assert config_key(other, **facts) != key
