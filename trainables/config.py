@@ -233,13 +233,13 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
 
     Args:
         config: flat, as a row has it. It may be of another version, or of terms that are not
-            installed here: what is not known decides, but what rows of then imply does not.
+            installed here: what is not known decides. One without ``start`` began from scratch.
         less: roles that do not count either. Repeats have the same settings less ``"seed"``,
             and their confirmation the same less ``"seed"`` and ``"split"``.
     """
     without = {*settings_with("stage", "place", *less)}
     without |= {key for key in _WERE_NULL if config.get(key) is None}
-    without |= {key for key, s in settings_of(TrialConfig).items() if config.get(key) in s.implied}
+    without |= {"start"} if config.get("start") == SCRATCH else set()
     return {key: value for key, value in config.items() if key not in without}
 
 
