@@ -246,8 +246,13 @@ def settings_with(*roles: Role) -> list[str]:
 # In rows of before there were chains, amounts that were not asked for.
 _WERE_NULL = ("depth", "width", "factor")
 
-# What Adam had in rows of before it could be set.
-_WERE_UNSAID = {"optimizer.beta1": 0.9, "optimizer.beta2": 0.999, "optimizer.eps": 1e-8}
+# What rows of before these could be set do not say.
+_WERE_UNSAID = {
+    "start": SCRATCH,
+    "optimizer.beta1": 0.9,
+    "optimizer.beta2": 0.999,
+    "optimizer.eps": 1e-8,
+}
 
 
 def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
@@ -255,14 +260,13 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
 
     Args:
         config: flat, as a row has it. It may be of another version, or of terms that are not
-            installed here: what is not known decides, but what rows of then imply does not.
+            installed here: what is not known decides. One without ``start`` began from scratch.
         less: roles that do not count either. Repeats have the same settings less ``"seed"``,
             and their confirmation the same less ``"seed"`` and ``"split"``.
     """
     without = {*settings_with("stage", "place", "measurement", *less)}
     without |= {key for key in _WERE_NULL if config.get(key) is None}
     without |= {key for key, value in _WERE_UNSAID.items() if config.get(key) == value}
-    without |= {key for key, s in settings_of(TrialConfig).items() if config.get(key) in s.implied}
     return {key: value for key, value in config.items() if key not in without}
 
 
