@@ -10,6 +10,7 @@ batches of the one size that a compiled network answers to.
 import argparse
 import copy
 import json
+import os
 import platform
 import statistics
 import tempfile
@@ -99,7 +100,12 @@ def main() -> None:
                 print(f"{what}: {100 * found['accuracy'][what]:.2f} %", flush=True)
     print(f"bytes: {found['bytes']}")
     if options.json:
-        facts = {"platform": platform.platform(), "cpu": torch.backends.cpu.get_cpu_capability()}
+        facts = {
+            "platform": platform.platform(),
+            "cpu": torch.backends.cpu.get_cpu_capability(),
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
+        }
         command = f"python tests/benchmarks/int8_latency.py {card.model} FILE --data DATA"
         record = {"command": command, "versions": versions(), **facts, "threads": 1, **found}
         options.json.write_text(json.dumps(record, indent=2) + "\n")

@@ -9,6 +9,7 @@ from trainables.compression.step import Choice, Step
 from trainables.errors import UserError
 from trainables.models.fake_quantised import fake_quantised
 from trainables.models.family import ImageShape
+from trainables.models.int8 import has_int8
 from trainables.models.outputs import Network
 from trainables.settings import Scalar
 
@@ -65,7 +66,7 @@ def check_steps(
     Raises:
         UserError: by the step; also where its moments are none of the training, another one
             follows that would spoil what it leaves, or a student as `start` gives it is
-            fake-quantised already.
+            quantised already.
     """
     for step, behind in itertools.combinations(steps, 2):
         _check_order(step, behind)
@@ -79,6 +80,10 @@ def check_steps(
             )
         if quantised and step.name not in (part_class("qat").followers or ()):  # type: ignore[union-attr]
             raise UserError(f"{step.name}: the student is fake-quantised already, as by 'qat'")
+        if has_int8(network):
+            raise UserError(
+                f"{step.name}: the student has layers of integers already, as by 'int8'"
+            )
         check = (network.blueprint, step.name, step.config)
         if done is None or check not in done:
             step.check(network, image_shape)

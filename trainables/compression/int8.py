@@ -21,7 +21,7 @@ from trainables.errors import UserError
 from trainables.models.blueprint import Edit
 from trainables.models.fake_quantised import CLASSES, FakeQuantisedLayer, fake_quantised
 from trainables.models.family import ImageShape
-from trainables.models.int8 import BITS, Grid, Int8, Quantised, has_int8
+from trainables.models.int8 import BITS, Grid, Int8, Quantised
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images
 from trainables.once import warn_once
@@ -65,8 +65,6 @@ class Int8Step(Step):
     moments = (1.0,)
 
     def check(self, network: Network, image_shape: ImageShape) -> None:
-        if has_int8(network):
-            raise UserError("int8: the student has layers of integers; expected floating point")
         for name, layer in fake_quantised(network).items():
             _check_bits(name, layer)
         found = _wired(network, blank_images(network, image_shape))

@@ -67,25 +67,41 @@ class Grid:
         return cls(step, -integers(BITS, signed)[0])
 
     def whole(self, x: Tensor) -> Tensor:
-        """q - z of every value, in float32."""
+        """q - z of every value, in float32; its gradient is that of the values that are not
+        clipped, as if they were not rounded."""
         low, high = (end - self.zero_point for end in INPUTS)
-        return (x * (1 / self.scale)).round().clamp(low, high)
+        found: Tensor = _Round.apply(x * (1 / self.scale)).clamp(low, high)
+        return found
 
     def nearest(self, x: Tensor) -> Tensor:
-        """v̂ of every value, float32, by the operators that runtimes look for."""
+        """v̂ of every value, float32; where it is exported, by the operators of the pattern."""
+        if not torch.compiler.is_exporting():
+            return self.whole(x) * self.scale
         numbers = (self.scale, self.zero_point, *INPUTS, torch.uint8)
         q = _QUANTISED.quantize_per_tensor.default(x, *numbers)
         found: Tensor = _QUANTISED.dequantize_per_tensor.default(q, *numbers)
         return found
 
 
+class _Round(torch.autograd.Function):
+    """Rounds, and lets gradients through."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return values.round()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
+
+
 class Int8Layer(nn.Module):
     """A convolution or linear layer of integers.
 
-    Autocast does not change it. Nothing in it is trained.
+    Autocast does not change it.
 
     Attributes:
-        weight: p, int8.
+        weight: p, int8; it is not trained.
         weight_scale: s_w, float32 ``[out]``; negative where a BatchNorm was folded in that turns
             the sign, zero where it has none of its inputs.
         bias: float32 ``[out]``, or None.

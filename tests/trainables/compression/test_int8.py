@@ -20,6 +20,7 @@ from trainables.models.fake_quantised import FakeQuantised, Widths
 from trainables.models.int8 import Grid, Int8Layer, Int8Sum
 from trainables.models.layers import Sum
 from trainables.models.masks import masks
+from trainables.models.shapes import output_shapes
 
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
@@ -184,9 +185,26 @@ def test_a_student_of_fewer_bits_is_refused():
         Int8Step(Int8Step.Config()).check(network, SHAPE)
 
 
-def test_a_student_of_integers_is_refused():
-    with pytest.raises(UserError, match="int8: the student has layers of integers"):
-        Int8Step(Int8Step.Config()).check(quantised(network_of("resnet8")), SHAPE)
+@pytest.mark.parametrize("name", ["int8", "gpfq", "sparsify"])
+def test_a_student_of_integers_is_refused(name):
+    chain = Chain(name, resolve_chain(name, {}))
+    with pytest.raises(UserError, match=f"{name}: the student has layers of integers already"):
+        check_steps(chain.steps, quantised(network_of("resnet8")), SHAPE)
+
+
+@pytest.mark.parametrize("model", ["resnet8", "wrn_16_1"])
+def test_shapes_and_gradients_are_those_of_the_float_network(model):
+    """The input's gradient, of which rounding would leave nothing."""
+    network, images = network_of(model), images_of(8)
+    made = quantised(network, images)
+    wanted, found = output_shapes(network, SHAPE), output_shapes(made, SHAPE)
+    assert found.pooled is wanted.pooled is True
+    assert found.features == wanted.features
+    gradients = []
+    for one in (network, made):
+        leaf = images.clone().requires_grad_()
+        gradients.append(torch.autograd.grad(one(leaf).logits[:, 0].sum(), leaf)[0].flatten())
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.7
 
 
 @pytest.mark.parametrize("behind", ["prune", "sparsify", "rtn"])
