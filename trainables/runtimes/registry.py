@@ -14,6 +14,7 @@ RUNTIMES: Registry[type[Runtime]] = Registry(
     "kdsweep.runtimes",
     {
         "eager": "trainables.runtimes.eager:Eager",
+        "onnx": "trainables.runtimes.onnx:Onnx",
     },
 )
 """What can run a trained network. Other packages add theirs under the entry-point group."""
