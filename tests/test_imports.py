@@ -20,7 +20,8 @@ orchestrator.results
 search_spaces
 trainables.trainable
 trainables.cost trainables.timing trainables.memory
-trainables.teacher_training trainables.adopting
+trainables.teacher_training trainables.adopting trainables.exporting trainables.inspecting
+trainables.students
 trainables.job
 trainables.rows
 trainables.training

@@ -3,10 +3,8 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from trainables.errors import UserError, unknown
-from trainables.files import open_folder
-from trainables.job import STUDENT, trial_folder
-from trainables.models.weights import Card, read_network
+from trainables.models.weights import Card
+from trainables.students import read_student
 from trainables.teachers.filing import file_teacher, same_teacher
 from trainables.teachers.teacher import check_name, teacher_folder
 
@@ -39,12 +37,7 @@ def adopt_student(
     """
     name = name or trial_id
     check_name(name)
-    known = (open_folder(results) / sweep / "checkpoints").folders()
-    if trial_id not in known:
-        raise unknown("trial", trial_id, known)
-    if not trial_folder(results, sweep, trial_id).exists(STUDENT):
-        raise UserError(f"trial '{trial_id}' has no student: it has not completed")
-    card, network = read_network(trial_folder(results, sweep, trial_id), STUDENT)
+    card, network = read_student(results, sweep, trial_id)
     card = replace(card, name=name)
     folder = teacher_folder(results)
     there = same_teacher(folder, name, network, card, replacing=replacing)
