@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
+from orchestrator.commands.network_options import network_options
 from trainables.tasks.metrics import SHOWN
 
 VERBS = {
@@ -21,6 +22,8 @@ VERBS = {
     "models": "the networks",
     "datasets": "the data sets",
     "teacher": "train, import, adopt or list teachers",
+    "export": "a trained network as a file: ONNX, or torch.export's",
+    "inspect": "the layers of a trained network: what each is, costs and computes",
     "cache": "what this machine keeps of the teachers' outputs",
 }
 
@@ -77,6 +80,15 @@ EXAMPLES = {
   kdsweep teacher train pareto_cifar10 --data DATA
   kdsweep teacher adopt digits digits-00007 --name assistant    teacher: {name: assistant}
   kdsweep teacher list""",
+    "export": """
+  kdsweep export digits digits-00007 --onnx student.onnx
+  kdsweep export digits digits-00007 --onnx student.onnx --normalise    takes uint8 pixels
+  kdsweep export pareto_cifar10 pareto_cifar10-00042 --pt2 student.pt2 --data DATA
+  kdsweep export --teacher resnet56 --onnx teacher.onnx""",
+    "inspect": """
+  kdsweep inspect digits digits-00007
+  kdsweep inspect digits digits-00007 --csv > layers.csv
+  kdsweep inspect pareto_cifar10 pareto_cifar10-00042 -o pictures --data DATA""",
     "cache": """
   kdsweep cache list
   kdsweep cache clear                                 all tables; trials make new ones""",
@@ -187,6 +199,9 @@ def build_parser() -> argparse.ArgumentParser:
     made["datasets"].add_argument("--download", action="store_true", help="fetch it if missing")
 
     _teacher(made["teacher"])
+    network_options(made["export"], made["inspect"])
+    for name in ("export", "inspect"):
+        _results(made[name])
     actions = made["cache"].add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="the tables, their size and how full they are")
     clearing = actions.add_parser("clear", help="delete tables")

@@ -2,6 +2,8 @@
 
 from orchestrator.commands.caching import cache
 from orchestrator.commands.catalogue import compressions, datasets, methods, models, studies
+from orchestrator.commands.exporting import export
+from orchestrator.commands.inspecting import inspect
 from orchestrator.commands.reading import front, plot, query, table
 from orchestrator.commands.running import confirm, resume, run, trial
 from orchestrator.commands.teaching import teacher
@@ -11,7 +13,9 @@ __all__ = [
     "compressions",
     "confirm",
     "datasets",
+    "export",
     "front",
+    "inspect",
     "methods",
     "models",
     "plot",

@@ -114,6 +114,17 @@ def read_record(store: Store) -> Record:
     return Record(began, sweep, notes)
 
 
+def data_folder(store: Store) -> str | None:
+    """Where the data of a sweep lay when it began; None where its file does not tell.
+
+    Raises:
+        UserError: no such sweep, or its ``study.yaml`` cannot be read.
+    """
+    notes = _content(store).get(NOTES)
+    found = notes.get("data_dir") if isinstance(notes, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def read_study(store: Store) -> Study:
     """The study of a sweep as its file has it, for readers of results.
 

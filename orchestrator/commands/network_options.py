@@ -1,0 +1,43 @@
+"""The options of the verbs that are about one trained network: export and inspect."""
+
+import argparse
+
+
+def network_options(
+    exporting: argparse.ArgumentParser, inspecting: argparse.ArgumentParser
+) -> None:
+    """Adds them, but for ``--results``.
+
+    Args:
+        exporting, inspecting: the parsers of the two verbs.
+    """
+    for parser in (exporting, inspecting):
+        parser.add_argument("sweep", nargs="?", metavar="SWEEP")
+        parser.add_argument(
+            "trial_id", nargs="?", metavar="TRIAL_ID", help="see kdsweep front SWEEP"
+        )
+        parser.add_argument("--teacher", metavar="NAME", help="a teacher instead of a student")
+    exporting.add_argument("--onnx", metavar="FILE", help="write ONNX, checked with ONNX Runtime")
+    exporting.add_argument(
+        "--pt2", metavar="FILE", help="write what torch.export.load reads, checked with it"
+    )
+    exporting.add_argument(
+        "--normalise",
+        "--normalize",
+        action="store_true",
+        help="inside the file: it takes uint8 pixels, 0 to 255; default: float32, normalised "
+        "already by the mean and std in its metadata",
+    )
+    inspecting.add_argument("--csv", action="store_true", help="comma-separated values")
+    inspecting.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="draw features.png, kernels.png and graph.svg there",
+    )
+    for parser in (exporting, inspecting):
+        parser.add_argument(
+            "--data",
+            metavar="DIR",
+            help="where data sets are; default: where the sweep had them, $KDSWEEP_DATA",
+        )
