@@ -1,7 +1,6 @@
 """A trained network as a file for others to run: ONNX, or what ``torch.export`` writes."""
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from trainables.compression.measure import size_bytes
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.data.views import to_float
@@ -16,9 +16,10 @@ from trainables.errors import UserError
 from trainables.evaluation import score
 from trainables.models.outputs import Network
 from trainables.models.weights import Card
+from trainables.runtimes.deploying import becomes_integers
 from trainables.runtimes.exported import FileAnswer, Statistics, input_text
 from trainables.runtimes.onnx_file import export_onnx
-from trainables.runtimes.pt2_file import export_pt2
+from trainables.runtimes.pt2_file import export_pt2, needed
 from trainables.tasks.metrics import percent
 from trainables.tasks.registry import TASKS
 from trainables.version import code_version
@@ -43,6 +44,9 @@ class Export:
         difference: from the network: the largest of a logit, over the largest logit or 1.
         tested: the file's headline on the test set, in [0, 1]; None where that was not read.
         unchecked: why it was not read; empty where it was.
+        packed_bytes: what the row counts for the network, of which weights of few bits are stored
+            as float32 in the file; None where none are.
+        needs: the line of Python to run before the file is loaded; empty where there is none.
     """
 
     path: Path
@@ -51,30 +55,8 @@ class Export:
     difference: float
     tested: float | None
     unchecked: str
-
-
-def check_target(path: Path, kind: str) -> None:
-    """Refuses a file that could not be written, before anything is read for it.
-
-    Args:
-        path: as the user gave it.
-        kind: one of `WRITERS`.
-
-    Raises:
-        UserError: another ending, no such folder, or one that cannot be written.
-    """
-    option = f"--{kind} {path}"
-    if path.suffix != f".{kind}":
-        raise UserError(f"{option}: expected a file that ends in .{kind}")
-    if not path.parent.is_dir():
-        raise UserError(f"{option}: there is no folder {path.parent}")
-    if path.is_dir():
-        raise UserError(f"{option}: is a folder; expected a file")
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise UserError(f"{option}: cannot be written: {error.strerror}") from error
+    packed_bytes: int | None
+    needs: str
 
 
 def export(
@@ -96,7 +78,8 @@ def export(
 
     Args:
         card, network: of a trial's student, or a teacher.
-        path, kind: what to write; see `check_target`.
+        path: a file in a folder that is there; an older one is replaced.
+        kind: one of `WRITERS`.
         sweep: of the trial; None for a teacher.
         normalise: normalise inside: the file takes uint8 pixels.
         data_dir: where data sets are.
@@ -117,7 +100,7 @@ def export(
 
     say(f"exporting {card.name} ({card.blueprint.label}), and comparing the file with the network")
     difference = WRITERS[kind](
-        network.eval(),
+        network,
         card.image_shape,
         path,
         mean=card.mean if normalise else None,
@@ -132,6 +115,8 @@ def export(
         difference=difference,
         tested=tested[0] if tested else None,
         unchecked=unchecked,
+        packed_bytes=size_bytes(network) if _packed(network, kind) else None,
+        needs=needed(network, card.image_shape) if kind == "pt2" else "",
     )
 
 
@@ -190,6 +175,16 @@ def _image_size(card: Card) -> int | None:
     """The ``image_size`` of folders of images, which are square; others have their own."""
     folders = ":" in card.dataset
     return card.image_shape[1] if folders and card.image_shape[1] == card.image_shape[2] else None
+
+
+def _packed(network: Network, kind: str) -> bool:
+    """Whether weights have few bits, and a file of this kind keeps them as float32 all the same."""
+    return any(
+        getattr(module, "weight_bits", 32) < 32
+        and module.weight.dtype is torch.float32
+        and not (kind == "onnx" and becomes_integers(module))
+        for module in network.modules()
+    )
 
 
 def _recorded(card: Card) -> float | None:

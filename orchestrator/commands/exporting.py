@@ -17,12 +17,11 @@ def export(options: Namespace) -> int:
         raise UserError(f"export: expected one of --onnx FILE and --pt2 FILE, got {got}")
     ((kind, file),) = given.items()
     check_names(options)
-    from trainables.exporting import check_target
+    path = Path(file).expanduser()
+    _check_target(path, kind)
+    card, network, data_dir = found(options)
     from trainables.exporting import export as write
 
-    path = Path(file).expanduser()
-    check_target(path, kind)
-    card, network, data_dir = found(options)
     done = write(
         card,
         network,
@@ -37,14 +36,39 @@ def export(options: Namespace) -> int:
     tested = f"not checked on the test set: {done.unchecked}"
     if done.tested is not None:
         tested = f"{percent(done.tested, card.metric)}; {card.name}: {card.tested}"
-    print_pairs(
-        str(done.path),
-        {
-            "bytes": f"{done.size_bytes:,}",
-            "images": done.takes,
-            "logits": f"float32 [batch, {card.classes}]",
-            "differs by": f"{done.difference:.1e} from the network, in batches of 1, 2, 7 and 64",
-            "test set": tested,
-        },
-    )
+    size = f"{done.size_bytes:,}"
+    if done.packed_bytes is not None:
+        size += f"; weights of few bits are float32 in it, packed ({done.packed_bytes:,}) in rows"
+    facts = {
+        "bytes": size,
+        "images": done.takes,
+        "logits": f"float32 [batch, {card.classes}]",
+        "differs by": f"{done.difference:.1e} from the network, in batches of 1, 2, 7 and 64",
+        "test set": tested,
+    }
+    if done.needs:
+        facts["to load it"] = f"first {done.needs}"
+    print_pairs(str(done.path), facts)
     return 0
+
+
+def _check_target(path: Path, kind: str) -> None:
+    """Refuses a file that could not be written, before anything is loaded for it.
+
+    Raises:
+        UserError: another ending, no such folder, or one that cannot be written.
+    """
+    import tempfile
+
+    option = f"--{kind} {path}"
+    if path.suffix != f".{kind}":
+        raise UserError(f"{option}: expected a file that ends in .{kind}")
+    if not path.parent.is_dir():
+        raise UserError(f"{option}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise UserError(f"{option}: is a folder; expected a file")
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise UserError(f"{option}: cannot be written: {error.strerror}") from error

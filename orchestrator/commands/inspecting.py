@@ -27,7 +27,7 @@ def inspect(options: Namespace) -> int:
     folder = None
     if options.output is not None:
         folder = Path(options.output).expanduser()
-        _make(folder)
+        _check(folder)
     card, network, data_dir = found(options)
     from trainables.inspecting.layers import layer_table
 
@@ -48,8 +48,8 @@ def inspect(options: Namespace) -> int:
     return 0
 
 
-def _make(folder: Path) -> None:
-    """Makes the folder for pictures, and tries whether it can be written.
+def _check(folder: Path) -> None:
+    """Refuses a folder that could not be written, or made.
 
     Raises:
         UserError: it is a file, the folder above is missing, or it cannot be written.
@@ -57,15 +57,14 @@ def _make(folder: Path) -> None:
     import tempfile
 
     try:
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=folder if folder.exists() else folder.parent):
             pass
     except OSError as error:
         raise UserError(f"-o {folder}: cannot be written: {error.strerror}") from error
 
 
 def _rows(table: "LayerTable") -> list[tuple[str, ...]]:
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             layer.name,
             layer.kind,
@@ -107,6 +106,7 @@ def _draw(folder: Path, card: Any, network: Any, data_dir: str | None, *, must_d
     from trainables.inspecting.maps import feature_maps, first_kernels
 
     title = f"{card.name} ({card.blueprint.label})"
+    folder.mkdir(exist_ok=True)
 
     def features(path: Path) -> None:
         try:

@@ -1,6 +1,8 @@
 """Pictures of one network: its feature maps, its first kernels, its graph."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ from trainables.inspecting.maps import FeatureMaps
 _INK, _PALE = "#333333", "#777777"
 _MAP, _SIGNED = "viridis", "RdBu_r"
 _MOST_KERNELS, _MOST_INPUTS = 64, 16
-_CELL = 1.25
+_FINE = 3
+"""Pixels of a mosaic by one of a kernel."""
 
 
 def draw_features(found: FeatureMaps, path: Path, title: str) -> None:
@@ -60,50 +63,61 @@ def draw_kernels(name: str, weight: Tensor, path: Path, title: str) -> None:
         OSError: the file cannot be written.
     """
     outputs, inputs, height, width = weight.shape
-    shown = min(outputs, _MOST_KERNELS)
-    largest = float(weight.abs().max()) or 1.0
     coloured = inputs == 3
-    if coloured or inputs == 1:
-        pictures = list(weight[:shown])
-        columns = min(8, shown)
-        rows = math.ceil(shown / columns)
-    else:  # a row for every kernel, a column for every input
-        columns, shown = min(inputs, _MOST_INPUTS), min(shown, _MOST_INPUTS)
-        rows = shown
-        pictures = [
-            weight[row, column : column + 1] for row in range(rows) for column in range(columns)
-        ]
-    figure = _figure(max(5.5, _CELL * columns), _CELL * rows + 1.2)
-    cells = figure.subplots(rows, columns, squeeze=False).flatten()
-    image: Any = None
-    for number, cell in enumerate(cells):
-        if number >= len(pictures):
-            cell.set_axis_off()
-            continue
-        if coloured:
-            _show(cell, (0.5 + 0.5 * pictures[number] / largest).permute(1, 2, 0).numpy())
-        else:
-            image = _show(
-                cell, pictures[number][0].numpy(), cmap=_SIGNED, vmin=-largest, vmax=largest
-            )
-        if coloured or inputs == 1:
-            cell.set_title(str(number), fontsize=8, color=_PALE, pad=2)
-    size = f"{outputs} kernels of {inputs}x{height}x{width}"
-    part = "" if shown == outputs else f", the first {shown}"
-    _head(figure, f"{title}: {name}, {size}{part}")
+    alone = coloured or inputs == 1
+    shown = min(outputs, _MOST_KERNELS if alone else _MOST_INPUTS)
+    columns = min(8, shown) if alone else min(inputs, _MOST_INPUTS)
+    largest = float(weight.abs().max()) or 1.0
+    values = (weight[:shown] / largest).permute(0, 2, 3, 1)  # [shown, height, width, inputs]
     if coloured:
-        _foot(
-            figure,
-            f"Grey is 0; the channels are red, green and blue, from {-largest:.2g} to "
-            f"{largest:.2g}.",
-        )
+        tiles = [*(0.5 + 0.5 * values).numpy()]
+    else:  # one by one, or a row for every kernel
+        tiles = [one[..., i] for one in values.numpy() for i in range(1 if alone else columns)]
+    rows = math.ceil(len(tiles) / columns)
+    figure = _figure(max(5.5, 0.85 * columns + 1.2), 0.85 * rows + 1.2)
+    axes = figure.subplots()
+    image = _show(axes, _mosaic(tiles, columns), cmap=_SIGNED, vmin=-1, vmax=1)
+    across = [""] * columns if alone else [str(number) for number in range(columns)]
+    axes.set_xticks(_middles(columns, width), across)
+    first = [str(number * (columns if alone else 1)) for number in range(rows)]
+    axes.set_yticks(_middles(rows, height), first)
+    axes.tick_params(length=0, labelsize=8, labelcolor=_PALE)
+    axes.set_ylabel("kernel" if not alone or columns == 1 else "first kernel of the row")
+    axes.set_xlabel("" if alone else "input channel")
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set(fontsize=8, color=_PALE)
+    size = f"{outputs} kernels of {inputs}x{height}x{width}"
+    part = "" if shown == outputs else f", the first {shown} of them"
+    part += "" if alone or columns == inputs else f" and of their inputs {columns}"
+    _head(figure, f"{title}\n{name}: {size}{part}")
+    if coloured:
+        ends = f"from {-largest:.2g} to {largest:.2g}"
+        _foot(figure, f"Red, green and blue are the input channels, {ends}; grey is 0.")
     else:
-        bar = figure.colorbar(image, ax=cells.tolist(), shrink=0.8, pad=0.02)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar = figure.colorbar(image, ax=axes, shrink=0.8, pad=0.02)
+        bar.set_ticks([-1, 0, 1], labels=[f"{-largest:.2g}", "0", f"{largest:.2g}"])
+        bar.outline.set_visible(False)
         bar.ax.tick_params(labelsize=8, colors=_INK)
-        if inputs > 1:
-            _foot(figure, f"A row is a kernel, a column one of its {inputs} inputs.")
     figure.savefig(path)
+
+
+def _mosaic(tiles: Sequence[Any], columns: int) -> Any:
+    """Tiles in rows, parted by what is drawn as nothing: a third of a pixel of theirs."""
+    fine = [np.kron(tile, np.ones((_FINE, _FINE, *[1] * (tile.ndim - 2)))) for tile in tiles]
+    high, wide, *channels = fine[0].shape
+    rows = math.ceil(len(fine) / columns)
+    blank = np.ones if channels else partial(np.full, fill_value=np.nan)
+    whole: Any = blank((rows * (high + 1) - 1, columns * (wide + 1) - 1, *channels))
+    for number, tile in enumerate(fine):
+        top, left = (number // columns) * (high + 1), (number % columns) * (wide + 1)
+        whole[top : top + high, left : left + wide] = tile
+    return whole
+
+
+def _middles(count: int, size: int) -> list[float]:
+    """Where the middle of each of several tiles is in a mosaic."""
+    step = size * _FINE + 1
+    return [step * number + (step - 2) / 2 for number in range(count)]
 
 
 def _figure(width: float, height: float) -> Figure:

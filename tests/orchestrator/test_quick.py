@@ -173,6 +173,16 @@ def test_refusals_of_a_study_load_neither_ray_nor_optuna(tmp_path: Path) -> None
         assert not loaded & {"ray", "optuna", "sklearn", "scipy", "timm", "torchvision"}, command
 
 
+def test_refusals_of_a_file_load_no_torch(tmp_path: Path) -> None:
+    wrong = (
+        *("export", "export s s-0 --onnx a.pt2", "export s s-0 --pt2 no/a.pt2", "inspect s"),
+        *("export s --onnx a.onnx", "inspect s s-0 -o no/pictures", "export --help"),
+    )
+    for command, (code, loaded, _) in loaded_by(tmp_path, *wrong).items():
+        assert code == (0 if command.endswith("--help") else 2), command
+        assert not loaded & (HEAVY | FRAMES), command
+
+
 def test_a_shipped_study_is_shown_as_it_is() -> None:
     from search_spaces.load import known_study, study_names
 

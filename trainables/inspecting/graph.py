@@ -12,6 +12,7 @@ from torch.fx import Node
 
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
+from trainables.runtimes.deploying import deploy
 from trainables.runtimes.exported import Served, failure, quiet
 
 _SILENT = {
@@ -34,8 +35,9 @@ _FOLLOWERS = {
     "hardsigmoid": "hardsigmoid",
     "sigmoid": "sigmoid",
     "softmax": "softmax",
-    "quantize_per_tensor": "8 bits",
+    "quantize_per_tensor": "rounded",
     "dequantize_per_tensor": "",
+    "clamp": "",
 }
 _WORDS = {
     "add": "+",
@@ -85,6 +87,7 @@ def graph_of(network: Network, image_shape: ImageShape) -> list[Box]:
         UserError: torch cannot trace it; says why in one line.
     """
     served = Served(network)
+    deploy(served.network)
     try:
         with quiet(), torch.no_grad():
             images = served.sample(image_shape)
@@ -113,8 +116,9 @@ def _place(node: Node, where: dict[Node, Box], boxes: list[Box]) -> None:
     word = _operator(node)
     alone = len(sources) == 1
     quiet_one = word in _SILENT or (word in _FOLLOWERS and len(_readers(sources[0])) == 1)
-    if alone and quiet_one:
-        box = where[sources[0]]
+    box = where[sources[0]]
+    bias = word == "add" and box.does[0].startswith(("conv", "linear"))
+    if alone and (quiet_one or bias):
         box.does.append(_FOLLOWERS.get(word, ""))
         box.shape = _shape(node) or box.shape
         where[node] = box

@@ -26,10 +26,15 @@ def deploy(network: nn.Module) -> None:
     `trainables.models.fake_quantised`. What it answers stays, but for the last bits.
     """
     for name, module in list(network.named_modules()):
-        step = getattr(module, "weight_step", None)
-        if isinstance(step, Tensor) and isinstance(module, nn.Conv2d | nn.Linear):
+        if becomes_integers(module):
             parent, _, leaf = name.rpartition(".")
             setattr(network.get_submodule(parent), leaf, _Integers(module))
+
+
+def becomes_integers(module: nn.Module) -> bool:
+    """Whether a module is a layer with learned step sizes."""
+    learned = isinstance(getattr(module, "weight_step", None), Tensor)
+    return learned and isinstance(module, nn.Conv2d | nn.Linear)
 
 
 class _Integers(nn.Module):
@@ -42,6 +47,7 @@ class _Integers(nn.Module):
     weight: Tensor
     scales: Tensor
     zeros: Tensor
+    bias: Tensor | None
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -56,6 +62,7 @@ class _Integers(nn.Module):
         self.input_bits = layer.input_bits
         if layer.input_step is not None:
             self.step, self.signed = float(layer.input_step.item()), layer.input_signed
+        self.coarse = min(layer.weight_bits, layer.input_bits or _MOST_BITS) < _MOST_BITS
         self.compute = _computing(layer)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +79,11 @@ class _Integers(nn.Module):
         weight = known.dequantize_per_channel.default(
             self.weight, self.scales, self.zeros, 0, -128, 127, torch.int8
         )
-        return self.compute(x, weight, self.bias)
+        if self.bias is None or not self.coarse:
+            return self.compute(x, weight, self.bias)
+        # Of a bias inside, ONNX Runtime makes a multiple of input step times weight step.
+        along = (1, -1, *[1] * (weight.ndim - 2))
+        return self.compute(x, weight, None) + self.bias.view(along)
 
 
 def _computing(layer: Any) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
@@ -80,8 +91,6 @@ def _computing(layer: Any) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
         return F.linear
     stride, dilation, groups = layer.stride, layer.dilation, layer.groups
     padding = layer.padding
-    if layer.padding_mode != "zeros":
-        return layer._conv_forward
 
     def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)

@@ -41,7 +41,7 @@ def export_onnx(
     it as the network does; see `exported.check_against`.
 
     Args:
-        network: in evaluation mode; stays as it is.
+        network: is exported in evaluation mode; stays as it is.
         image_shape: ``(C, H, W)``.
         path: a file in a folder that is there; an older one is replaced.
         mean, std: normalise inside, per channel of pixels in [0, 1]: the input is then uint8,

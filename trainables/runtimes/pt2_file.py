@@ -17,12 +17,15 @@ from trainables.runtimes.exported import (
     Served,
     check_against,
     failure,
+    operators,
     quiet,
     write_file,
 )
 
 PROVENANCE = "provenance.json"
 """The extra file that says where a network is from; `torch.export.load` reads it, too."""
+
+_INTEGERS = "import torch.ao.quantization.fx._decomposed"
 
 
 def export_pt2(
@@ -37,12 +40,13 @@ def export_pt2(
 ) -> float:
     """Writes a network as ``torch.export.save`` does: any batch size, logits alone.
 
-    ``torch.export.load(path).module()`` runs it. The file appears only once it was loaded again
-    and has answered as the network does.
+    ``torch.export.load(path).module()`` runs it, in a process that has run what `needed` says. The
+    file appears only once it was loaded again and has answered as the network does.
 
     Args:
         network, image_shape, path, mean, std, accept: as for `onnx_file.export_onnx`.
-        provenance: where the network is from; JSON in the extra file `PROVENANCE`.
+        provenance: where the network is from; JSON in the extra file `PROVENANCE`, together with
+            ``needs``: what `needed` says.
 
     Returns:
         The largest difference of a logit, over the largest logit of its batch or 1.
@@ -64,7 +68,8 @@ def export_pt2(
     for node in program.graph.nodes:  # with the folders of this machine
         node.meta.pop("stack_trace", None)
     buffer = io.BytesIO()
-    text = json.dumps(dict(provenance), sort_keys=True)
+    needs = needed(network, image_shape)
+    text = json.dumps({**provenance, "needs": needs}, sort_keys=True)
     with quiet():
         torch.export.save(program, buffer, extra_files={PROVENANCE: text})
     data = buffer.getvalue()
@@ -74,6 +79,16 @@ def export_pt2(
         accept(answer)
     write_file(Path(path), data)
     return worst
+
+
+def needed(network: Network, image_shape: ImageShape) -> str:
+    """The line of Python that registers what a file of the network is made of; often empty.
+
+    Modules of integers stay in the operators by which torch knows them, and compiles them to
+    integer arithmetic; but `torch.export.load` does not register these by itself.
+    """
+    found = operators(Served(network), image_shape)
+    return _INTEGERS if any("quantized_decomposed" in name for name in found) else ""
 
 
 def _answer(data: bytes) -> FileAnswer:
