@@ -24,8 +24,9 @@ from trainables.compression.registry import (
     part_class,
     part_settings,
 )
-from trainables.config import TrialConfig, asked, config_key
+from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.experiment import asked, config_key
 from trainables.files import open_folder
 
 THEIRS = '''

@@ -28,6 +28,7 @@ trainables.training
 trainables.optimizers
 trainables.teachers
 trainables.engine
+trainables.experiment
 trainables.config trainables.keys
 trainables.methods
 trainables.measurement

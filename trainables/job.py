@@ -1,6 +1,5 @@
 """One attempt at one trial: a Training with its progress on disk."""
 
-import json
 import logging
 import time
 from dataclasses import asdict, dataclass, field, replace
@@ -12,10 +11,11 @@ import torch
 from trainables.columns import TrialRow
 from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, macs_of
-from trainables.config import SCRATCH, TrialConfig, asked, config_key
+from trainables.config import SCRATCH, TrialConfig
 from trainables.constraints import read_constraints
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
+from trainables.experiment import asked, config_key
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.measuring import Judge
@@ -23,6 +23,7 @@ from trainables.models.weights import Card, save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
 from trainables.rows import (
     add_peers,
+    add_training,
     contributions_of,
     epoch_row,
     metrics_of,
@@ -246,29 +247,15 @@ class Run:
             error: one line, for ``failed`` and ``infeasible``.
         """
         last = self.rows[-1] if self.rows else {}
-        seen = sum(row["images_per_second"] * row["seconds"] for row in self.rows)
         row = replace(
             with_costs(self._facts, self.training.student, self.dataset, self.teacher),
             status=status,
             error=error,
-            epochs=self.training.epoch,
-            train_loss=last.get("train_loss"),
-            val_loss=last.get("val_loss"),
-            val_acc=last.get("val_acc"),
-            val_score=last.get("val_score"),
-            metrics=metrics_of(last.get("val", {}), {}),
-            term_losses=json.dumps(last.get("term_losses", {})),
-            term_weights=json.dumps(self.training.method.weights),
-            optimizer_groups=json.dumps(self.training.learner.optimizer_groups),
-            train_seconds=self.training.train_seconds,
-            images_per_second=seen / self.training.train_seconds if self.rows else None,
-            precision=self.training.precision,
-            teacher_precision=self.training.teacher_precision,
-            teacher_cache_hit_rate=self.training.hit_rate,
             peak_memory_bytes=peak_memory(self.device),
             started_at=self.started_at,
             contributions=contributions_of(self.training.learner, self._teacher_costs),
         )
+        add_training(row, self.training, self.rows)
         if status == "infeasible":
             self._refused(row)
         if status == "completed":

@@ -35,7 +35,7 @@ def with_facts(
     """A row with what else is known before the first epoch.
 
     Args:
-        row: as `trainables.config.asked` gives it.
+        row: as `trainables.experiment.asked` gives it.
         dataset, teacher, device: what it is trained with; None without a teacher.
         start: what the student begins with; None for fresh weights.
     """
@@ -137,6 +137,29 @@ def metrics_of(val: Mapping[str, float], test: Mapping[str, float]) -> str | Non
         for name, value in [*values.items()][1:]
     }
     return json.dumps(beside) if beside else None
+
+
+def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str, Any]]) -> None:
+    """Fills in what a training has come to so far.
+
+    Args:
+        row: of the student.
+        training: of it.
+        epochs: what `Training.run_epoch` said of each.
+    """
+    last = epochs[-1] if epochs else {}
+    row.epochs, row.train_seconds = training.epoch, training.train_seconds
+    row.train_loss, row.val_loss = last.get("train_loss"), last.get("val_loss")
+    row.val_acc, row.val_score = last.get("val_acc"), last.get("val_score")
+    row.metrics = metrics_of(last.get("val", {}), {})
+    row.term_losses = json.dumps(last.get("term_losses", {}))
+    row.term_weights = json.dumps(training.method.weights)
+    row.optimizer_groups = json.dumps(training.learner.optimizer_groups)
+    row.precision, row.teacher_precision = training.precision, training.teacher_precision
+    row.teacher_cache_hit_rate = training.hit_rate
+    if epochs:
+        seen = sum(epoch["images_per_second"] * epoch["seconds"] for epoch in epochs)
+        row.images_per_second = seen / training.train_seconds
 
 
 def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) -> None:

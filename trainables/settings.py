@@ -40,7 +40,7 @@ class Setting:
             decides. The ``stage`` is what the trial is for, the ``place`` where it computes, a
             ``measurement`` what else is told of what came out.
         implied: of a setting that came later, the values of rows from before it: with these,
-            `trainables.config.config_key` is what it was without the setting.
+            `trainables.experiment.config_key` is what it was without the setting.
     """
 
     kind: type

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig
 from trainables.data.sources import load_dataset
 from trainables.errors import TrainingFailed, UserError
+from trainables.experiment import config_key
 from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.methods.registry import needs_teacher
 from trainables.models.blueprint import Blueprint

@@ -15,8 +15,8 @@ from orchestrator.results.latencies import with_latencies
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
 from trainables.columns import TRIALS, Direction
-from trainables.config import decisive
 from trainables.errors import UserError, unknown
+from trainables.experiment import decisive
 from trainables.objectives import check_objective, column_of, metric_of, timed_with
 from trainables.settings import Role
 from trainables.tasks.metrics import SHOWN, headline

@@ -13,8 +13,9 @@ from orchestrator.results.store import Store
 from orchestrator.sweeps.ledger import DEATH, Ledger
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Proposal, Row, Source, refused
-from trainables.config import TrialConfig, asked
+from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.experiment import asked
 
 
 class Watcher(Protocol):

@@ -17,10 +17,11 @@ from search_spaces.spec import Study
 from trainables.compression.chain import Chain
 from trainables.compression.measure import params_of
 from trainables.compression.registry import PARTS
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
+from trainables.experiment import config_key
 from trainables.job import Job
 from trainables.models.weights import Card
 from trainables.tasks.registry import TASKS
@@ -174,7 +175,7 @@ class Plan(Starts):
         return name
 
     def key(self, config: TrialConfig) -> str:
-        """The config's key: see `trainables.config.config_key`."""
+        """The config's key: see `trainables.experiment.config_key`."""
         teacher, start = self.teacher(config), self.start(config)
         return config_key(
             config,

@@ -24,7 +24,8 @@ from orchestrator.sweeps.source import OptunaSource
 from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.compression.measure import count_params
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig
+from trainables.experiment import config_key
 from trainables.models.registry import create_model
 
 Row = Mapping[str, object]

@@ -7,8 +7,8 @@ from orchestrator.sweeps.checks import check_names, check_search
 from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.plan import CHECKPOINT_SECONDS, Plan
 from search_spaces.load import load_study, parse_study
-from trainables.config import config_key
 from trainables.errors import UserError
+from trainables.experiment import config_key
 from trainables.teacher_training import train_teacher
 
 

@@ -8,8 +8,9 @@ import yaml
 from search_spaces.load import load_study, override, parse_study
 from search_spaces.schema import study_schema
 from search_spaces.spec import Study
-from trainables.config import TrialConfig, config_key, decisive
+from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.experiment import config_key, decisive
 
 BASE = {"name": "s", "dataset": "digits", "fixed": {"student": "wrn_10_1"}, "trials": 4}
 

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from trainables.config import TrialConfig, config_key, decisive, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.errors import UserError
+from trainables.experiment import config_key, decisive
 from trainables.settings import settings_of
 
 KD = {"method": "kd", "teacher": "wrn_16_2"}

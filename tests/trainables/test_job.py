@@ -15,9 +15,10 @@ import torch
 from orchestrator.results.store import Store
 from trainables.columns import COLUMNS, TrialRow
 from trainables.compression.measure import count_params
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import DeviceError, OutOfMemoryError, UserError
+from trainables.experiment import config_key
 from trainables.files import Folder
 from trainables.job import PROGRESS, STUDENT, Job, Run
 from trainables.models.weights import read_network

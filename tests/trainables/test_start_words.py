@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from trainables.config import TrialConfig, config_key, decisive
+from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.experiment import config_key, decisive
 
 Quick = Callable[..., TrialConfig]
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from trainables import teacher_training as train
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError
+from trainables.experiment import config_key
 from trainables.models.weights import SUFFIX, read_network
 from trainables.teacher_training import Filed, TeacherTraining, lineage, recipe, train_teacher
 from trainables.teachers.teacher import (

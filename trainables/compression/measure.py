@@ -23,7 +23,11 @@ def count_params(model: nn.Module) -> int:
 def counted_params(model: nn.Module) -> list[Tensor]:
     """The parameters that `count_params` counts, in floating point or as integers."""
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    return trained + [one.weight for one in model.modules() if isinstance(one, Int8Layer)]
+    return trained + _integers(model)
+
+
+def _integers(model: nn.Module) -> list[Tensor]:
+    return [one.weight for one in model.modules() if isinstance(one, Int8Layer)]
 
 
 def nonzero_params(model: nn.Module, *, frozen: bool = False) -> int:
@@ -34,7 +38,7 @@ def nonzero_params(model: nn.Module, *, frozen: bool = False) -> int:
         model: counted.
         frozen: whether parameters count that are not trainable, too.
     """
-    weights = [weight for weight in model.parameters() if frozen or weight.requires_grad]
+    weights = [*model.parameters(), *_integers(model)] if frozen else counted_params(model)
     counts = [weight.detach().count_nonzero() for weight in weights]
     return int(torch.stack(counts).sum()) if counts else 0
 

@@ -9,7 +9,8 @@ from torch import nn
 from trainables.compression.calibration import inputs_of, re_estimate_statistics
 from trainables.compression.registry import config_of, part_class, resolve_chain
 from trainables.compression.step import Scene
-from trainables.config import TrialConfig, config_key
+from trainables.config import TrialConfig
+from trainables.experiment import config_key
 from trainables.models.blueprint import Blueprint, build, edit
 from trainables.models.fake_quantised import CLASSES
 

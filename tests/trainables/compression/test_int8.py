@@ -9,6 +9,7 @@ from torch import nn
 
 from trainables.compression.chain import Chain, check_steps
 from trainables.compression.int8 import Int8Step
+from trainables.compression.measure import count_params, nonzero_params
 from trainables.compression.ranges import BINS, grids_of
 from trainables.compression.registry import STEPS, canonical_chain, resolve_chain
 from trainables.compression.step import Scene
@@ -303,3 +304,16 @@ def test_networks_of_other_libraries(model):
     assert (found.logits - wanted.logits).norm() < 0.1 * wanted.logits.norm()
     assert len(found.stages) == len(wanted.stages)
     assert not any(isinstance(one, nn.Conv2d | nn.Linear) for one in made.modules())
+
+
+def test_weights_of_integers_are_counted():
+    network = network_of("resnet8")
+    with torch.no_grad():
+        network.conv1.weight[0] = 0
+    made = quantised(network)
+    weights = [one.weight for one in made.modules() if isinstance(one, Int8Layer)]
+    zeros = sum(int((weight == 0).sum()) for weight in weights)
+    assert zeros >= network.conv1.weight[0].numel()
+    learned = [weight for weight in made.parameters() if weight.requires_grad]
+    assert nonzero_params(made) == count_params(made) - zeros
+    assert count_params(made) == sum(one.numel() for one in [*weights, *learned])
