@@ -8,14 +8,14 @@ runtimes ``compiled`` and ``onnx``, and under ``eager`` as they do, in float32.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from trainables.compression.calibration import looked_at
 from trainables.compression.ranges import CHOICES, grids_of
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step
 from trainables.compression.wiring import Wiring, wiring
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit
@@ -91,6 +91,15 @@ class Int8Step(Step):
         }.items():
             if bits != BITS:
                 raise UserError(f"{key}: expected {BITS} bits with int8, got {bits}")
+
+    def spans(self) -> Mapping[str, Span]:
+        return {
+            **super().spans(),
+            "macs": (1.0, 1.0),
+            "params": (0.0, 1.0),  # without the BatchNorms that are folded in
+            "size_bytes": (0.0, 1.0),
+            "bit_operations": (BITS**2 / 32**2, 1.0),
+        }
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         network = scene.network

@@ -6,6 +6,7 @@ the first and the last layer at 8 bits, and has one step size for the weights of
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from trainables.compression.calibration import (
     looked_at,
     re_estimate_statistics,
 )
-from trainables.compression.step import Scene, Step
+from trainables.compression.step import Scene, Span, Step
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit
 from trainables.models.edits import Bits
@@ -113,6 +114,18 @@ class QAT(Step):
             count = f"{len(others)} weights stay" if others[1:] else "a weight stays"
             where = network.blueprint.label
             warn_once(log, f"qat: {count} in floating point in {where}: {names}")
+
+    def spans(self) -> Mapping[str, Span]:
+        config = self.config
+        weights = min(config.amount, config.ends)
+        inputs = 32 if config.weights_only else min(config.activations or weights, config.ends)
+        return {
+            **super().spans(),
+            "macs": (1.0, 1.0),
+            "params": (1.0, math.inf),  # step sizes are learned
+            "size_bytes": (weights / 32, math.inf),
+            "bit_operations": (weights * inputs / 32**2, 1.0),
+        }
 
     def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
         edits: list[Edit] = []

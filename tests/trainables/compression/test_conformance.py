@@ -8,9 +8,10 @@ import torch
 
 from trainables.compression.measure import count_macs, count_params, size_bytes
 from trainables.compression.registry import PARTS, config_of, is_choice, part_class, resolve_chain
-from trainables.compression.step import Scene
+from trainables.compression.step import COSTS, Scene
 from trainables.engine.precision import computing
 from trainables.files import open_folder
+from trainables.measurement.costs import costs_of, peak_of
 from trainables.models.blueprint import Blueprint, build, edit
 from trainables.models.weights import Card, read_network, save_network
 
@@ -84,6 +85,20 @@ def test_a_student_is_judged_without_memory(name):
     with torch.device("meta"):
         network = build(Blueprint("resnet8"), CLASSES, SHAPE)
     step_of(name).check(network, SHAPE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_costs_change_no_further_than_is_said_before(name):
+    """By what is said a student is kept from its training."""
+    before, after = (
+        costs_of(network, SHAPE) | {"activation_bytes": peak_of(network, SHAPE)}
+        for network in (trained(), finished(name))
+    )
+    said = step_of(name).spans()
+    assert said.keys() <= set(COSTS)
+    for cost in before.keys() & set(COSTS):
+        least, greatest = said.get(cost, (1.0, 1.0))
+        assert least <= after[cost] / before[cost] <= greatest, cost
 
 
 @pytest.mark.parametrize("name", NAMES)
