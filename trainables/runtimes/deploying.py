@@ -15,6 +15,8 @@ import torch.ao.quantization.fx._decomposed
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.models.fake_quantised import integers
+
 _MOST_BITS = 8
 
 
@@ -52,7 +54,7 @@ class _Integers(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         weight, step = layer.weight.detach(), layer.weight_step.detach()
-        low, high = _bounds(layer.weight_bits, signed=True)
+        low, high = integers(layer.weight_bits, signed=True)
         along = step.view(-1, *[1] * (weight.ndim - 1))
         whole = (weight.to(step.dtype) / along).clamp(low, high).round()
         self.register_buffer("weight", whole.to(torch.int8))
@@ -68,10 +70,10 @@ class _Integers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         known = torch.ops.quantized_decomposed
         if self.input_bits is not None:
-            low, high = _bounds(self.input_bits, self.signed)
+            low, high = integers(self.input_bits, self.signed)
             if self.input_bits < _MOST_BITS:  # the operators of ONNX know the bounds of 8 bits only
                 x = x.clamp(low * self.step, high * self.step)
-            least, most = _bounds(_MOST_BITS, self.signed)
+            least, most = integers(_MOST_BITS, self.signed)
             how = (self.step, 0, least, most, torch.int8 if self.signed else torch.uint8)
             x = known.dequantize_per_tensor.default(
                 known.quantize_per_tensor.default(x, *how), *how
@@ -96,7 +98,3 @@ def _computing(layer: Any) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
         return F.conv2d(x, weight, bias, stride, padding, dilation, groups)
 
     return convolve
-
-
-def _bounds(bits: int, signed: bool) -> tuple[int, int]:
-    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
