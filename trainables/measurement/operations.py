@@ -55,7 +55,7 @@ def bit_operations(model: nn.Module, image_shape: ImageShape) -> int:
 
 
 def _bits(module: nn.Module, of: str) -> int:
-    return int(getattr(module, f"{of}_bits", FULL))
+    return int(getattr(module, f"{of}_bits", None) or FULL)
 
 
 @kept("bit operations", entries=256)

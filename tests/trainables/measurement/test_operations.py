@@ -24,7 +24,7 @@ CIFAR = (3, 32, 32)
 class Rounding(nn.Conv2d):
     """As layers of quantisation-aware training are: it computes with a weight made at call time."""
 
-    def __init__(self, *args: Any, weight_bits: int, input_bits: int, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, weight_bits: int, input_bits: int | None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.weight_bits, self.input_bits = weight_bits, input_bits
         self.step = nn.Parameter(torch.tensor(0.1))
@@ -137,3 +137,9 @@ def test_zeros_are_not_counted_wherever_they_are_from() -> None:
     model[2].requires_grad_(False)
     assert nonzero_params(model) == 6 + 3 - 2 + 3
     assert nonzero_params(model, frozen=True) == 6 + 3 - 2 + 3 + 4
+
+
+def test_inputs_that_are_not_rounded_are_of_full_width() -> None:
+    """As those of `trainables.models.fake_quantised` where weights alone are."""
+    model = Rounding(3, 4, 1, weight_bits=4, input_bits=None)
+    assert bit_operations(model, (3, 2, 2)) == 3 * 4 * 2 * 2 * 4 * 32
