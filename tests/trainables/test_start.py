@@ -1,7 +1,9 @@
 """Students that begin with a trained network: its weights, its edits, its normalisation."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,14 @@ OTHER_MEAN, OTHER_STD = (0.5,), (0.25,)
 
 def begin(job: Job) -> Run:
     return Run(job, CPU, keep=False)
+
+
+@pytest.fixture
+def digits_teacher(digits_teacher, tmp_path: Path):
+    """In a folder of its own, since other networks come beside it."""
+    results = tmp_path / "results"
+    shutil.copytree(digits_teacher.results, results)
+    return digits_teacher._replace(results=str(results))
 
 
 @pytest.fixture

@@ -74,14 +74,14 @@ def test_what_cannot_work_is_refused_before_anything_starts(compression, values,
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("rounds", [{}, {"prune": 36, "prune.rounds": 2, "prune.end": 0.5}])
+@pytest.mark.parametrize("rounds", [{}, {"prune.rounds": 2, "prune.end": 0.5}])
 def test_a_gap_between_equal_shares_is_seen_before_the_training(rounds):
-    """Of 4, 8 and 16 channels no equal shares make the network six times smaller."""
+    """Of 4, 8 and 16 channels no equal shares make it 6 times smaller, or the root of that."""
     with torch.device("meta"):
         network = build(Blueprint("resnet8_x0.25"), 10, (3, 32, 32))
     values = {"prune": 6, "prune.scope": "layer", "prune.least": 0.0} | rounds
     (step,) = Chain("prune", resolve_chain("prune", values)).steps
-    with pytest.raises(UserError, match=r"6 times fewer macs .* nearest network is"):
+    with pytest.raises(UserError, match=r"fewer macs cannot be reached: the nearest network is"):
         step.check(network, (3, 32, 32))
 
 

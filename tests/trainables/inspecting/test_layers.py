@@ -89,11 +89,11 @@ def test_the_graph_shows_what_runs() -> None:
     assert boxes[0].label == "images"
     assert by["conv1"].label == "conv 3x3, BN, ReLU"
     assert by["conv1"].inputs == [boxes[0]]
-    assert by["layer1.0"].label == "+, ReLU"
-    assert {box.name for box in by["layer1.0"].inputs} == {"layer1.0.conv2", "conv1"}
+    assert by["layer1.0.sum"].label == "+, ReLU"
+    assert {box.name for box in by["layer1.0.sum"].inputs} == {"layer1.0.conv2", "conv1"}
     shortcut = by["layer2.0.downsample.0"]
     assert (shortcut.label, shortcut.shape) == ("conv 1x1, stride 2, BN", "32x16x16")
-    assert {box.name for box in by["layer2.0"].inputs} == {"layer2.0.conv2", shortcut.name}
+    assert {box.name for box in by["layer2.0.sum"].inputs} == {"layer2.0.conv2", shortcut.name}
     assert (boxes[-1].label, boxes[-1].shape) == ("linear", "10")
 
 
