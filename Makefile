@@ -31,6 +31,7 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/overhead.py --json tests/benchmarks/results/overhead.json
 	$(BIN)/python tests/benchmarks/store.py
 	$(BIN)/python tests/benchmarks/teacher_table.py
+	$(BIN)/python tests/benchmarks/masks.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
