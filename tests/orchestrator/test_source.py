@@ -120,6 +120,35 @@ def test_a_resumed_sampler_does_not_draw_again_what_it_has_drawn(source, tmp_pat
     assert len(set(drawn)) == len(drawn) == 8
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_killed_sampler_goes_on_as_it_would_have(source, tmp_path, sampler):
+    space = {
+        "lr": {"low": 0.01, "high": 0.5},
+        "momentum": {"low": 0.3, "high": 0.9, "step": 0.1},
+        "epochs": {"low": 2, "high": 9},
+    }
+    spec = study(fixed=NAMED, dimensions=space, sampler=sampler, trials=24)
+
+    def drawn(folder, interrupted):
+        """One after the other; the driver dies now and then, once while a trial runs."""
+        searched, found = source(folder, spec), []
+        while (proposal := searched.ask()) is not None:
+            found.append(proposal.configs[0].to_json())
+            if proposal.number in interrupted:
+                searched = source(folder, spec)
+            accuracy = len(found) * 37 % 11 / 11
+            searched.tell(proposal.number, [completed(val_acc=accuracy)], answered=False)
+            if proposal.number in interrupted:
+                searched = source(folder, spec)
+        return found
+
+    undisturbed = drawn(tmp_path / "a", ())
+    assert drawn(tmp_path / "b", (3, 11, 17)) == undisturbed
+    assert len(set(undisturbed)) == 24
+    other = source(tmp_path / "c", spec.model_copy(update={"sampler_seed": 1}))
+    assert not {p.configs[0].to_json() for p in proposals(other)} & {*undisturbed}
+
+
 def test_the_sampler_takes_every_seed(source, tmp_path):
     last = source(tmp_path, study(sampler="tpe", trials=3, sampler_seed=MAX_SEED))
     proposals(last)
