@@ -2,6 +2,7 @@
 
 import copy
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from trainables.compression.ranges import BINS, grids_of
 from trainables.compression.registry import STEPS, canonical_chain, resolve_chain
 from trainables.compression.step import Scene
 from trainables.compression.wiring import wiring
+from trainables.data.views import to_float
 from trainables.errors import UserError
 from trainables.models import int8
 from trainables.models.blueprint import Blueprint, build, edit
@@ -22,6 +24,7 @@ from trainables.models.int8 import Grid, Int8Layer, Int8Sum
 from trainables.models.layers import Sum
 from trainables.models.masks import masks
 from trainables.models.shapes import output_shapes
+from trainables.runtimes.onnx_file import export_onnx
 
 SHAPE = (3, 32, 32)
 CPU = torch.device("cpu")
@@ -317,3 +320,29 @@ def test_weights_of_integers_are_counted():
     learned = [weight for weight in made.parameters() if weight.requires_grad]
     assert nonzero_params(made) == count_params(made) - zeros
     assert count_params(made) == sum(one.numel() for one in [*weights, *learned])
+
+
+def test_its_file_answers_as_it_does_from_raw_pixels(tmp_path):
+    """Calibrated on normalised images, with the normalisation inside the file."""
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+    made = quantised(network_of("resnet8"))
+    pixels = torch.randint(256, (16, *SHAPE), generator=torch.Generator().manual_seed(4))
+    pixels = pixels.to(torch.uint8)
+    path = tmp_path / "net.onnx"
+    asked = []
+    export_onnx(
+        made,
+        SHAPE,
+        path,
+        mean=mean,
+        std=std,
+        provenance={"trial": "t"},
+        accept=lambda answer: asked.append(answer(pixels)),
+    )
+    kinds = {node.op_type for node in onnx.load(path).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+    with torch.no_grad():
+        own = made(to_float(pixels, mean, std)).logits
+    (theirs,) = asked
+    assert torch.equal(theirs.argmax(1), own.argmax(1))
+    assert (theirs - own).square().mean().sqrt() < 0.03 * own.square().mean().sqrt()
