@@ -131,7 +131,7 @@ def command(pid: int) -> str:
 
 # Everything else in a row follows from the config: these are the clock's and the machine's.
 MEASURED = (
-    "attempt, latency_ms, train_seconds, images_per_second, peak_memory_bytes, host, "
+    "attempt, latency_ms, latencies, train_seconds, images_per_second, peak_memory_bytes, host, "
     "teacher_cache_hit_rate, started_at, ended_at"
 )
 ROWS = f"SELECT * EXCLUDE ({MEASURED}) FROM trials ORDER BY trial_id"
