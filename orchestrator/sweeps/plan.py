@@ -23,11 +23,13 @@ from trainables.data.sources import load_dataset
 from trainables.errors import UserError, unknown
 from trainables.experiment import config_key
 from trainables.job import Job
+from trainables.models.blueprint import Blueprint
 from trainables.models.weights import Card
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
 from trainables.teacher_training import Filed, Recipe, lineage
 from trainables.teachers.classes import class_order, remark
+from trainables.teachers.start import check_start
 from trainables.teachers.teacher import find_teacher
 
 MAX_CORNERS = 2000
@@ -37,7 +39,7 @@ CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
 
 
 @dataclass(frozen=True)
-class Plan(Starts):
+class Plan:
     """What a sweep needs to know beside its study.
 
     Attributes:
@@ -102,6 +104,19 @@ class Plan(Starts):
             raise unknown("teacher", config.teacher, self.teachers)
         return self.teachers[config.teacher]
 
+    @cached_property
+    def starts(self) -> Starts:
+        """What students begin with.
+
+        Raises:
+            UserError: a network is missing.
+        """
+        return Starts(self.study, self.results)
+
+    def start(self, config: TrialConfig) -> Recipe | Filed | None:
+        """What a trial's student begins with: see `Starts.of`."""
+        return self.starts.of(config, self.teacher(config))
+
     def card(self, config: TrialConfig) -> Card | None:
         """The card of a trial's teacher; None where it is not trained yet, or there is none."""
         teacher = self.teacher(config)
@@ -150,14 +165,17 @@ class Plan(Starts):
                 continue
             cards[teacher.file] = card
             class_order(card, self.dataset)
-        return replace(self, cards=cards | self.begun)
+        return replace(self, cards=cards | self.starts.cards(self.dataset))
 
     @property
     def remarks(self) -> list[str]:
         """What a user should know of the data and the teachers, a line each."""
         notes = [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
         about = (remark(card, self.dataset) for card in self.cards.values())
-        return notes + [line for line in about if line] + self.remarks_on_starts
+        files = {teacher.file for teacher in self.teachers.values()}
+        taught = {file: card for file, card in self.cards.items() if file in files}
+        begun = self.starts.remarks(taught, self.dataset)
+        return [*notes, *(line for line in about if line), *begun]
 
     def student(self, config: TrialConfig) -> str:
         """The canonical name of the network that a config asks for.
@@ -171,8 +189,18 @@ class Plan(Starts):
             classes=self.dataset.num_classes,
             image_shape=self.dataset.image_shape,
         )
-        self.check_start(config, name)
+        if start := self.start(config):
+            check_start(config.start, name, start.blueprint)
         return name
+
+    def blueprint(self, config: TrialConfig) -> Blueprint:
+        """What a trial's student is before the first step of its chain.
+
+        Raises:
+            UserError: as `student`.
+        """
+        name, start = self.student(config), self.start(config)
+        return start.blueprint if start else Blueprint(name)
 
     def key(self, config: TrialConfig) -> str:
         """The config's key: see `trainables.experiment.config_key`."""

@@ -50,7 +50,47 @@ def tpe(seed: int) -> BaseSampler:
     return TPESampler(seed=seed, constant_liar=True)
 
 
-class _Numbered(BaseSampler):
+class _Another(BaseSampler):
+    """Asks another sampler for everything."""
+
+    def of(self, trial: FrozenTrial) -> BaseSampler:
+        """The sampler that is asked for a trial."""
+        raise NotImplementedError
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self.of(trial).infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self.of(trial).sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        sampler = self.of(trial)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.of(trial).before_trial(study, trial)
+
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
+        self.of(trial).after_trial(study, trial, state, values)
+
+
+class _Numbered(_Another):
     """A sampler that is made anew for every trial.
 
     Args:
@@ -61,45 +101,13 @@ class _Numbered(BaseSampler):
         self._make = make
         self._number, self._sampler = 0, make(0)
 
-    def _of(self, trial: FrozenTrial) -> BaseSampler:
+    def of(self, trial: FrozenTrial) -> BaseSampler:
         if trial.number != self._number:
             self._number, self._sampler = trial.number, self._make(trial.number)
         return self._sampler
 
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._of(trial).infer_relative_search_space(study, trial)
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._of(trial).sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        sampler = self._of(trial)
-        return sampler.sample_independent(study, trial, param_name, param_distribution)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._of(trial).before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self._of(trial).after_trial(study, trial, state, values)
-
-
-class _Rounded(BaseSampler):
+class _Rounded(_Another):
     """A sampler whose values of ranges with steps are as one writes them: 0.3, not 3 * 0.1.
 
     Args:
@@ -110,18 +118,16 @@ class _Rounded(BaseSampler):
     def __init__(self, sampler: BaseSampler, stepped: Mapping[str, Dimension]) -> None:
         self._sampler, self._stepped = sampler, stepped
 
+    def of(self, trial: FrozenTrial) -> BaseSampler:
+        return self._sampler
+
     def _round(self, key: str, value: Any) -> Any:
         return self._stepped[key].rounded(value) if key in self._stepped else value
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        values = self._sampler.sample_relative(study, trial, search_space)
+        values = super().sample_relative(study, trial, search_space)
         return {key: self._round(key, value) for key, value in values.items()}
 
     def sample_independent(
@@ -131,20 +137,8 @@ class _Rounded(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        value = self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        value = super().sample_independent(study, trial, param_name, param_distribution)
         return self._round(param_name, value)
 
     def reseed_rng(self) -> None:
         self._sampler.reseed_rng()
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        self._sampler.before_trial(study, trial)
-
-    def after_trial(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-    ) -> None:
-        self._sampler.after_trial(study, trial, state, values)

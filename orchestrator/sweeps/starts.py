@@ -1,59 +1,43 @@
 """What the students of a study begin with: fresh weights, their teacher's, or those of a file."""
 
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterable, Mapping
 
 from search_spaces.spec import Study
 from trainables.config import SCRATCH, TEACHER, TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
-from trainables.models.blueprint import Blueprint
 from trainables.models.weights import Card
 from trainables.teacher_training import Filed, Recipe
-from trainables.teachers.start import check_card, check_start, remark
+from trainables.teachers.start import check_card, remark
 from trainables.teachers.teacher import find_teacher, list_teachers
 
 _START = "start"
 
 
 class Starts:
-    """The starts of a `Plan`, which is one of these.
+    """The networks of a study with which its students begin.
+
+    Args:
+        study: its settings and dimensions say ``start``.
+        results: where the networks are.
 
     Attributes:
-        study, results, cards, dataset, teachers: of the plan.
+        named: those besides the trials' teachers, by name.
+
+    Raises:
+        UserError: one is missing.
     """
 
-    study: Study
-    results: str
-    cards: Mapping[str, Card]
+    def __init__(self, study: Study, results: str) -> None:
+        self._given = _given(study)
+        self.named = _named(self._given, results)
 
-    @property
-    def teachers(self) -> Mapping[str, Recipe | Filed]:
-        raise NotImplementedError
-
-    @property
-    def dataset(self) -> Dataset:
-        raise NotImplementedError
-
-    def teacher(self, config: TrialConfig) -> Recipe | Filed | None:
-        """The teacher of a trial."""
-        raise NotImplementedError
-
-    def student(self, config: TrialConfig) -> str:
-        """The canonical name of the network that a config asks for."""
-        raise NotImplementedError
-
-    @cached_property
-    def starts(self) -> dict[str, Filed]:
-        """The networks by name with which students begin, besides their teachers.
-
-        Raises:
-            UserError: one is missing.
-        """
-        return starts_of(self.study, self.results)
-
-    def start(self, config: TrialConfig) -> Recipe | Filed | None:
+    def of(self, config: TrialConfig, teacher: Recipe | Filed | None) -> Recipe | Filed | None:
         """The network with whose weights a trial's student begins; None for fresh ones.
+
+        Args:
+            config: of the trial.
+            teacher: of the trial.
 
         Raises:
             UserError: the config is of another study.
@@ -61,60 +45,36 @@ class Starts:
         if config.start == SCRATCH:
             return None
         if config.start == TEACHER:
-            return self.teacher(config)
-        if config.start not in self.starts:
-            raise unknown(_START, config.start, [SCRATCH, TEACHER, *self.starts])
-        return self.starts[config.start]
+            return teacher
+        if config.start not in self.named:
+            raise unknown(_START, config.start, [SCRATCH, TEACHER, *self.named])
+        return self.named[config.start]
 
-    def check_start(self, config: TrialConfig, student: str) -> None:
-        """Refuses a student that is not what the trial begins with: see `check_start`."""
-        start = self.start(config)
-        if start is not None:
-            check_start(config.start, student, start.blueprint)
-
-    def blueprint(self, config: TrialConfig) -> Blueprint:
-        """What a trial's student is before the first step of its chain.
-
-        Raises:
-            UserError: there is no such network, or it is not the one that the trial begins with.
-        """
-        name, start = self.student(config), self.start(config)
-        return start.blueprint if start else Blueprint(name)
-
-    @property
-    def begun(self) -> dict[str, Card]:
-        """The cards of `starts` by file.
+    def cards(self, dataset: Dataset) -> dict[str, Card]:
+        """The cards of ``named`` by file.
 
         Raises:
             UserError: one was made for other classes or images.
         """
-        for name, start in self.starts.items():
-            check_card(name, start.card, self.dataset)
-        return {start.file: start.card for start in self.starts.values()}
+        for name, start in self.named.items():
+            check_card(name, start.card, dataset)
+        return {start.file: start.card for start in self.named.values()}
 
-    @property
-    def remarks_on_starts(self) -> list[str]:
-        """What a user should know of them, a line each."""
-        cards = dict(self.begun)
-        if TEACHER in _given(self.study):
-            files = (teacher.file for teacher in self.teachers.values())
-            cards |= {file: self.cards[file] for file in files if file in self.cards}
-        lines = (remark(card, self.dataset) for card in cards.values())
+    def remarks(self, taught: Mapping[str, Card], dataset: Dataset) -> list[str]:
+        """What a user should know of them, a line each.
+
+        Args:
+            taught: the cards of the trials' teachers that are there, by file.
+            dataset: of the study.
+        """
+        cards = self.cards(dataset) | (dict(taught) if TEACHER in self._given else {})
+        lines = (remark(card, dataset) for card in cards.values())
         return [line for line in lines if line]
 
 
-def starts_of(study: Study, results: str) -> dict[str, Filed]:
-    """The networks by name with which a study's students begin, besides their teachers.
-
-    Args:
-        study: its settings and dimensions say ``start``.
-        results: where the networks are.
-
-    Raises:
-        UserError: one is missing.
-    """
+def _named(given: Iterable[str], results: str) -> dict[str, Filed]:
     found = {}
-    for name in _given(study):
+    for name in given:
         if name in (SCRATCH, TEACHER):
             continue
         card = find_teacher(results, name)

@@ -4,6 +4,7 @@ Images are gathered first and go through the network in batches of this file's o
 batches in which they came decide nothing.
 """
 
+import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,31 @@ import torch
 from torch import Tensor, nn
 
 from trainables.compression.step import Scene
+from trainables.models.outputs import Network
 from trainables.models.shapes import evaluating
+from trainables.once import warn_once
 from trainables.settings import setting
 
+log = logging.getLogger(__name__)
+
 BATCH = 64
+
+
+def say_what_stays(step: str, network: Network, layers: Collection[str]) -> None:
+    """Warns, once, of weights that a step leaves in floating point.
+
+    Args:
+        step: its name.
+        network: the student.
+        layers: names of the modules whose weights it quantises.
+    """
+    weights = {f"{name}.weight" for name in layers}
+    others = [n for n, w in network.named_parameters() if w.ndim > 1 and n not in weights]
+    if others:
+        names = ", ".join(others[:5]) + (", ..." if others[5:] else "")
+        count = f"{len(others)} weights stay" if others[1:] else "a weight stays"
+        where = network.blueprint.label
+        warn_once(log, f"{step}: {count} in floating point in {where}: {names}")
 
 
 def looked_at(scene: Scene, count: int) -> Tensor:

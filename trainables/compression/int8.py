@@ -7,13 +7,12 @@ the integers and the step sizes that were learned. What is left computes in inte
 runtimes ``compiled`` and ``onnx``, and under ``eager`` as they do, in float32.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainables.compression.calibration import looked_at
+from trainables.compression.calibration import looked_at, say_what_stays
 from trainables.compression.ranges import CHOICES, grids_of
 from trainables.compression.step import Scene, Span, Step
 from trainables.compression.wiring import Wiring, wiring
@@ -24,10 +23,7 @@ from trainables.models.family import ImageShape
 from trainables.models.int8 import BITS, Grid, Int8, Quantised
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images
-from trainables.once import warn_once
 from trainables.settings import setting
-
-log = logging.getLogger(__name__)
 
 QAT = "qat"
 
@@ -70,13 +66,7 @@ class Int8Step(Step):
         found = _wired(network, blank_images(network, image_shape))
         if not found.layers:
             raise UserError("int8: the student has no convolution or linear layer to quantise")
-        weights = {f"{name}.weight" for name in found.layers}
-        others = [n for n, w in network.named_parameters() if w.ndim > 1 and n not in weights]
-        if others:
-            names = ", ".join(others[:5]) + (", ..." if others[5:] else "")
-            count = f"{len(others)} weights stay" if others[1:] else "a weight stays"
-            where = network.blueprint.label
-            warn_once(log, f"int8: {count} in floating point in {where}: {names}")
+        say_what_stays("int8", network, found.layers)
 
     def check_behind(self, step: Step) -> None:
         if step.name != QAT:

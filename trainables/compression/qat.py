@@ -19,6 +19,7 @@ from trainables.compression.calibration import (
     inputs_of,
     looked_at,
     re_estimate_statistics,
+    say_what_stays,
 )
 from trainables.compression.step import Scene, Span, Step
 from trainables.errors import UserError
@@ -107,13 +108,7 @@ class QAT(Step):
         found = inputs_of(network, blank_images(network, image_shape), CLASSES)
         if not found:
             raise UserError("qat: the student has no convolution or linear layer to quantise")
-        weights = {f"{name}.weight" for name in found}
-        others = [n for n, w in network.named_parameters() if w.ndim > 1 and n not in weights]
-        if others:
-            names = ", ".join(others[:5]) + (", ..." if others[5:] else "")
-            count = f"{len(others)} weights stay" if others[1:] else "a weight stays"
-            where = network.blueprint.label
-            warn_once(log, f"qat: {count} in floating point in {where}: {names}")
+        say_what_stays("qat", network, found)
 
     def spans(self) -> Mapping[str, Span]:
         config = self.config

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -41,11 +42,12 @@ class Adam(Rule):
     """The rule of `trainables.optimizers.registry.OPTIMIZERS` by this name."""
 
     Config = AdamConfig
+    steps: ClassVar[type[torch.optim.Adam]] = torch.optim.Adam
 
     def build(
         self, trial: TrialConfig, weights: Sequence[Weight], device: torch.device
     ) -> torch.optim.Optimizer:
-        return torch.optim.Adam(
+        return self.steps(
             [weight.parameter for weight in weights],
             lr=trial.lr,
             betas=(self.config.beta1, self.config.beta2),

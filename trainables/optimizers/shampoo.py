@@ -5,12 +5,12 @@ Algorithm 2: of the gradient G of a weight of k axes
     H_i ← H_i + G_(i) G_(i)ᵀ          from H_i = ε I, with G_(i) the unfolding at axis i
     W ← W − η Ḡ ×_1 H_1^(−1/2k) ... ×_k H_k^(−1/2k)
 
-with Ḡ the mean of gradients, ``momentum`` Ḡ + (1 − ``momentum``) G. As in section 5 of the paper
-the roots are computed every ``precondition_every`` steps only (here in each of the first so many
-as well, where H grows fastest), and an axis longer than ``max_dim`` has a diagonal H. Axes of
-length 1 do not count: a 1x1 convolution is a matrix. Vectors have k = 1. The L2 penalty is part of
-G. Sums never forget: steps shrink as AdaGrad's do, and the size of a step is not that of another
-rule's, so that lr has to be searched.
+with Ḡ the mean of gradients, ``momentum`` Ḡ + (1 − ``momentum``) G. To save time the roots are
+computed in each of the first ``precondition_every`` steps, where H grows fastest, and then every
+so many, and an axis longer than ``max_dim`` has a diagonal H. Axes of length 1 do not count: a
+1x1 convolution is a matrix. Vectors have k = 1. The L2 penalty is part of G. Sums never forget:
+steps shrink as AdaGrad's do, and the size of a step is not that of another rule's, so that lr has
+to be searched.
 
 The classes of pytorch_optimizer are others: its Shampoo mixes G with the last preconditioned
 gradient and stands still up to the first roots, its ScalableShampoo is Anil et al.'s variant
@@ -31,7 +31,7 @@ from trainables.settings import setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShampooConfig:
-    """Momentum and ``max_dim`` are the paper's, the roots at the lower end of its 20 to 100."""
+    """The defaults are ours."""
 
     momentum: float = setting(
         0.9, "decay of the mean of gradients", at_least=0, at_most=0.9999, search=(0.8, 0.98)
