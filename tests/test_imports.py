@@ -33,6 +33,7 @@ trainables.config trainables.keys
 trainables.methods
 trainables.measurement
 trainables.compression
+trainables.attribution
 trainables.constraints
 trainables.objectives
 trainables.runtimes

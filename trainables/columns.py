@@ -121,6 +121,12 @@ class TrialRow(_Row):
     optimizer_groups: str | None = _column(
         "fact", "JSON: by update rule, the parameters that it updates"
     )
+    attribution_maps: str | None = _column(
+        "fact",
+        "JSON: of the teacher's maps that it was trained with: explainer, target, baseline, steps, "
+        "mean completeness error, alignment",
+        "teacher",
+    )
     attempt: int | None = _column("identity", "1 for the first; the last one counts")
     params: int | None = _column("fact", "trainable parameters of the student", better="min")
     macs: int | None = _column(

@@ -26,6 +26,26 @@ Sizes = tuple[tuple[int, int], ...]
 """The least and the greatest ``(width, height)`` of images, or the only one, or none known."""
 
 
+VOID = 255
+"""In a mask: of no class, and not of the background either. It counts neither way."""
+
+
+@dataclass(frozen=True, eq=False)
+class Masks:
+    """Where in some images of a set the classes are.
+
+    Attributes:
+        positions: which images of the set have a mask, int64 ``[M]``, sorted.
+        values: uint8 ``[M, H, W]``: k + 1 for class k, 0 for the background, `VOID`.
+    """
+
+    positions: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
 @dataclass(frozen=True, eq=False)
 class Images:
     """Labelled images.
@@ -35,10 +55,12 @@ class Images:
             a node share, and larger than the memory: treat it as read-only, and do not copy it.
         labels: int64 ``[N]``, class indices; of a multi-label set uint8 or bool ``[N, classes]``:
             see `trainables.data.labels`.
+        masks: of a set that has some.
     """
 
     images: Tensor
     labels: Tensor
+    masks: Masks | None = None
 
     def __len__(self) -> int:
         return self.images.shape[0]

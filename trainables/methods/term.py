@@ -50,6 +50,8 @@ class Batch(NamedTuple):
         mix: how images and labels are mixed; None where they are not.
         peers: what the networks that learn beside the student say to ``inputs``, by name.
         task: of the data set.
+        maps: of a part that `InputModifier.reads_maps`: the stored attribution map of each image
+            under the very crop and flip of its view, ``[B, 1, H, W]``, at least 0.
     """
 
     target: Tensor
@@ -61,6 +63,7 @@ class Batch(NamedTuple):
     mix: Mix | None = None
     peers: Mapping[str, Outputs] = MappingProxyType({})
     task: Task = SINGLE_LABEL
+    maps: Tensor | None = None
 
     def shares(self, classes: int) -> Tensor:
         """The share of every class in the label of each image, ``[B, classes]`` float32."""
@@ -279,12 +282,14 @@ class InputModifier(nn.Module):
         plain_teacher: whether the teacher sees the views unchanged, so that its outputs can be
             looked up. `taught` then brings them in line with what the student sees.
         mixes_labels: whether an image may afterwards belong to more than one class.
+        reads_maps: whether it reads the teacher's stored attribution maps: `Batch.maps`.
         Config: the modifier's config class.
     """
 
     needs: frozenset[str] = frozenset()
     plain_teacher: bool = False
     mixes_labels: ClassVar[bool] = False
+    reads_maps: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any) -> None:
