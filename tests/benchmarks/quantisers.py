@@ -9,8 +9,9 @@ The table holds every method at every width, with settings of its own where they
 the whole test set unless ``--images`` says fewer. ``--qat`` trains the first network at these
 widths from its own weights, with itself as the teacher (kd), on a share of the training images;
 beside it stand the same weights, rounded by rtn.
-The speed is that of `gpfq` beside the loop over columns by which it is defined, on the same inputs
-of every layer in one run, in seconds of the processor; it means something with one thread.
+The speed is that of `gpfq` beside the loop over columns by which it is defined, with the error
+state laid out as in the authors' released code and the other way round, on the same inputs of every
+layer in one run, in seconds of the processor; it means something with one thread.
 """
 
 import argparse
@@ -95,16 +96,32 @@ class Case(NamedTuple):
 
 
 def column_loop(
-    weights: Tensor, inputs: Tensor, seen: Tensor, rounding: Callable[[Tensor], Tensor]
+    weights: Tensor,
+    inputs: Tensor,
+    seen: Tensor,
+    rounding: Callable[[Tensor], Tensor],
+    by_neuron: bool,
 ) -> Tensor:
-    """GPFQ as it is defined, with the error state of all images and neurons."""
-    state = inputs.new_zeros(len(inputs), len(weights))
+    """GPFQ as it is defined, with the error state of all images and neurons.
+
+    Args:
+        weights: ``[N, d]``.
+        inputs, seen: X and X̃, ``[m, d]``.
+        rounding: as for `gpfq`.
+        by_neuron: whether the state is ``[N, m]``, as the authors' released code has it, or
+            ``[m, N]``, which is faster on a CPU.
+    """
     found = torch.empty_like(weights)
+    state = weights.new_zeros(
+        (len(weights), len(inputs)) if by_neuron else (len(inputs), len(weights))
+    )
     for t in range(weights.shape[1]):
-        state += torch.outer(inputs[:, t], weights[:, t])
-        norm = seen[:, t].square().sum()
-        found[:, t] = rounding(seen[:, t] @ state / norm if norm > 0 else 0 * weights[:, t])
-        state -= torch.outer(seen[:, t], found[:, t])
+        own, shown, column = inputs[:, t], seen[:, t], weights[:, t]
+        state += torch.outer(column, own) if by_neuron else torch.outer(own, column)
+        norm = shown.square().sum()
+        product = state @ shown if by_neuron else shown @ state
+        letter = found[:, t] = rounding(product / norm if norm > 0 else 0 * column)
+        state -= torch.outer(letter, shown) if by_neuron else torch.outer(shown, letter)
     return found
 
 
@@ -161,39 +178,47 @@ def _of_training(row: dict[str, Any]) -> str:
 
 
 def speed(case: Case) -> dict[str, Any]:
-    """Processor's seconds of all layers by blocks of columns, and one column after the other."""
+    """Processor's seconds of all layers: by blocks of columns, and one column after the other."""
     images = torch.cat([one for one, _ in case.batches(LOOKED_AT)])
-    blocks = columns = 0.0
+    seconds = dict.fromkeys(("blocks", "columns", "turned_columns"), 0.0)
     different = 0
 
     def timed(name: str, layer: Any, inputs: Tensor, seen: Tensor) -> Tensor:
-        nonlocal blocks, columns, different
+        nonlocal different
         drawn = torch.Generator().manual_seed(0)
         given, shown = patches(layer, torch.cat([inputs, seen]), 0.25, drawn).chunk(2, dim=1)
         rows = layer.weight.detach().flatten(1)
         alphabet = layer_alphabet(rows, largest_character(4, packed=False))
-        started = time.process_time()
-        found = gpfq(rows[None], given, shown, alphabet.nearest)
-        between = time.process_time()
-        wanted = column_loop(rows, given[0], shown[0], alphabet.nearest)
-        blocks += between - started
-        columns += time.process_time() - between
-        different += int((found[0] != wanted).sum())
-        return found.view(layer.weight.shape)
+        ways = {
+            "blocks": lambda: gpfq(rows[None], given, shown, alphabet.nearest)[0],
+            "columns": lambda: column_loop(rows, given[0], shown[0], alphabet.nearest, True),
+            "turned_columns": lambda: column_loop(
+                rows, given[0], shown[0], alphabet.nearest, False
+            ),
+        }
+        found = {}
+        for way, quantised in ways.items():
+            started = time.process_time()
+            found[way] = quantised()
+            seconds[way] += time.process_time() - started
+        different += int((found["blocks"] != found["columns"]).sum())
+        return found["blocks"].view(layer.weight.shape)
 
     weights = changed_weights(case.network, images, timed)
+    blocks, columns, turned = seconds.values()
     row = {
         "layers": len(weights),
         "images": LOOKED_AT,
-        "blocks_seconds": round(blocks, 2),
-        "columns_seconds": round(columns, 2),
+        **{f"{way}_seconds": round(value, 2) for way, value in seconds.items()},
         "ratio": round(columns / blocks, 1),
+        "turned_ratio": round(turned / blocks, 1),
         "different_weights": different,
         "weights": sum(weight.numel() for weight in weights.values()),
     }
     print(
-        f"gpfq, 4 bits, {LOOKED_AT} images, {len(weights)} layers: blocks {blocks:.1f} s, columns "
-        f"one by one {columns:.1f} s, ratio {row['ratio']}; {different:,} of "
+        f"gpfq, 4 bits, {LOOKED_AT} images, {len(weights)} layers: blocks {blocks:.1f} s; columns "
+        f"one by one {columns:.1f} s with the authors' state [N, m], ratio {row['ratio']}, and "
+        f"{turned:.1f} s with [m, N], ratio {row['turned_ratio']}; {different:,} of "
         f"{row['weights']:,} weights differ",
         flush=True,
     )
