@@ -2,9 +2,10 @@
 
     python tests/benchmarks/int8_latency.py MODEL FILE --data DATA [--images 2000] [--json OUT]
 
-The student of ``epochs: 0`` and ``compression: int8``. Every network and runtime takes its turn in
-one loop, so that a busy machine slows them alike; one thread. Accuracies are of test images in
-batches of the one size that a compiled network answers to.
+The student of ``epochs: 0`` and ``compression: int8``, and beside it the same network through
+torchao's own way (PT2E: prepare, calibrate on one batch, convert), compiled alike. Every network
+and runtime takes its turn in one loop, so that a busy machine slows them alike; one thread.
+Accuracies are of test images in batches of the one size that a compiled network answers to.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
 from trainables.compression.measure import size_bytes
 from trainables.compression.registry import config_of, part_class, resolve_chain
@@ -27,6 +30,7 @@ from trainables.compression.step import Scene
 from trainables.data.sources import load_dataset
 from trainables.data.views import to_float
 from trainables.models.blueprint import edit
+from trainables.runtimes.compiled import _frozen, _Logits
 from trainables.runtimes.registry import RUNTIMES
 from trainables.runtimes.runtime import Answer
 from trainables.teachers.importing import import_teacher
@@ -91,9 +95,12 @@ def main() -> None:
                 found["ready_seconds"][f"{name}, {runtime}, {batch}"] = (
                     time.perf_counter() - started
                 )
+        if "compiled" in runtimes:
+            calibration = next(batches(max(BATCHES)))[0]
+            answers["int8 of PT2E, compiled"] = through_pt2e(network, calibration, images[:batch])
         found["latency"][batch] = times(answers, images[:batch], options.runs)
         for what, (median, spread) in found["latency"][batch].items():
-            print(f"batch {batch:>2}  {what:<16}  {median:8.3f} ms  (IQR {spread:.3f})", flush=True)
+            print(f"batch {batch:>2}  {what:<22}  {median:8.3f} ms  (IQR {spread:.3f})", flush=True)
         if batch > 1:
             for what, answer in answers.items():
                 found["accuracy"][what] = accuracy(answer, images, labels, batch)
@@ -109,6 +116,19 @@ def main() -> None:
         command = f"python tests/benchmarks/int8_latency.py {card.model} FILE --data DATA"
         record = {"command": command, "versions": versions(), **facts, "threads": 1, **found}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
+
+
+@torch.no_grad()
+def through_pt2e(network: Any, calibration: Tensor, images: Tensor) -> Answer:
+    """torchao's quantisation of a network, frozen and compiled as the runtime does it."""
+    quantizer = x86.X86InductorQuantizer()
+    quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    logits = _Logits(copy.deepcopy(network)).eval()
+    sizes = ({0: torch.export.Dim("batch", min=1, max=512)},)
+    graph = torch.export.export(logits, (calibration,), dynamic_shapes=sizes).module()
+    prepared = prepare_pt2e(graph, quantizer)
+    prepared(calibration)
+    return _frozen(convert_pt2e(prepared), images)
 
 
 def answer_of(runtime: str, network: Any, images: Tensor) -> Answer:

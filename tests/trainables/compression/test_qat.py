@@ -148,6 +148,28 @@ def test_steps_are_positive_whatever_the_learning_rate():
         assert all((layer.input_step > 0).all() for layer in fake_quantised(network).values())
 
 
+def test_a_vgg_learns_its_steps_too():
+    """A network whose linear layer reads every position, behind dropout and maxima."""
+    shape = (3, 64, 64)
+    torch.manual_seed(1)
+    network = build(Blueprint("vgg11_x0.125"), 5, shape)
+    images, target = torch.randn(16, *shape), torch.arange(16) % 5
+    scene = Scene(network, lambda count: iter([(images, target)]), torch.Generator(), shape, CPU)
+    with torch.no_grad():
+        for change in QAT(QAT.Config(amount=4)).at(0.0, scene):
+            edit(network, change, shape)
+    layers = fake_quantised(network)
+    wanted = [n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert sorted(layers) == sorted(wanted)
+    assert len(wanted) == 9
+    network.train()
+    logits = network(images).logits
+    nn.functional.cross_entropy(logits, target).backward()
+    steps = [value for one in layers.values() for value in (one.weight_step, one.input_step)]
+    assert all(step.grad is not None and step.grad.isfinite().all() for step in steps)
+    assert any(step.grad.abs().sum() > 0 for step in steps)
+
+
 def test_what_stays_in_floating_point_is_said(caplog):
     once.warn_once.cache_clear()
     network = build(Blueprint("resnet8-eca"), 5, SHAPE)

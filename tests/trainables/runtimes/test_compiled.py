@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
-from trainables.compression.int8 import Int8Step
+from trainables.compression.chain import Chain
+from trainables.compression.registry import resolve_chain
 from trainables.compression.step import Scene
 from trainables.data.dataset import Dataset
 from trainables.data.views import to_float
@@ -25,17 +26,20 @@ needs_compiler = pytest.mark.skipif(
 )
 
 
-def quantised(network: Network, images: Tensor) -> Network:
-    """With ranges from these images."""
-    made, target = copy.deepcopy(network).eval(), torch.zeros(len(images))
+def quantised(network: Network, images: Tensor, chain: str = "int8") -> Network:
+    """Behind all moments of a chain, with ranges from these images."""
+    made, target = copy.deepcopy(network).eval(), torch.zeros(len(images), dtype=torch.int64)
     shape = (images.shape[1], images.shape[2], images.shape[3])
 
     def batches(count):
         return iter([(images[:count], target[:count])])
 
-    scene = Scene(made, batches, torch.Generator(), shape, CPU)
-    for change in Int8Step(Int8Step.Config()).at(1.0, scene):
-        edit(made, change, shape)
+    steps = Chain(chain, resolve_chain(chain, {"qat": 8} if "qat" in chain else {})).steps
+    for moment, number in sorted((m, n) for n, step in enumerate(steps) for m in step.moments):
+        scene = Scene(made, batches, torch.Generator(), shape, CPU)
+        with torch.no_grad():
+            for change in steps[number].at(moment, scene):
+                edit(made, change, shape)
     return made.eval()
 
 
@@ -132,12 +136,17 @@ def trained(model: str, data: Dataset, images: Tensor) -> Network:
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "least"), [("wrn_16_1", 0.8), ("resnet8", 0.8), ("mobilenetv2_x0.25", 0.15)]
+    ("model", "chain", "least"),
+    [
+        ("wrn_16_1", "int8", 0.8),
+        ("resnet8", "qat+int8", 0.8),
+        ("mobilenetv2_x0.25", "int8", 0.15),
+    ],
 )
-def test_every_layer_is_computed_in_integers(model, least, digit_images):
-    """And the accuracy is that of the network itself, within a point."""
+def test_every_layer_is_computed_in_integers(model, chain, least, digit_images):
+    """And the accuracy is that of the network itself, which simulates them, within a point."""
     data, train, unseen = digit_images
-    network = quantised(trained(model, data, train), train[:256])
+    network = quantised(trained(model, data, train), train[:256], chain)
     layers = [one for one in network.modules() if isinstance(one, Int8Layer)]
     counters.clear()
     answer = Compiled().ready(network, unseen)
