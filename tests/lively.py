@@ -9,22 +9,33 @@ SHAPE = (3, 32, 32)
 
 
 def lively(network: Network, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Network:
-    """With drawn BatchNorm statistics and weights, so that no layer is an identity by chance."""
+    """With drawn weights and statistics of BatchNorm, and logits that differ from image to image.
+
+    The statistics are near those of some images. Variances are larger than those, since a deep
+    network of random weights is chaos otherwise: rounding would be all that one sees of it.
+    """
     draw = torch.Generator().manual_seed(seed)
+
+    def between(low: float, high: float, count: int) -> torch.Tensor:
+        return torch.rand(count, generator=draw) * (high - low) + low
+
+    pixels, head = images(32, shape), network.classifier
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                for values, low in (
-                    (module.running_var, 0.5),
-                    (module.weight, 0.5),
-                    (module.running_mean, -0.3),
-                    (module.bias, -0.3),
-                ):
-                    values.copy_(torch.rand(len(values), generator=draw) + low)
-        head = network.classifier
         head.weight.copy_(torch.randn(head.weight.shape, generator=draw))
-        said = network.eval()(images(8, shape)).logits
-        head.weight.mul_(3 / said.std())
+        for norm in norms:
+            norm.weight.copy_(between(0.5, 1.5, len(norm.weight)))
+            norm.bias.copy_(between(-0.3, 0.3, len(norm.bias)))
+            norm.momentum = 1.0
+        network.train()(pixels)
+        for norm in norms:
+            norm.momentum = 0.1
+            norm.running_var *= between(1.5, 3, len(norm.weight))
+            norm.running_mean += norm.running_var.sqrt() * between(-0.3, 0.3, len(norm.weight))
+        logits = network.eval()(pixels).logits
+        if logits.std(0).mean() > 0:
+            head.weight *= 3 / logits.std(0).mean()
+            head.bias -= network(pixels).logits.mean(0)
     return network.train()
 
 
@@ -35,7 +46,7 @@ def made(name: str, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Netwo
 
 
 def images(count: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
-    """Normalised images, each with an object of its own somewhere."""
+    """Normalised images, smooth as photographs are."""
     draw = torch.Generator().manual_seed(1)
     found = torch.randn(count, *shape, generator=draw)
     return nn.functional.avg_pool2d(found, 5, 1, 2) * 3

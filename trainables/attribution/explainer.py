@@ -22,20 +22,20 @@ class Explainer(ABC):
             hooks of its own are gone when a method returns or raises.
 
     Attributes:
-        signed: whether positions may also speak against the class: values below 0.
+        signed: whether positions of a map may also speak against the class: values below 0.
         completeness: what `attribute` sums to over an image, as a formula: ``f(x) - f(0)``; None
             where nothing is promised. `expected_sum` computes it.
-        tolerance: how far the sum may be from that, as a share of the larger of 1 and the
-            expected sum's size.
+        tolerance: how far the sum may be from that at the default settings, as a share of the
+            largest expected sum of some images, or of 1 where that is larger.
         Config: its config class.
 
     Raises:
         UserError: a network that it cannot explain, by name.
     """
 
-    signed: ClassVar[bool] = False
-    completeness: ClassVar[str | None] = None
-    tolerance: ClassVar[float] = 0.01
+    signed: bool = False
+    completeness: str | None = None
+    tolerance: float = 0.01
     Config: ClassVar[type]
 
     def __init__(self, config: Any, network: Network) -> None:

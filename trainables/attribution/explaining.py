@@ -8,17 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.attribution.differentiation import images_at_once
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.registry import EXPLAINERS
 from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images, evaluating
-
-MOST = 256
-"""Images at once, of small ones."""
-
-PIXELS = 2**18
-"""Pixels at once, of larger ones: five images of 227x227, whose activations are all kept."""
 
 
 def explain(
@@ -40,7 +35,7 @@ def explain(
         images: normalised, ``[N, C, H, W]``, on the network's device.
         targets: the class for which each image is explained, int64 ``[N]``. Who explains one class
             for all images says so for each: ``torch.full((N,), c)``.
-        batch: images at once; None: as many as `MOST` and `PIXELS` allow.
+        batch: images at once; None: as `images_at_once` has it.
 
     Returns:
         By explainer ``[N, H, W]`` float32, without gradients.
@@ -50,8 +45,7 @@ def explain(
     """
     _check_targets(network, images, targets)
     count, _, *size = images.shape
-    if batch is None:
-        batch = max(1, min(MOST, PIXELS // (size[0] * size[1])))
+    batch = batch or images_at_once(images)
     with as_explained(network):
         images, targets = images.detach().float().clone(), targets.to(images.device).clone()
         made = _made(network, explainers, images[:1]) if count else {}
