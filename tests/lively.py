@@ -1,5 +1,8 @@
 """Small networks that answer as trained ones do: statistics of their own, and logits apart."""
 
+import copy
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -50,3 +53,33 @@ def images(count: int, shape: tuple[int, int, int] = SHAPE) -> torch.Tensor:
     draw = torch.Generator().manual_seed(1)
     found = torch.randn(count, *shape, generator=draw)
     return nn.functional.avg_pool2d(found, 5, 1, 2) * 3
+
+
+def state_of(network: Network) -> tuple[Any, ...]:
+    """All that can be told of a network."""
+    return (
+        {key: value.clone() for key, value in network.state_dict().items()},
+        [module.training for module in network.modules()],
+        [weight.requires_grad for weight in network.parameters()],
+        [None if w.grad is None else w.grad.clone() for w in network.parameters()],
+        [
+            (dict(m._forward_hooks), dict(m._forward_pre_hooks), dict(m._backward_hooks))
+            for m in network.modules()
+        ],
+        [vars(module).keys() for module in network.modules()],
+        copy.deepcopy(network).eval()(images(2)).logits.detach(),
+    )
+
+
+def assert_as_it_was(network: Network, before: tuple[Any, ...]) -> None:
+    """Held against what `state_of` said before."""
+    weights, *flags, logits = before
+    found, *now, said = state_of(network)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+    assert all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for one, other in zip(now, flags, strict=True)
+        for a, b in zip(one, other, strict=True)
+    )
+    assert torch.equal(said, logits)

@@ -25,8 +25,8 @@ class Explainer(ABC):
         signed: whether positions of a map may also speak against the class: values below 0.
         completeness: what `attribute` sums to over an image, as a formula: ``f(x) - f(0)``; None
             where nothing is promised. `expected_sum` computes it.
-        tolerance: how far the sum may be from that at the default settings, as a share of the
-            largest expected sum of some images, or of 1 where that is larger.
+        tolerance: how far the sum may be from that, as a share of the largest expected sum of some
+            images, or of 1 where that is larger.
         Config: its config class.
 
     Raises:

@@ -1,11 +1,10 @@
 """What `explain` promises whoever calls it: refusals by name, and a network that stays as it is."""
 
-import copy
 from contextlib import nullcontext
 
 import pytest
 import torch
-from lively import SHAPE, images, made
+from lively import SHAPE, assert_as_it_was, images, made, state_of
 
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.explaining import check_explainers, explain
@@ -26,35 +25,6 @@ class Failing(Explainer):
         raise RuntimeError("in the middle")
 
 
-def state(network):
-    """All that can be told of a network."""
-    return (
-        {key: value.clone() for key, value in network.state_dict().items()},
-        [module.training for module in network.modules()],
-        [weight.requires_grad for weight in network.parameters()],
-        [None if w.grad is None else w.grad.clone() for w in network.parameters()],
-        [
-            (dict(m._forward_hooks), dict(m._forward_pre_hooks), dict(m._backward_hooks))
-            for m in network.modules()
-        ],
-        [vars(module).keys() for module in network.modules()],
-        copy.deepcopy(network).eval()(images(2)).logits.detach(),
-    )
-
-
-def assert_as_it_was(network, before):
-    weights, *flags, logits = before
-    found, *now, said = state(network)
-    assert found.keys() == weights.keys()
-    assert all(torch.equal(found[key], weights[key]) for key in weights)
-    assert all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-        for one, other in zip(now, flags, strict=True)
-        for a, b in zip(one, other, strict=True)
-    )
-    assert torch.equal(said, logits)
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_network_is_as_it_was(fails, monkeypatch):
     """Its flags too, which need not be alike; nor is its graph, its gradient or a hook touched."""
@@ -63,7 +33,7 @@ def test_the_network_is_as_it_was(fails, monkeypatch):
     network.conv1.weight.requires_grad_(False)
     network.layer2.register_forward_hook(lambda module, inputs, output: None)
     network(images(2)).logits.sum().backward()
-    before, drawn = state(network), torch.get_rng_state()
+    before, drawn = state_of(network), torch.get_rng_state()
     asked = GRAD_CAM
     if fails:
         monkeypatch.setattr(EXPLAINERS, "_own", EXPLAINERS._own | {"failing": Failing})
