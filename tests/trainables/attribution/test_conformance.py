@@ -50,6 +50,8 @@ QUANTISED = ["fake-quantised", "int8"]
 RELEVANCE = {"lrp", "ebp", "rap"}
 REFUSED = {
     "timm:vit_tiny_patch16_224": {"grad_cam"} | RELEVANCE,  # tokens: no feature maps, no rules
+    "timm:mobilenetv3_small_050": RELEVANCE,  # BatchNorm and activation in one module
+    "torchvision:shufflenet_v2_x0_5": RELEVANCE,  # channels that are shuffled
     "fake-quantised": RELEVANCE,
     "int8": RELEVANCE,
 }
@@ -58,6 +60,7 @@ QUICK = {
     "gradient_shap.samples": 4,
     "integrated_gradients.steps": 6,
 }
+ROUNDING = {"rap": 1e-4}  # it takes large numbers from each other at every layer
 MANY = {"gradient_shap.samples": 200}
 TARGETS = torch.tensor([3, 0, 7])
 PIXELS = images(3)
@@ -184,7 +187,7 @@ def test_a_map_is_of_its_image_and_class_alone(name, kind):
     if not EXPLAINERS[name](resolve_explainers(name, QUICK)[name], network).signed:
         assert found.min() >= 0
     assert torch.equal(maps_of(name, kind), found)
-    bound = 1e-5 * float(found.abs().max())
+    bound = ROUNDING.get(name, 1e-5) * max(1.0, float(found.abs().max()))
     for row in range(3):
         alone = maps_of(name, kind, slice(row, row + 1))
         assert_near(alone, found[row : row + 1], bound, kind)
