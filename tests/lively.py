@@ -22,7 +22,7 @@ def lively(network: Network, seed: int = 0, shape: tuple[int, int, int] = SHAPE)
     def between(low: float, high: float, count: int) -> torch.Tensor:
         return torch.rand(count, generator=draw) * (high - low) + low
 
-    pixels, head = images(32, shape), network.classifier
+    pixels, head = images(16, shape), network.classifier
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=draw))

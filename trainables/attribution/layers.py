@@ -162,4 +162,6 @@ def _hooks(network: nn.Module, listen: Any) -> Iterator[None]:
 def label(network: Network) -> str:
     """What a network is called in an error."""
     blueprint = getattr(network, "blueprint", None)
-    return blueprint.label if blueprint is not None else type(network).__name__
+    if blueprint is not None:
+        return blueprint.label
+    return type(getattr(network, "backbone", network)).__name__
