@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ def as_explained(network: Network) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device, enabled=False),
-        _whole_float32(),
+        _whole_float32() if device == "cuda" else nullcontext(),
     ):
         try:
             for weight in learned:
