@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from trainables.attribution.layers import label
 from trainables.attribution.lowering import Lowering, unread
-from trainables.attribution.steps import Images, Opaque
+from trainables.attribution.steps import Images, Opaque, Step
 from trainables.errors import UserError
 from trainables.models.external import External
 from trainables.models.fake_quantised import FakeQuantisedLayer
@@ -31,6 +31,9 @@ TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 """Of the copy's logits, relative to the largest of an image."""
 
 _WHOLE = (Subsampling, FakeQuantisedLayer, Int8Layer, Int8Sum)
+
+
+_SIZES = {"getattr", "size", "dim", "_assert"}
 
 
 class _Tracer(fx.Tracer):
@@ -157,7 +160,7 @@ class Canonical:
                 raise self._refusal(f"'{step.name}' does not depend on the images")
 
     def _cause(self, step: Opaque) -> Opaque:
-        """The first step in front of one that is not understood either, modules rather."""
+        """What in front of a step that is not understood was not understood first."""
         found, seen = [step], {id(step)}
         for one in found:
             for place in one.reads:
@@ -165,8 +168,11 @@ class Canonical:
                 if isinstance(other, Opaque) and id(other) not in seen:
                     seen.add(id(other))
                     found.append(other)
-        modules = [one for one in found if one.what.startswith("module")]
-        return min(modules or found, key=self.steps.index)
+        first = [one for one in found if one.name not in _SIZES and self._reads_features(one)]
+        return min(first or found, key=self.steps.index)
+
+    def _reads_features(self, step: Step) -> bool:
+        return any(not isinstance(self.steps[place], Opaque) for place in step.reads)
 
     def _refusal(self, reason: str) -> UserError:
         return UserError(f"{self.explainer} cannot explain {self.named}: {reason}")

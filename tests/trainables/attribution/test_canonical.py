@@ -184,6 +184,24 @@ class OtherImages(Rectified):
         self.conv2 = nn.Sequential(norm, nn.Conv2d(8, 8, 3, padding=1))
 
 
+class Dropping(Rectified):
+    """Drops in evaluation mode, too."""
+
+    def rectify(self, x: Tensor, module: nn.Module) -> Tensor:
+        return F.dropout(F.relu(x), 0.5, True)
+
+
+class OtherImagesToo(OtherImages):
+    """As a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv2 = nn.BatchNorm2d(8), self.conv2[1]
+
+    def rectify(self, x: Tensor, module: nn.Module) -> Tensor:
+        return F.batch_norm(x, self.norm.running_mean, self.norm.running_var, training=True)
+
+
 def edited(change: Edit) -> Network:
     network = made("resnet8")
     change.apply(network)
@@ -195,6 +213,8 @@ REFUSED = {
     "branching": (lambda: Branching("separate"), "its forward pass cannot be traced"),
     "group norm": (Normed, "no rule for module 'conv2.0' \\(GroupNorm\\)"),
     "batch statistics": (OtherImages, "no rule for module 'conv2.0' \\(BatchNorm2d\\)"),
+    "batch statistics by a function": (OtherImagesToo, "no rule for the operation 'batch_norm'"),
+    "dropout": (lambda: Dropping("separate"), "no rule for the operation 'dropout'"),
     "fake-quantised": (
         lambda: edited(
             FakeQuantised.of(

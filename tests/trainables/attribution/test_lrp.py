@@ -128,6 +128,13 @@ def test_by_hand():
         assert passed.absorbed.tolist() == pytest.approx([absorbed], abs=1e-6)
 
 
+def test_what_is_left_of_zeros_is_nothing():
+    """Of each image by its own sums: fast convolutions do not always make zeros of zeros."""
+    totals = torch.tensor([[1.0, 1e-9, 0.0], [1e-3, 1e-9, 1e-9], [0.0, 0.0, 0.0]])
+    expected = [[True, False, False], [True, True, True], [False, False, False]]
+    assert rules.present(totals).tolist() == expected
+
+
 def test_sums_by_hand():
     """2 + (-1) with relevance 3, and the same behind a bias; negative terms alone have all."""
     two, less, relevance = torch.tensor([[2.0]]), torch.tensor([[-1.0]]), torch.tensor([[3.0]])

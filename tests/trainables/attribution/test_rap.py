@@ -47,7 +47,8 @@ def test_every_contribution():
     expected = explained(network, images(2), TARGETS, message, lambda logit: logit)
     found = RAP(RAPConfig(), network).attribute(images(2), TARGETS)
     scale = expected.abs().max()
-    torch.testing.assert_close(found.double() / scale, expected / scale, rtol=0, atol=1e-3)
+    # With values of float32 it is twice as much here, and a thousand times in other networks.
+    torch.testing.assert_close(found.double() / scale, expected / scale, rtol=0, atol=6e-7)
 
 
 @pytest.mark.parametrize("name", ["resnet8_zeropad", "resnet8-eca", "wrn_10_1", "vgg11_x0.125"])
