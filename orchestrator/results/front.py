@@ -14,7 +14,8 @@ from orchestrator.results.chains import model_of
 from orchestrator.results.latencies import with_latencies
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
-from trainables.columns import TRIALS, Direction
+from trainables.column import Direction
+from trainables.columns import TRIALS
 from trainables.errors import UserError, unknown
 from trainables.experiment import decisive
 from trainables.objectives import check_objective, column_of, metric_of, timed_with
@@ -262,6 +263,8 @@ def _because(column: str, metrics: Sequence[str]) -> str:
     needs = known.needs if known else ()
     if timed_with(column):
         return ": none was timed with that runtime; a study asks for it by fixed.latencies"
+    if "explainers" in needs:
+        return ": none was explained; a study asks for it by fixed.explainers"
     if "validation" in needs:
         return ": val_fraction is 0, so that no image validates"
     if "teacher" in needs:

@@ -80,10 +80,10 @@ def localise(maps: Tensor, masks: Tensor, classes: Tensor) -> Localised:
         masks: uint8 ``[P, H, W]``: see `trainables.data.dataset.Masks`.
         classes: of which class each map is, int64 ``[P]``.
     """
-    size = masks.shape[-2:]
-    at_once = max(1, AT_ONCE // size.numel())
+    height, width = masks.shape[-2:]
+    at_once = max(1, AT_ONCE // (height * width))
     parts = [
-        _localise(resized(some, size).flatten(1), them.flatten(1), which)
+        _localise(resized(some, (height, width)).flatten(1), them.flatten(1), which)
         for some, them, which in zip(
             maps.split(at_once), masks.split(at_once), classes.split(at_once), strict=True
         )
