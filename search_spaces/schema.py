@@ -66,7 +66,7 @@ def _complete_pairs(schema: dict[str, Any], values: dict[str, Any]) -> None:
 def _explaining() -> dict[str, Any]:
     """Settings of explainers, whose files are not loaded for their names."""
     scalars = {"type": ["string", "number", "boolean", "null"]}
-    return {"patternProperties": {rf"^({'|'.join(EXPLAINERS)})\\..+$": scalars}}
+    return {"patternProperties": {rf"^({'|'.join(EXPLAINERS)})\..+$": scalars}}
 
 
 def _value(setting: Setting) -> dict[str, Any]:

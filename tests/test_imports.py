@@ -41,8 +41,8 @@ trainables.evaluation
 trainables.models
 trainables.tasks
 trainables.data
-trainables.columns trainables.column trainables.settings
-trainables.optimizers.registry trainables.registry
+trainables.columns
+trainables.column trainables.settings trainables.optimizers.registry trainables.registry
 trainables.files
 trainables.progress_file trainables.cache_root trainables.failures trainables.randomness
 trainables.version trainables.errors trainables.once trainables.worker

@@ -19,11 +19,11 @@ TableName = Literal["trials", "epochs", "proposals"]
 _Part = Literal["val", "test"]
 
 _SCORES: Mapping[str, tuple[str, Need]] = {
-    "localisation": ("area under the ROC curve of maps against masks", "masks"),
-    "pointing": ("maps whose greatest value is on their class", "masks"),
-    "miou": ("maps above 20 % of their greatest value against masks, mean over classes", "masks"),
-    "preservation": ("rank correlation with the teacher's maps, beyond chance", "teacher"),
-    "agreement": ("images, of those explained, to which the teacher says the same", "teacher"),
+    "localisation": ("ROC AUC of maps against masks", "masks"),
+    "pointing": ("maps whose greatest value is on the class", "masks"),
+    "miou": ("IoU of maps and masks, mean over classes", "masks"),
+    "preservation": ("maps like the teacher's, beyond chance", "teacher"),
+    "agreement": ("explained images with the teacher's answer", "teacher"),
 }
 
 
@@ -35,7 +35,7 @@ def _explained(part: _Part, name: str) -> Any:
 
 
 def _empty_maps(part: _Part) -> Any:
-    words = f"constant maps, which no score counts in the student's favour: {_IMAGES[part]}"
+    words = f"constant maps, which no score rewards: {_IMAGES[part]}"
     return column("measured", words, *_needs(part), better="min")
 
 
@@ -98,15 +98,10 @@ class TrialRow(Row):
         "fact", "JSON: by update rule, the parameters that it updates"
     )
     attribution_maps: str | None = column(
-        "fact",
-        "JSON: of the teacher's maps that it was trained with: explainer, target, baseline, steps, "
-        "mean completeness error, alignment",
-        "teacher",
+        "fact", "JSON: how the teacher's maps were made that it was trained with", "teacher"
     )
     attributions: str | None = column(
-        "result",
-        "JSON: of val and test by explainer, every score of the student's maps, and the teacher's",
-        "explainers",
+        "result", "JSON: every score of maps, by val and test and by explainer", "explainers"
     )
     attempt: int | None = column("identity", "1 for the first; the last one counts")
     params: int | None = column("fact", "trainable parameters of the student", better="min")
@@ -144,6 +139,8 @@ class TrialRow(Row):
         unit="bytes",
         better="min",
     )
+    val_empty_maps: int | None = _empty_maps("val")
+    test_empty_maps: int | None = _empty_maps("test")
     compression_requested: float | None = column(
         "setting", "blocks, multiplier or factor, as the choice of compression_kind says"
     )
@@ -237,13 +234,11 @@ class TrialRow(Row):
     val_miou: float | None = _explained("val", "miou")
     val_preservation: float | None = _explained("val", "preservation")
     val_agreement: float | None = _explained("val", "agreement")
-    val_empty_maps: int | None = _empty_maps("val")
     test_localisation: float | None = _explained("test", "localisation")
     test_pointing: float | None = _explained("test", "pointing")
     test_miou: float | None = _explained("test", "miou")
     test_preservation: float | None = _explained("test", "preservation")
     test_agreement: float | None = _explained("test", "agreement")
-    test_empty_maps: int | None = _empty_maps("test")
     started_at: datetime | None = column("result", "when the attempt began", unit="UTC")  # noqa: RUF009
     ended_at: datetime | None = column("result", "when the attempt ended", unit="UTC")  # noqa: RUF009
 
