@@ -50,8 +50,6 @@ QUANTISED = ["fake-quantised", "int8"]
 RELEVANCE = {"lrp", "ebp", "rap"}
 REFUSED = {
     "timm:vit_tiny_patch16_224": {"grad_cam"} | RELEVANCE,  # tokens: no feature maps, no rules
-    "timm:mobilenetv3_small_050": RELEVANCE,  # BatchNorm and activation in one module
-    "torchvision:shufflenet_v2_x0_5": RELEVANCE,  # channels that are shuffled
     "fake-quantised": RELEVANCE,
     "int8": RELEVANCE,
 }
