@@ -1,6 +1,6 @@
 """What a teacher's stored maps are: the settings that decide every value. Known without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 TARGETS = ("label", "teacher")
@@ -12,8 +12,10 @@ BASELINES = ("mean", "black", "white")
 QUADRATURES = ("gausslegendre", "riemann_middle")
 """Where on the way from the baseline gradients are taken, in captum's words."""
 
-STEPS = 50
-"""Of the quadrature; Sundararajan et al. find 20 to 300 enough."""
+STEPS = 100
+"""Of the quadrature. The paper finds 20 to 300 enough. Of ResNet-20 and CIFAR-10, 50 miss
+completeness by 1.6 % on average and 100 by less than 1 %: the network is piecewise linear, so that
+no quadrature does much better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +45,12 @@ class MapSettings:
                 raise ValueError(f"{name}: one of {', '.join(known)}, not {getattr(self, name)!r}")
         if self.steps < 1:
             raise ValueError(f"steps: at least 1, not {self.steps}")
+
+    @classmethod
+    def of(cls, config: Any) -> "MapSettings":
+        """Of any config: from those fields that it has; the others keep their defaults."""
+        names = [field.name for field in fields(cls) if hasattr(config, field.name)]
+        return cls(**{name: getattr(config, name) for name in names})
 
     @property
     def facts(self) -> dict[str, Any]:
