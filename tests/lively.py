@@ -22,7 +22,7 @@ def lively(network: Network, seed: int = 0, shape: tuple[int, int, int] = SHAPE)
     def between(low: float, high: float, count: int) -> torch.Tensor:
         return torch.rand(count, generator=draw) * (high - low) + low
 
-    pixels, head = images(32, shape), network.classifier
+    pixels, head = images(16, shape), network.classifier
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     with torch.no_grad():
         head.weight.copy_(torch.randn(head.weight.shape, generator=draw))
@@ -33,7 +33,7 @@ def lively(network: Network, seed: int = 0, shape: tuple[int, int, int] = SHAPE)
         network.train()(pixels)
         for norm in norms:
             norm.momentum = 0.1
-            norm.running_var *= between(1.5, 3, len(norm.weight))
+            norm.running_var *= between(1.1, 1.8, len(norm.weight))
             norm.running_mean += norm.running_var.sqrt() * between(-0.3, 0.3, len(norm.weight))
         logits = network.eval()(pixels).logits
         if logits.std(0).mean() > 0:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,16 +46,16 @@ def explain(
     _check_targets(network, images, targets)
     count, _, *size = images.shape
     batch = batch or images_at_once(images)
+    none = torch.zeros(0, *size, device=images.device)
+    maps: dict[str, list[Tensor]] = {name: [none] for name in explainers}
     with as_explained(network):
-        images, targets = images.detach().float().clone(), targets.to(images.device).clone()
-        made = _made(network, explainers, images[:1]) if count else {}
-        parts = list(zip(images.split(batch), targets.split(batch), strict=True))
-        return {
-            name: torch.cat([made[name].maps(*part).detach().float() for part in parts])
-            if count
-            else images.new_zeros(0, *size)
-            for name in explainers
-        }
+        made = _made(network, explainers, _plain(images[:1])) if count else {}
+        for start in range(0, count, batch):
+            there = slice(start, start + batch)
+            pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
+            for name, one in made.items():
+                maps[name].append(one.maps(pixels, classes).detach().float())
+        return {name: torch.cat(some) for name, some in maps.items()}
 
 
 def check_explainers(
@@ -89,7 +89,7 @@ def as_explained(network: Network) -> Iterator[None]:
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(device, enabled=False),
-        _whole_float32(),
+        _whole_float32() if device == "cuda" else nullcontext(),
     ):
         try:
             for weight in learned:
@@ -102,16 +102,27 @@ def as_explained(network: Network) -> Iterator[None]:
 
 @contextmanager
 def _whole_float32() -> Iterator[None]:
-    """Without TF32, whose rounding makes a map depend on how many images are explained at once."""
-    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [place.allow_tf32 for place in places]
+    """Without TF32, whose rounding makes a map depend on how many images are explained at once,
+    and with convolutions whose sums have one order."""
+    backends: Any = torch.backends
+    wanted = [
+        (backends.cuda.matmul, "allow_tf32", False),
+        (backends.cudnn, "allow_tf32", False),
+        (backends.cudnn, "deterministic", True),
+    ]
+    before = [getattr(place, key) for place, key, _ in wanted]
     try:
-        for place in places:
-            place.allow_tf32 = False
+        for place, key, value in wanted:
+            setattr(place, key, value)
         yield
     finally:
-        for place, allowed in zip(places, before, strict=True):
-            place.allow_tf32 = allowed
+        for (place, key, _), value in zip(wanted, before, strict=True):
+            setattr(place, key, value)
+
+
+def _plain(images: Tensor) -> Tensor:
+    """Float32 without a history, also of images that were made in inference mode."""
+    return images.detach().float().clone()
 
 
 def _made(network: Network, explainers: Mapping[str, Any], images: Tensor) -> dict[str, Explainer]:

@@ -6,10 +6,12 @@ Z positions, and the logit y^c,
 
     α_k = (1/Z) Σ_ij ∂y^c / ∂A^k_ij        L = ReLU( Σ_k α_k A^k )        (equations 1, 2)
 
-L is not negative and has the layer's positions; a map of the images is L, interpolated. A class
-that nothing in the layer speaks for has a map of zeros. The paper takes the last convolutional
-layer; so does ``layer: last``, by the last stage, with what its block computes behind the
-convolution.
+L is not negative and has the layer's positions; a map is L, interpolated to the image's size. A
+class that nothing in the layer speaks for has a map of zeros. The paper takes the last
+convolutional layer; ``layer: last`` takes the last stage: what the last block returns, behind its
+addition and its ReLU. In a network that shrinks images to one position there, a map is constant,
+and an earlier stage says more. Of quantised layers behind it, gradients go straight through the
+rounding.
 """
 
 from dataclasses import dataclass

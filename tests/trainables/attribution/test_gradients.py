@@ -94,19 +94,34 @@ def test_gradient_shap_of_a_linear_network():
     assert not torch.allclose(few, w * pixels, atol=0.1 * float(w.abs().max()))
 
 
-@pytest.mark.parametrize("baselines", ["normal", "zero"])
-def test_gradient_shap_sums_to_what_it_explains(baselines):
-    """The more points, the nearer: f(x) - E f(x')."""
+def errors_of(network, pixels, **settings):
+    """What GradientSHAP's sums miss, and what they should be."""
+    with as_explained(network):
+        one = explainer("gradient_shap", network, **settings)
+        found = one.attribute(pixels, TARGETS).sum((1, 2, 3))
+        expected = one.expected_sum(pixels, TARGETS)
+    return found - expected, expected
+
+
+def test_gradient_shap_from_zero_sums_to_the_difference():
+    """f(x) - f(0), the nearer the more points there are."""
     network, pixels = made("vgg11_x0.125"), images(3)
-    errors = []
-    for samples in (10, 300):
-        with as_explained(network):
-            one = explainer("gradient_shap", network, samples=samples, baselines=baselines)
-            found = one.attribute(pixels, TARGETS).sum((1, 2, 3))
-            expected = one.expected_sum(pixels, TARGETS)
-        errors.append(float((found - expected).abs().mean() / expected.abs().mean()))
-    assert errors[1] < 0.1
-    assert errors[1] < errors[0]
+    expected = network.eval()(pixels).logits - network(torch.zeros_like(pixels)).logits
+    few, sums = errors_of(network, pixels, baselines="zero", samples=5)
+    many, _ = errors_of(network, pixels, baselines="zero", samples=100)
+    torch.testing.assert_close(sums, expected[range(3), TARGETS].detach())
+    assert many.abs().max() < 0.05 * sums.abs().max()
+    assert many.abs().mean() < 0.5 * few.abs().mean()
+
+
+def test_gradient_shap_from_noise_sums_to_the_difference_in_expectation():
+    """Over draws of its own, the mean error is zero to four standard errors."""
+    network, pixels = made("wrn_10_0.5"), images(3)
+    drawn = [errors_of(network, pixels, samples=20, seed=seed) for seed in range(16)]
+    errors = torch.stack([error for error, _ in drawn])
+    standard = errors.std(0) / 4
+    assert (errors.mean(0).abs() < 4 * standard).all()
+    assert standard.max() < 0.2 * drawn[0][1].abs().max(), "too few draws to see anything"
 
 
 def test_gradients_are_captums():
@@ -132,7 +147,7 @@ def test_smooth_grad_is_captums_but_for_the_draws():
 
     found = attributed("smooth_grad", network, x, TARGETS[:1], samples=200)
     one, two = theirs(0), theirs(1)
-    assert cosine(one, two) > 0.5
+    assert cosine(one, two) > 0.3
     assert cosine(found, (one + two) / 2) > cosine(one, two)
 
 
@@ -150,7 +165,7 @@ def test_gradient_shap_is_captums_but_for_the_draws():
 
     found = attributed("gradient_shap", network, x, TARGETS[:1], samples=300)
     one, two = theirs(0), theirs(1)
-    assert cosine(one, two) > 0.4
+    assert cosine(one, two) > 0.3
     assert cosine(found, (one + two) / 2) > cosine(one, two)
 
 
