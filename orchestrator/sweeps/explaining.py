@@ -32,9 +32,14 @@ def check_explained(plan: Plan, config: TrialConfig, student: Blueprint) -> None
 
     Raises:
         UserError: an explainer cannot explain the student, or the teacher that it is compared
-            with; by name.
+            with; or there is neither a teacher nor a mask.
     """
-    teacher = plan.teacher(config)
+    teacher, data = plan.teacher(config), plan.dataset
+    if teacher is None and data.train.masks is None and data.read_test().masks is None:
+        raise UserError(
+            f"explainers: {config.explainers}: nothing to score: there is no teacher to compare "
+            f"with, and no image of '{data.name}' has a mask"
+        )
     _check(plan, config, student, f"student {student.label}")
     steps = [step.name for step in Chain(config.compression, config.chain).steps]
     if found := [name for name in steps if name in _QUANTISED]:

@@ -100,6 +100,15 @@ def test_a_study_that_can_be_explained_passes():
             "constraints.val_preservation: needs explainers",
         ),
         (
+            {
+                "teacher": None,
+                "dimensions": {"method": ["student"]},
+                "objectives": {"val_acc": "max"},
+            },
+            {},
+            "explainers: grad_cam: nothing to score: there is no teacher .* no image of 'digits'",
+        ),
+        (
             {"teacher": None, "dimensions": {"method": ["student"]}},
             {},
             "objectives.val_preservation: needs a teacher",

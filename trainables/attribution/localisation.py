@@ -30,8 +30,8 @@ from trainables.data.dataset import VOID
 THRESHOLD = 0.2
 """Share of a map's greatest value above which a pixel is taken for foreground."""
 
-AT_ONCE = 2**23
-"""Pixels of pairs at once: what is sorted has some numbers of 64 bits for each."""
+AT_ONCE = 2**20
+"""Pixels of pairs at once: what sorts them has a dozen numbers of 64 bits for each."""
 
 
 class Localised(NamedTuple):
@@ -65,7 +65,7 @@ def pairs_of(masks: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         Positions in ``masks``, and classes, sorted by both.
     """
-    there = torch.zeros(len(masks), VOID + 1, dtype=torch.bool)
+    there = torch.zeros(len(masks), VOID + 1, dtype=torch.bool, device=masks.device)
     there.scatter_(1, masks.flatten(1).long(), True)
     images, values = there[:, 1:VOID].nonzero(as_tuple=True)
     return images, values

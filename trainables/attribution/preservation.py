@@ -63,18 +63,19 @@ def compare(one: Tensor, other: Tensor) -> dict[str, Tensor]:
 def _compare(one: Tensor, other: Tensor) -> dict[str, Tensor]:
     nothing = empty(one) | empty(other)
     blank = nothing.view(-1, 1, 1)
-    one, other = (torch.where(blank, 0.0, maps).double() for maps in (one, other))
+    one, other = (torch.where(blank, 0.0, maps) for maps in (one, other))
     found = {
         "cosine": _cosine(one.flatten(1), other.flatten(1)),
         "spearman": spearman(one.flatten(1), other.flatten(1)),
         "ssim": ssim(one, other),
         "top_overlap": top_overlap(one.flatten(1), other.flatten(1)),
     }
-    return {name: torch.where(nothing, 0.0, values) for name, values in found.items()}
+    return {name: torch.where(nothing, 0.0, values.double()) for name, values in found.items()}
 
 
 def _cosine(one: Tensor, other: Tensor) -> Tensor:
     # By the greatest value first: squares of small gradients would vanish.
+    one, other = (v.double() for v in (one, other))
     one, other = (v / v.abs().amax(1, keepdim=True).clamp_min(1e-300) for v in (one, other))
     return F.cosine_similarity(one, other, dim=1, eps=1e-300)
 
@@ -86,23 +87,31 @@ def spearman(one: Tensor, other: Tensor) -> Tensor:
 
 
 def ssim(one: Tensor, other: Tensor) -> Tensor:
-    """Mean SSIM of maps ``[P, H, W]``, each scaled to [0, 1]: ``[P]`` float64."""
+    """Mean SSIM of maps ``[P, H, W]``, each scaled to [0, 1]: ``[P]``, in their precision."""
     one, other = _unit(one), _unit(other)
     smallest = min(one.shape[-2:])
-    size = min(WINDOW, smallest - (smallest + 1) % 2)
-    places = torch.arange(size, dtype=torch.float64, device=one.device) - size // 2
-    weights = torch.exp(-(places**2) / (2 * DEVIATION**2))
-    weights = weights / weights.sum()
+    width = min(WINDOW, smallest - (smallest + 1) % 2)
+    rows, columns = (_windows(size, width, one) for size in one.shape[-2:])
 
     def mean(values: Tensor) -> Tensor:
-        values = F.conv2d(values.unsqueeze(1), weights.view(1, 1, -1, 1))
-        return F.conv2d(values, weights.view(1, 1, 1, -1)).squeeze(1)
+        return rows @ values @ columns.T
 
     first, second = mean(one), mean(other)
     var = mean(one * one) - first**2 + mean(other * other) - second**2
     cov = mean(one * other) - first * second
     light = (2 * first * second + K1**2) / (first**2 + second**2 + K1**2)
     return (light * (2 * cov + K2**2) / (var + K2**2)).mean((1, 2))
+
+
+def _windows(size: int, width: int, like: Tensor) -> Tensor:
+    """The window at every place of an axis where all of it is inside: ``[size - width + 1, size]``.
+    Products with it are several times faster than convolutions on a CPU."""
+    places = torch.arange(width, dtype=torch.float64) - width // 2
+    weights = torch.exp(-(places**2) / (2 * DEVIATION**2))
+    line = torch.zeros(size, dtype=torch.float64)
+    line[:width] = weights / weights.sum()
+    shifted = [line.roll(shift) for shift in range(size - width + 1)]
+    return torch.stack(shifted).to(like)
 
 
 def _unit(maps: Tensor) -> Tensor:
