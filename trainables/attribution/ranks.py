@@ -23,7 +23,7 @@ def empty(maps: Tensor) -> Tensor:
     finite = flat.isfinite().all(1)
     flat = torch.where(finite.unsqueeze(1), flat, 0.0)
     low, high = flat.aminmax(dim=1)
-    return ~finite | (high - low <= FLAT * torch.maximum(high.abs(), low.abs()))
+    return high - low <= FLAT * torch.maximum(high.abs(), low.abs())
 
 
 class Sorted(NamedTuple):

@@ -261,7 +261,9 @@ class _Attributing:
             shares = F.one_hot(logits.argmax(1), logits.shape[1]).float()
         else:
             shares = class_shares(self._images.labels[there].to(self._device), logits.shape[1])
-        found = integrate(self._network, pixels, self._baseline, shares, self._points, self._rows)
+        found = integrate(
+            self._network, pixels, self._baseline, shares, self._points, self._rows
+        )
         differences = ((logits - self._silent) * shares).sum(1)
         errors = completeness_errors(found.sum((1, 2, 3)), differences)
         maps = found.abs().sum(1)

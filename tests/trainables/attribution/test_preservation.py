@@ -94,6 +94,7 @@ FLATS = {
     "constant": torch.full((4, 16, 16), 0.3),
     "no numbers": torch.full((4, 16, 16), math.nan),
     "infinite": torch.full((4, 16, 16), math.inf),
+    "some infinite": torch.arange(1024.0).view(4, 16, 16) / torch.tensor([0.0] + [1] * 15),
     "rounding": 1 + 1e-7 * torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(3)),
 }
 
