@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -195,18 +197,26 @@ def test_columns_are_documented():
 def test_a_sweep_for_accurate_small_and_still_explained(tmp_path):
     file = tmp_path / "s.yaml"
     fixed = STUDY["fixed"] | {"student": "wrn", "compression": "factor"}
-    dimensions = STUDY["dimensions"] | {"factor": [2, 8]}
-    file.write_text(yaml.safe_dump(STUDY | {"fixed": fixed, "dimensions": dimensions}))
+    changes = {"fixed": fixed, "dimensions": STUDY["dimensions"] | {"factor": [2, 8]}, "repeats": 1}
+    file.write_text(yaml.safe_dump(STUDY | changes))
     results = ["--results", str(tmp_path / "results")]
-    assert "8 trials completed" in said("run", str(file), *results)
+    done = subprocess.run(
+        [sys.executable, "-m", "orchestrator.cli", "run", str(file), *results],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "4 trials completed" in done.stdout
     frame = trials(str(tmp_path / "results"))
-    assert len(frame) == 8
+    assert len(frame) == 4
     assert frame["val_preservation"].between(0, 1).all()
-    assert frame["test_agreement"].between(0.1, 1).all()
+    assert frame["test_agreement"].between(0, 1).all()
     assert frame["val_localisation"].isna().all()
     for text in frame["attributions"]:
         one = json.loads(text)["val"]["explainers"]["grad_cam"]["preservation"]
-        assert 0 < one["spearman"]["mean"] < 1
+        assert -1 < one["spearman"]["mean"] < 1
     shown = pd.read_csv(io.StringIO(said("front", "s", "--csv", *results)))
     assert shown["val_preservation"].between(0, 1).all()
     assert "preservation" in said("table", "s", "--metric", "test_preservation", *results)
