@@ -8,8 +8,9 @@ from search_spaces.dimension import Dimension, Value, applies, check_known, sett
 from search_spaces.pairs import PAIR
 from search_spaces.spec import OF_STUDY, Draw, Study
 from search_spaces.teacher import check_distinct, check_shared
+from trainables.attribution.registry import explainer_of, parse_explainers
 from trainables.compression.registry import CHOICES, PARTS, canonical_chain
-from trainables.config import MAX_SEED, settings_with
+from trainables.config import MAX_SEED, NO_EXPLAINERS, settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
 from trainables.objectives import check_objective
@@ -28,7 +29,7 @@ def check_study(study: Study) -> None:
                 raise UserError(f"{block}.{key}: {OF_STUDY[key]}")
             check_known(key)
     for key, dimension in study.dimensions.items():
-        if key in settings_with("measurement"):
+        if key in settings_with("measurement") or explainer_of(key):
             raise UserError(f"dimensions.{key}: decides no result; set it by fixed.{key}")
         kind = setting_of(key)
         for value in dimension.ends():
@@ -57,6 +58,7 @@ def check_study(study: Study) -> None:
         except UserError as error:
             raise UserError(f"pairs.{chosen}: {error}" if chosen else str(error)) from error
     _check_peers(study)
+    _check_explained(study)
 
 
 def _check_seeds(study: Study) -> None:
@@ -82,6 +84,16 @@ def _check_peers(study: Study) -> None:
     for key, name in study.judged.items():
         if "peers" in check_objective(name).needs:
             raise UserError(f"{key}: needs a method with peers, such as dml")
+
+
+def _check_explained(study: Study) -> None:
+    """What is said of maps is nothing to optimise where nobody explains anything."""
+    for key, name in study.judged.items():
+        for pair in study.pairs or [None]:
+            text = str(study.shared(pair).get("explainers") or NO_EXPLAINERS)
+            if "explainers" in check_objective(name).needs and not parse_explainers(text):
+                at = f"pairs.{pair}" if pair else "fixed"
+                raise UserError(f"{key}: needs explainers: add {at}.explainers, such as grad_cam")
 
 
 def _check_corners(study: Study, corner: dict[str, Value]) -> None:
@@ -180,7 +192,10 @@ def _missed(key: str, trials: Iterable[Mapping[str, Any]]) -> str:
     part = key.partition(".")[0]
     asked = "compression" if part in PARTS else "method"
     asked = "optimizer" if key.startswith(PREFIX) else asked
-    listed = sorted({str(trial[asked]) for trial in trials if trial[asked] is not None})
+    asked = "explainers" if explainer_of(key) else asked
+    listed = sorted({str(trial[asked]) for trial in trials if trial.get(asked) is not None})
+    if asked == "explainers" and not listed:
+        return "without explainers"
     text = f"with {asked} {', '.join(listed)}"[:150]
     if asked == "compression" and part not in CHOICES and listed:
         text += f"; for both of them write compression: {listed[0]}+{part}"

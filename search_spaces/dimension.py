@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from trainables.attribution.registry import explainer_of, explainer_settings, parse_explainers
 from trainables.compression.registry import PARTS, chain_settings, part_settings
-from trainables.config import TrialConfig
+from trainables.config import NO_EXPLAINERS, TrialConfig
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, method_settings, term_class, term_names
 from trainables.optimizers.registry import DEFAULT, PREFIX, all_rule_settings, rule_settings
@@ -119,13 +120,15 @@ def setting_of(key: str) -> Setting:
     """The setting behind a key of a study.
 
     A trial's, a term's (``kd.alpha``), a part's of the compression (``factor``), the update rule's
-    (``optimizer.beta1``), or a bare name. That stands for the setting of every term that has it;
-    the first gives the type.
+    (``optimizer.beta1``), an explainer's (``grad_cam.layer``), or a bare name. That stands
+    for the setting of every term that has it; the first gives the type.
 
     Raises:
         UserError: no such key.
     """
     check_known(key)
+    if name := explainer_of(key):
+        return explainer_settings(name)[key]
     return settings_of(TrialConfig).get(key) or known_settings()[key]
 
 
@@ -160,7 +163,7 @@ def grid_values(dimension: Dimension, key: str) -> list[Value]:
 
 
 def check_known(key: str, block: str = "") -> None:
-    """Refuses a key that neither a trial nor any term, part of a compression or update rule has.
+    """Refuses a key that no trial, term, part of a compression, update rule or explainer has.
 
     Args:
         key: what the user wrote.
@@ -171,7 +174,8 @@ def check_known(key: str, block: str = "") -> None:
     """
     if key in settings_of(TrialConfig):
         return
-    known = known_settings()
+    name = explainer_of(key)
+    known = explainer_settings(name) if name else known_settings()
     if key not in known:
         raise unknown(f"key in {block}" if block else "key", key, known)
 
@@ -229,7 +233,7 @@ def chain_keys(compression: str) -> frozenset[str]:
 
 
 def applies(key: str, values: Mapping[str, Any]) -> bool:
-    """Whether a key has an effect in a trial, by its method, compression and optimizer.
+    """Whether a key has an effect in a trial, by its method, compression, optimizer, explainers.
 
     Args:
         key: one that there is.
@@ -238,6 +242,8 @@ def applies(key: str, values: Mapping[str, Any]) -> bool:
     """
     if key in settings_of(TrialConfig):
         return True
+    if name := explainer_of(key):
+        return name in parse_explainers(str(values.get("explainers") or NO_EXPLAINERS))
     if key.startswith(PREFIX):
         return key in rule_settings(str(values.get("optimizer") or DEFAULT))
     method, compression = values.get("method"), values.get("compression")
@@ -249,7 +255,7 @@ def applies(key: str, values: Mapping[str, Any]) -> bool:
 
 def bare_name(key: str) -> str:
     """The name that stands for a full key, too; empty where there is none."""
-    return "" if key.startswith(PREFIX) else key.partition(".")[2]
+    return "" if key.startswith(PREFIX) or explainer_of(key) else key.partition(".")[2]
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from search_spaces.dimension import known_settings, settings_of_terms
 from search_spaces.pairs import ARROW, OF_ALL_PAIRS
 from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import TRAINING
+from trainables.attribution.registry import EXPLAINERS
 from trainables.config import TrialConfig
 from trainables.optimizers.registry import all_rule_settings
 from trainables.settings import Setting, settings_of
@@ -22,7 +23,7 @@ def study_schema() -> dict[str, Any]:
     settings = {key: found for key, found in known_settings().items() if key not in OF_STUDY}
     values = {key: _value(setting) for key, setting in settings.items()}
     properties = schema["properties"]
-    properties["fixed"] |= {"properties": values, "additionalProperties": False}
+    properties["fixed"] |= {"properties": values, "additionalProperties": False} | _explaining()
     _complete_teacher(schema["$defs"]["TeacherSpec"], values)
     _complete_pairs(schema, values)
     dimension = {"anyOf": [{"$ref": "#/$defs/Dimension"}, {"type": "array", "minItems": 1}]}
@@ -55,11 +56,17 @@ def _complete_pairs(schema: dict[str, Any], values: dict[str, Any]) -> None:
     given = {key: value for key, value in values.items() if key not in {*own, *OF_ALL_PAIRS}}
     own["teacher"] = {"anyOf": [own["teacher"], _MODEL]}
     own |= given
-    pair["additionalProperties"] = False
+    pair |= {"additionalProperties": False} | _explaining()
     named = {key: value for key, value in pair.items() if key != "required"}
     schema["$defs"]["NamedPair"] = {"anyOf": [named, {"type": "null"}]}
     pairs = schema["properties"]["pairs"]
     pairs["patternProperties"] = {f"^[^>]+{ARROW}[^>]+$": {"$ref": "#/$defs/NamedPair"}}
+
+
+def _explaining() -> dict[str, Any]:
+    """Settings of explainers, whose files are not loaded for their names."""
+    scalars = {"type": ["string", "number", "boolean", "null"]}
+    return {"patternProperties": {rf"^({'|'.join(EXPLAINERS)})\..+$": scalars}}
 
 
 def _value(setting: Setting) -> dict[str, Any]:

@@ -23,7 +23,7 @@ trainables.cost trainables.timing trainables.memory
 trainables.teacher_training trainables.adopting trainables.exporting trainables.inspecting
 trainables.students
 trainables.job
-trainables.rows trainables.measuring
+trainables.rows trainables.measuring trainables.explanations
 trainables.training
 trainables.optimizers
 trainables.teachers
@@ -41,7 +41,8 @@ trainables.evaluation
 trainables.models
 trainables.tasks
 trainables.data
-trainables.columns trainables.settings trainables.optimizers.registry trainables.registry
+trainables.columns
+trainables.column trainables.settings trainables.optimizers.registry trainables.registry
 trainables.files
 trainables.progress_file trainables.cache_root trainables.failures trainables.randomness
 trainables.version trainables.errors trainables.once trainables.worker

@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from trainables.attribution.registry import (
+    parse_explainers,
+    resolve_explainer_settings,
+    resolve_explainers,
+)
 from trainables.compression.registry import (
     EXPLICIT,
     canonical_chain,
@@ -14,7 +19,7 @@ from trainables.compression.registry import (
     resolve_chain,
 )
 from trainables.errors import UserError
-from trainables.keys import parted
+from trainables.keys import parted, without_explaining
 from trainables.methods.registry import (
     canonical_method,
     needs_teacher,
@@ -26,6 +31,8 @@ from trainables.settings import Role, Scalar, read, setting, settings_of
 
 MAX_SEED = 2**32 - 1
 
+NO_EXPLAINERS = "none"
+
 SCRATCH, TEACHER = "scratch", "teacher"
 """Starts that are no names: fresh weights, and the trial's own teacher."""
 
@@ -34,9 +41,10 @@ SCRATCH, TEACHER = "scratch", "teacher"
 class TrialConfig:
     """One student trained once.
 
-    Besides the fields, the settings of the method's terms, of the compression's parts and of the
-    update rule belong to it: ``terms``, ``chain`` and ``rule`` hold them by full key
-    (``kd.temperature``, ``factor``, ``optimizer.beta1``), complete and checked.
+    Besides the fields, the settings of the method's terms, of the compression's parts, of the
+    update rule and of the explainers belong to it: ``terms``, ``chain``, ``rule`` and
+    ``explaining`` hold them by full key (``kd.temperature``, ``factor``, ``optimizer.beta1``,
+    ``grad_cam.layer``), complete and checked.
     """
 
     dataset: str = setting("digits", "data set: see `kdsweep datasets`", role="words")
@@ -125,6 +133,20 @@ class TrialConfig:
         implied=("eager",),
     )
 
+    explainers: str = setting(
+        NO_EXPLAINERS,
+        "what explains the student, joined by '+'; its maps are scored: see `kdsweep explainers`",
+        role="measurement",
+        implied=(NO_EXPLAINERS,),
+    )
+    explained_images: int = setting(
+        256,
+        "images of the validation part, and of the test set, that are explained",
+        at_least=2,
+        role="measurement",
+        implied=(256,),
+    )
+
     seed: int = setting(
         0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED, role="seed"
     )
@@ -142,6 +164,7 @@ class TrialConfig:
     terms: Mapping[str, Scalar] = field(default_factory=dict)
     chain: Mapping[str, Scalar] = field(default_factory=dict)
     rule: Mapping[str, Scalar] = field(default_factory=dict)
+    explaining: Mapping[str, Scalar] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "method", canonical_method(self.method))
@@ -151,6 +174,10 @@ class TrialConfig:
         object.__setattr__(self, "compression", canonical_chain(self.compression))
         object.__setattr__(self, "chain", resolve_chain(self.compression, self.chain))
         object.__setattr__(self, "rule", resolve_rule(self.optimizer, self.rule))
+        explainers = "+".join(parse_explainers(self.explainers)) or NO_EXPLAINERS
+        object.__setattr__(self, "explainers", explainers)
+        explaining = resolve_explainer_settings(explainers, self.explaining)
+        object.__setattr__(self, "explaining", explaining)
         for key in self.chain:
             if key in self.terms or key in settings_of(TrialConfig):
                 raise UserError(
@@ -176,9 +203,9 @@ class TrialConfig:
         """Reads a flat mapping, as in a study's ``fixed`` block or a row's ``config``.
 
         ``compression`` may be left out where exactly one amount is given. Settings of terms that
-        the method does not use, of parts that the compression does not have, and of other update
-        rules are refused: a config says nothing that has no effect. An amount that is None counts
-        as absent.
+        the method does not use, of parts that the compression does not have, of other update rules
+        and of other explainers are refused: a config says nothing that has no effect. An amount
+        that is None counts as absent.
 
         Raises:
             UserError: an unknown key, a value out of its range, a missing amount, by name.
@@ -190,8 +217,10 @@ class TrialConfig:
             checked["compression"] = implied_chain(rest)
         method = str(checked.get("method", own["method"].default))
         optimizer = str(checked.get("optimizer", own["optimizer"].default))
+        explainers = str(checked.get("explainers", NO_EXPLAINERS))
+        rest, explaining = without_explaining(rest, explainers)
         terms, chain, rule = parted(rest, method, checked["compression"], optimizer, own)
-        return cls(**checked, terms=terms, chain=chain, rule=rule)
+        return cls(**checked, terms=terms, chain=chain, rule=rule, explaining=explaining)
 
     def milestone_epochs(self) -> tuple[float, ...]:
         """The milestones of the step schedule, in epochs.
@@ -216,14 +245,19 @@ class TrialConfig:
         """The runtimes that the student is timed with, each once."""
         return list(dict.fromkeys(name.strip() for name in self.latencies.split("+")))
 
+    @property
+    def explainer_configs(self) -> dict[str, Any]:
+        """The configs of the explainers by name."""
+        return resolve_explainers(self.explainers, self.explaining)
+
     def to_dict(self) -> dict[str, Scalar]:
         """A flat dict of scalars that `from_mapping` reads back."""
         values = {
             entry.name: getattr(self, entry.name)
             for entry in dataclasses.fields(self)
-            if entry.name not in ("terms", "chain", "rule")
+            if entry.name not in ("terms", "chain", "rule", "explaining")
         }
-        return {**values, **self.terms, **self.chain, **self.rule}
+        return {**values, **self.terms, **self.chain, **self.rule, **self.explaining}
 
     def to_json(self) -> str:
         """Canonical JSON of `to_dict`: sorted keys, no white space."""

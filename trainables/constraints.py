@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainables.columns import Column
+from trainables.column import Column
 from trainables.errors import UserError
 from trainables.objectives import check_objective, value_of
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from trainables.attribution.registry import explainer_of
 from trainables.columns import TrialRow
 from trainables.compression.registry import chain_settings, parse_chain
 from trainables.config import SCRATCH, TrialConfig, settings_with
@@ -36,6 +37,7 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
     without = {*settings_with("stage", "place", "measurement", *less)}
     without |= {key for key in _WERE_NULL if config.get(key) is None}
     without |= {key for key, value in _WERE_UNSAID.items() if config.get(key) == value}
+    without |= {key for key in config if explainer_of(key)}
     return {key: value for key, value in config.items() if key not in without}
 
 

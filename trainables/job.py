@@ -16,6 +16,7 @@ from trainables.constraints import read_constraints
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.experiment import asked, config_key
+from trainables.explanations import Explained
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.measuring import Judge
@@ -265,11 +266,17 @@ class Run:
             row.test_loss = student.loss
             row.metrics = metrics_of(last.get("val", {}), student.values)
             add_peers(row, self.training, scores)
+            self._explain(row)
             self.judge.behind(row, self.training.student)
             if self.keep:
                 self._save_student(student)
         row.ended_at = datetime.now(UTC)
         return row.known()
+
+    def _explain(self, row: TrialRow) -> None:
+        learner, validation = self.training.learner, self.training.stream.val_indices
+        explained = Explained(self.config, self.dataset, self.teacher, self.device)
+        explained.fill_in(row, learner.student, learner.normalisation, validation)
 
     def epoch_rows(self, first: int) -> list[dict[str, Any]]:
         """Rows of the ``epochs`` table, without those before the epoch of this index."""

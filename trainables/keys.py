@@ -1,8 +1,9 @@
-"""Whose setting a key is that a user writes: a term's, a part's of a compression, or a rule's."""
+"""Whose setting a key is that a user writes: a term's, a chain's, a rule's, an explainer's."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trainables.attribution.registry import explainer_of, explainer_settings, parse_explainers
 from trainables.compression.registry import PARTS, chain_settings, part_settings
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import method_settings
@@ -53,6 +54,34 @@ def parted(
         elif value is not None:
             raise UserError(f"{key}: has no effect with compression {compression}")
     return terms, chain, rule
+
+
+def without_explaining(
+    values: Mapping[str, Any], explainers: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings that are none of an explainer, and those of a trial's explainers.
+
+    Args:
+        values: by key; those of explainers are written in full.
+        explainers: of the trial, joined by ``+``.
+
+    Raises:
+        UserError: a setting of another explainer, or one that its explainer does not have.
+    """
+    rest: dict[str, Any] = {}
+    explaining: dict[str, Any] = {}
+    chosen = parse_explainers(explainers)
+    for key, value in values.items():
+        name = explainer_of(key)
+        if name is None:
+            rest[key] = value
+        elif name in chosen:
+            if key not in explainer_settings(name):
+                raise unknown("key", key, explainer_settings(name))
+            explaining[key] = value
+        elif value is not None:
+            raise UserError(f"{key}: has no effect with explainers {'+'.join(chosen) or 'none'}")
+    return rest, explaining
 
 
 def _of_another_rule(key: str) -> bool:

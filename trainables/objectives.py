@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from trainables.columns import TRIALS, Column
+from trainables.column import Column
+from trainables.columns import TRIALS
 from trainables.errors import UserError, unknown
 from trainables.runtimes.registry import RUNTIMES
 from trainables.tasks.metrics import HEADLINES

@@ -1,4 +1,4 @@
-"""`kdsweep cache`: what this machine keeps of teachers' outputs, and how to be rid of it."""
+"""`kdsweep cache`: what this machine keeps of teachers, and how to be rid of it."""
 
 from argparse import Namespace
 from datetime import datetime
@@ -9,6 +9,7 @@ _MB = 1e6
 
 
 def cache(options: Namespace) -> int:
+    from trainables.teachers.orbit_file import TableKey
     from trainables.teachers.table_folder import (
         cache_limit,
         clear_tables,
@@ -29,7 +30,8 @@ def cache(options: Namespace) -> int:
             facts = (f"damaged: {table.problem}", "", "", "")
         else:
             share = table.count_filled() / key.entries
-            facts = (key.what, key.dtype, f"{key.images:,} x {key.views}", f"{100 * share:.1f} %")
+            views = key.views if isinstance(key, TableKey) else 1
+            facts = (key.what, key.dtype, f"{key.images:,} x {views}", f"{100 * share:.1f} %")
         used = datetime.fromtimestamp(table.last_used).isoformat(" ", "minutes")
         size = f"{table.disk_bytes / _MB:.1f} MB"
         rows.append((table.path.name, *facts, size, used))

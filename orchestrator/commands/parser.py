@@ -26,7 +26,7 @@ VERBS = {
     "teacher": "train, import, adopt or list teachers",
     "export": "a trained network as a file: ONNX, or torch.export's",
     "inspect": "the layers of a trained network: what each is, costs and computes",
-    "cache": "what this machine keeps of the teachers' outputs",
+    "cache": "what this machine keeps of the teachers' outputs and attribution maps",
 }
 
 
@@ -99,7 +99,7 @@ EXAMPLES = {
   kdsweep inspect pareto_cifar10 pareto_cifar10-00042 -o pictures --data DATA""",
     "cache": """
   kdsweep cache list
-  kdsweep cache clear                                 all tables; trials make new ones""",
+  kdsweep cache clear                                 all of it; trials make it again""",
 }
 
 
@@ -211,8 +211,8 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("export", "inspect"):
         _results(made[name])
     actions = made["cache"].add_subparsers(dest="action", required=True, metavar="ACTION")
-    actions.add_parser("list", help="the tables, their size and how full they are")
-    clearing = actions.add_parser("clear", help="delete tables")
+    actions.add_parser("list", help="tables and maps, their size and how full they are")
+    clearing = actions.add_parser("clear", help="delete tables and maps")
     clearing.add_argument("names", nargs="*", metavar="TABLE", help="default: all of them")
     return parser
 

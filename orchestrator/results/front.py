@@ -14,7 +14,8 @@ from orchestrator.results.chains import model_of
 from orchestrator.results.latencies import with_latencies
 from orchestrator.results.store import Store
 from search_spaces.reading import read_yaml
-from trainables.columns import TRIALS, Direction
+from trainables.column import Direction
+from trainables.columns import TRIALS
 from trainables.errors import UserError, unknown
 from trainables.experiment import decisive
 from trainables.objectives import check_objective, column_of, metric_of, timed_with
@@ -41,8 +42,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         the first trial (``student``: ``MODEL~*`` where they differ). And ``settings`` (JSON of
         those that decide, less the seeds), ``n`` (trials), ``trial_ids`` (all, separated by
         spaces), for each of `SHOWN` ``*_sd`` (ddof 1; NaN for one seed), ``*_n`` (how many had it)
-        and ``*_by_seed`` (the value of each), and the headline metrics under their own names:
-        ``val_map``.
+        and ``*_by_seed`` (the value of each; no score of maps that no trial has), and the headline
+        metrics under their own names: ``val_map``.
 
     Raises:
         UserError: trials of one data set have two headline metrics.
@@ -70,7 +71,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     points["n"] = groups.size()
     points["trial_ids"] = groups["trial_id"].agg(" ".join)
     seeds = groups["seed"].agg(list)
-    for metric in SHOWN:
+    for metric in [name for name in SHOWN if name in SHOWN[:4] or finished[name].notna().any()]:
         values = groups[metric].agg(list)
         by_seed = [dict(zip(*both, strict=True)) for both in zip(seeds, values, strict=True)]
         points[f"{metric}_by_seed"] = pd.Series(by_seed, points.index, dtype=object)
@@ -262,11 +263,11 @@ def _because(column: str, metrics: Sequence[str]) -> str:
     needs = known.needs if known else ()
     if timed_with(column):
         return ": none was timed with that runtime; a study asks for it by fixed.latencies"
+    if "explainers" in needs:
+        return ": none was explained; a study asks for it by fixed.explainers"
     if "validation" in needs:
         return ": val_fraction is 0, so that no image validates"
-    if "teacher" in needs:
-        return ": without a teacher there is nothing to compare with"
-    return ""
+    return ": without a teacher there is nothing to compare with" if "teacher" in needs else ""
 
 
 def _per_teacher(points: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
@@ -297,6 +298,8 @@ def with_confirmation(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric not in SHOWN:
         raise unknown("metric", metric, SHOWN)
     points = over_seeds(frame)
+    if f"{metric}_sd" not in points:
+        raise nothing_finished(frame, [metric])
     endings = ("", "_sd", "_n", "_by_seed")
     names = {f"{metric}{ending}": f"shown{ending}" for ending in endings}
     for source, target in names.items():

@@ -20,7 +20,7 @@ from orchestrator.results.front import (
 from orchestrator.results.tables import best_cells
 from trainables.columns import TRIALS
 from trainables.errors import UserError, unknown
-from trainables.tasks.metrics import SHOWN, headline, shown_as
+from trainables.tasks.metrics import SHOWN, column_as, headline
 
 # Okabe & Ito's colours, told apart with any colour vision, less black and yellow (pale on white).
 # Six colours by ten markers: no two of the first 30 methods look alike.
@@ -82,7 +82,7 @@ def accuracy_versus_compression(
         name = f"{dataset}, teacher {teacher}" if isinstance(teacher, str) else str(dataset)
         axes.set_title(name, loc="left", fontsize=11, color=_INK)
         own = group["metric"].dropna().iloc[0]
-        axes.set_ylabel(f"{shown_as(metric.partition('_')[0], own)} (%)", color=_INK)
+        axes.set_ylabel(f"{column_as(metric, own)} (%)", color=_INK)
         note = " (methods side by side)" if group["method"].nunique() > 1 else ""
         axes.set_xlabel(f"compression: {TRIALS[factor].help}{note}", color=_INK)
     if title:

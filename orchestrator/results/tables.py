@@ -16,7 +16,7 @@ from orchestrator.results.forms import ABSENT, Grid, form_of
 from orchestrator.results.front import nothing_finished, signs, with_confirmation
 from orchestrator.results.latencies import with_latencies
 from orchestrator.results.sharing import for_every_teacher
-from trainables.tasks.metrics import ACC, shown_as
+from trainables.tasks.metrics import ACC, column_as, shown_as
 
 _PANEL = ["dataset", "teacher"]
 _COLUMN = [*_PANEL, "column"]
@@ -225,7 +225,7 @@ def _by_factor(kind: object) -> bool:
 
 
 def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
-    own, part = panel.cells[0].metric, metric.partition("_")[0]
+    own = panel.cells[0].metric
     taught = trials["teacher_test_score"].mean()
     teacher = panel.cells[0].teacher or "none"
     if not math.isnan(taught):
@@ -235,7 +235,7 @@ def _caption(panel: Panel, trials: pd.DataFrame, metric: str) -> str:
     paired = " ± its standard error, paired by seed" if known else ""
     listed = f"seeds {', '.join(map(str, seeds))}" if len(seeds) <= 6 else f"{len(seeds)} seeds"
     return (
-        f"{panel.cells[0].dataset}, teacher {teacher}. {_capital(shown_as(part, own))} in %, "
+        f"{panel.cells[0].dataset}, teacher {teacher}. {_capital(column_as(metric, own))} in %, "
         f"mean ± sd over seeds (number of seeds), and the difference in points to the plain "
         f"student of the same compression{paired}; {len(trials)} finished trials, {listed}."
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 
+from orchestrator.sweeps.explaining import check_masks
 from orchestrator.sweeps.plan import Plan, naming
 from orchestrator.sweeps.validation import check_validation
 from search_spaces.spec import Study
@@ -20,7 +21,8 @@ _WARMUP = ".warmup"
 
 
 def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
-    """What a search needs beside its trials: a budget, and images that its trials are judged by.
+    """What a search needs beside its trials: a budget, and images that its trials are judged by,
+    with masks where localisation is.
 
     Args:
         study: what is tried.
@@ -34,6 +36,8 @@ def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
         key for key, name in study.judged.items() if "validation" in check_objective(name).needs
     ]
     check_validation(study, dataset, next(iter(deciding), None))
+    if any("masks" in check_objective(name).needs for name in study.judged.values()):
+        check_masks(study, dataset())
 
 
 def scored_by(metric: Metric, study: Study) -> Study:

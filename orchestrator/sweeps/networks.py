@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 
+from orchestrator.sweeps.explaining import check_explained
 from orchestrator.sweeps.plan import Plan, checkpoint_seconds, naming
 from trainables.compression.chain import Chain, check_steps
-from trainables.config import TrialConfig
+from trainables.config import NO_EXPLAINERS, TrialConfig
 from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.registry import peer_models
@@ -20,7 +21,8 @@ def check_networks(plan: Plan) -> None:
 
     Raises:
         UserError: a network that cannot be built for these images, or a pair of networks
-            that a method cannot join, or a student on which a step cannot work.
+            that a method cannot join, a student on which a step cannot work, or a network that
+            an explainer cannot explain.
     """
     checkpoint_seconds()
     for step in plan.recipes:
@@ -34,6 +36,10 @@ def check_networks(plan: Plan) -> None:
             if done not in built:
                 built.add(done)
                 _check_steps(plan, config, student, checked)
+            explained = (pair, student, config.compression, config.explainers)
+            if config.explainers != NO_EXPLAINERS and explained not in built:
+                built.add(explained)
+                check_explained(plan, config, student)
             peers = frozenset(peer_models(config.method, config.terms).values())
             networks = (pair, student, config.method, peers)
             if networks in built:

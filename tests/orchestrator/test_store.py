@@ -75,13 +75,15 @@ FROZEN = {
         "string": "sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
         "term_weights peers precision teacher_precision teacher_note metric metrics runtime "
-        "latencies contributions violations start optimizer_groups",
+        "latencies contributions violations start optimizer_groups attribution_maps attributions",
         "int64": "attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
-        "peak_memory_bytes schema_version nonzero_params bit_operations activation_bytes",
+        "peak_memory_bytes schema_version nonzero_params bit_operations activation_bytes "
+        "val_empty_maps test_empty_maps",
         "double": "compression_requested compression_params compression_macs compression_bytes "
         "latency_ms train_loss val_loss test_loss val_acc test_acc teacher_test_acc train_seconds "
         "images_per_second teacher_cache_hit_rate peer_val_acc peer_test_acc val_score "
-        "test_score teacher_test_score",
+        "test_score teacher_test_score val_localisation val_pointing val_miou val_preservation "
+        "val_agreement test_localisation test_pointing test_miou test_preservation test_agreement",
         "timestamp[us, tz=UTC]": "started_at ended_at",
     },
     "epochs": {

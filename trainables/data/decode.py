@@ -2,8 +2,6 @@
 
 import hashlib
 import os
-import sys
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +15,7 @@ from PIL import Image, ImageOps
 from trainables.data.dataset import Images, Sizes
 from trainables.data.image_formats import Trait, image_size, read_image
 from trainables.data.notes import plural
+from trainables.data.progress_line import ProgressLine
 from trainables.errors import UserError
 
 DEFAULT_IMAGE_SIZE = 224
@@ -180,7 +179,7 @@ def decode_split(split: EncodedSplit, into: np.ndarray, *, resize: bool) -> Seen
         UserError: an image does not decode or has the wrong size; the message says which.
     """
     threads = min(_MOST_THREADS, os.cpu_count() or 1)
-    progress = _Progress(f"decoding {split.name}", len(into))
+    progress = ProgressLine(f"decoding {split.name}", len(into))
     under_way: deque[Future[_Decoded]] = deque()
     seen = Seen.nothing(len(into))
     pool = ThreadPoolExecutor(threads)
@@ -232,27 +231,3 @@ def _decode(where: str, data: bytes, into: np.ndarray, resize: bool) -> "_Decode
 def _digest(data: bytes) -> int:
     """Enough to find equal files: two of a million differing ones share it once in 30 million."""
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-class _Progress:
-    """One line on stderr, for work that takes longer than two seconds."""
-
-    def __init__(self, label: str, total: int) -> None:
-        self._label = label
-        self._total = total
-        self._next = time.monotonic() + 2
-        self._shown = False
-        # A log file gets a line now and then instead of one that overwrites itself.
-        terminal = sys.stderr.isatty()
-        self._interval = 0.5 if terminal else 10.0
-        self._end = "\r" if terminal else "\n"
-
-    def show(self, done: int) -> None:
-        if time.monotonic() >= self._next:
-            self._shown = True
-            self._next = time.monotonic() + self._interval
-            print(f"{self._label}: {done:,} of {self._total:,}", end=self._end, file=sys.stderr)
-
-    def close(self) -> None:
-        if self._shown:
-            print(f"{self._label}: {self._total:,} done{'':12}", file=sys.stderr)

@@ -25,8 +25,21 @@ HEADLINES = {metric.name: metric for metric in (ACC, MAP)}
 """Those by which a task of ours selects."""
 
 
-SHOWN = ("test_score", "val_score", "test_acc", "val_acc")
-"""Columns that can be shown: the headline, or the accuracy; of the test set, or of validation."""
+EXPLAINED = {
+    "preservation": "preservation of the teacher's maps",
+    "agreement": "agreement with the teacher",
+    "localisation": "localisation AUC",
+    "pointing": "pointing accuracy",
+    "miou": "localisation mIoU",
+}
+"""What is said of explanations, by what stands behind ``val_`` and ``test_``: fractions, too."""
+
+SHOWN = (
+    *("test_score", "val_score", "test_acc", "val_acc"),
+    *(f"{part}_{name}" for part in ("test", "val") for name in EXPLAINED),
+)
+"""Columns that can be shown: the headline, or the accuracy, or what is said of explanations; of the
+test set, or of validation."""
 
 
 def headline(name: object) -> Metric:
@@ -48,6 +61,19 @@ def shown_as(part: str, name: object) -> str:
         name: as for `headline`.
     """
     return f"{'validation' if part == 'val' else part} {headline(name).label}"
+
+
+def column_as(column: str, name: object) -> str:
+    """How pictures and tables call one of `SHOWN`.
+
+    Args:
+        column: ``test_score``, ``val_preservation``.
+        name: as for `headline`.
+    """
+    part, _, rest = column.partition("_")
+    if rest in EXPLAINED:
+        return f"{'validation' if part == 'val' else part} {EXPLAINED[rest]}"
+    return shown_as(part, name)
 
 
 def percent(value: float, name: object) -> str:

@@ -19,26 +19,21 @@ import errno
 import hashlib
 import json
 import os
-import struct
-import uuid
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
 from trainables.data.orbit import number_of_views
-from trainables.errors import UserError
+from trainables.teachers.file_header import HEADER_BYTES, Format
 
-HEADER_BYTES = 4096
 SUFFIX = ".table"
 DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
 """What values are stored as: torch's name and bytes."""
 
 # Raise it whenever the layout changes, or the same teacher would give other outputs.
 _FORMAT = 1
-_MAGIC = b"kdsTable"
-_PREFIX = struct.Struct("<8sII32s")
 _SCAN_RECORDS = 1 << 16
 
 
@@ -74,6 +69,11 @@ class TableKey:
             raise ValueError(f"a table's dtype is one of {', '.join(DTYPES)}, not '{self.dtype}'")
         if self.images < 1 or self.width < 1 or self.padding < 0:
             raise ValueError("a table needs images, a width and a padding that is not negative")
+
+    @property
+    def title(self) -> str:
+        """What the table is, in words."""
+        return f"teacher table of {self.what}"
 
     @property
     def views(self) -> int:
@@ -138,18 +138,7 @@ def open_file(path: Path, key: TableKey) -> int:
         UserError: the file is damaged, or not the table of ``key``.
         OSError: it cannot be made or opened.
     """
-    try:
-        descriptor = os.open(path, os.O_RDWR)
-    except FileNotFoundError:
-        _create(path, key)
-        descriptor = os.open(path, os.O_RDWR)
-    try:
-        if read_key(path, descriptor) != key:
-            raise _refusal(path, "it is the table of other outputs than its name says")
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
+    return _TABLE.open(path, key)
 
 
 def read_key(path: Path, descriptor: int) -> TableKey:
@@ -158,24 +147,8 @@ def read_key(path: Path, descriptor: int) -> TableKey:
     Raises:
         UserError: header or length are not those of a whole table.
     """
-    page = os.pread(descriptor, HEADER_BYTES, 0)
-    if page[: len(_MAGIC)] != _MAGIC or len(page) < HEADER_BYTES:
-        raise _refusal(path, "it is no teacher table")
-    _, version, length, _ = _PREFIX.unpack_from(page)
-    if version != _FORMAT:
-        raise _refusal(path, f"its format is {version}, expected {_FORMAT}")
-    try:
-        facts = json.loads(page[_PREFIX.size : _PREFIX.size + length])
-        key = TableKey(**{field.name: facts[field.name] for field in fields(TableKey)})
-        whole = page == _header(key)
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise _refusal(path, "its header is damaged")
-    found = os.fstat(descriptor).st_size
-    if found != key.file_bytes:
-        raise _refusal(path, f"it has {found} bytes, expected {key.file_bytes}")
-    return key
+    found: TableKey = _TABLE.read_key(path, descriptor)
+    return found
 
 
 def count_filled(descriptor: int, key: TableKey) -> int:
@@ -219,32 +192,4 @@ def _written(descriptor: int, length: int, size: int) -> Iterator[tuple[int, int
             first = stop
 
 
-def _create(path: Path, key: TableKey) -> None:
-    """An empty table under another name, then linked: of several processes one succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(hidden, "xb") as file:
-            file.write(_header(key))
-            file.truncate(key.file_bytes)
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(hidden, path)
-        except FileExistsError:
-            return
-    finally:
-        hidden.unlink(missing_ok=True)
-
-
-def _header(key: TableKey) -> bytes:
-    facts = json.dumps(asdict(key), sort_keys=True).encode()
-    digest = hashlib.sha256(facts).digest()
-    page = _PREFIX.pack(_MAGIC, _FORMAT, len(facts), digest) + facts
-    if len(page) > HEADER_BYTES:
-        raise ValueError(f"a table's key takes at most {HEADER_BYTES - _PREFIX.size} bytes")
-    return page.ljust(HEADER_BYTES, b"\0")
-
-
-def _refusal(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} cannot be used: {reason}; delete it with 'kdsweep cache clear'")
+_TABLE = Format(b"kdsTable", _FORMAT, "teacher table", TableKey)

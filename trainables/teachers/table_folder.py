@@ -1,46 +1,58 @@
-"""The folder of the teacher tables of a node: where it is, what it may hold, listing, clearing."""
+"""The folder of what a node keeps of teachers: where it is, what it may hold, listing, clearing.
+
+Tables of their outputs and files of their attribution maps lie in it and share one cap.
+"""
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from trainables.cache_root import cache_root
 from trainables.errors import UserError, unknown
+from trainables.teachers import map_file
+from trainables.teachers.map_file import MapKey, count_maps
 from trainables.teachers.orbit_file import SUFFIX, TableKey, count_filled, read_key
 
 _GB = 10**9
 _DEFAULT_GB = 50.0
 # What a table leaves free for others: a twentieth of the disk, and no more than this.
 _RESERVE = 5 * _GB
+_SUFFIXES = (SUFFIX, map_file.SUFFIX)
 
 
 class TableUnavailable(UserError):
-    """No table can be kept for this key here. The caller does without: the teacher runs live."""
+    """Nothing can be kept for this key here. Of a table the caller does without: the teacher runs
+    live."""
 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table as it lies on the disk.
+    """A table, or a file of maps, as it lies on the disk.
 
     Attributes:
         path: its file.
         key: what it holds; None if the file is damaged.
         problem: what is wrong with the file; None if nothing is.
-        disk_bytes: what it takes on the disk now; `TableKey.file_bytes` when it is full.
+        disk_bytes: what it takes on the disk now; the key's ``file_bytes`` when it is full.
         last_used: when it was last opened, filled or closed, in seconds since 1970.
     """
 
     path: Path
-    key: TableKey | None
+    key: TableKey | MapKey | None
     problem: str | None
     disk_bytes: int
     last_used: float
 
     def count_filled(self) -> int:
-        """How many of `TableKey.entries` are filled; reads the whole table, 0 if it is damaged."""
+        """How many of the key's ``entries`` are filled; reads the whole file, 0 if it is damaged."""
         if self.key is None:
             return 0
+        if isinstance(self.key, MapKey):
+            return count_maps(self.path, self.key)
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             return count_filled(descriptor, self.key)
@@ -58,9 +70,9 @@ def table_folder() -> Path:
 
 
 def cache_limit() -> int:
-    """Bytes that all tables of a folder may take: ``KDSWEEP_CACHE_GB`` times 10^9, or 50 GB.
+    """Bytes that all files of a folder may take: ``KDSWEEP_CACHE_GB`` times 10^9, or 50 GB.
 
-    With 0 there are no tables, and teachers always run live.
+    With 0 there are no tables, and teachers always run live; methods that read maps are refused.
 
     Raises:
         UserError: ``KDSWEEP_CACHE_GB`` is not a number from 0.
@@ -78,9 +90,9 @@ def cache_limit() -> int:
 
 
 def list_tables(folder: Path) -> list[TableFile]:
-    """The tables of a folder, damaged ones too, the last used first; none if it does not exist."""
+    """The files of a folder, damaged ones too, the last used first; none if it does not exist."""
     found = []
-    for path in folder.glob(f"*{SUFFIX}"):
+    for path in _files(folder):
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except FileNotFoundError:
@@ -93,7 +105,7 @@ def list_tables(folder: Path) -> list[TableFile]:
 
 
 def clear_tables(folder: Path, names: Collection[str] | None = None) -> list[TableFile]:
-    """Deletes tables: all of them, or those with the given file names.
+    """Deletes tables and files of maps: all of them, or those with the given file names.
 
     A process that has one open goes on with it; its disk space is freed when it ends.
 
@@ -101,7 +113,7 @@ def clear_tables(folder: Path, names: Collection[str] | None = None) -> list[Tab
         The deleted ones.
 
     Raises:
-        UserError: there is no table of a given name.
+        UserError: there is no file of a given name.
     """
     tables = list_tables(folder)
     known = {table.path.name for table in tables}
@@ -113,28 +125,29 @@ def clear_tables(folder: Path, names: Collection[str] | None = None) -> list[Tab
         table.path.unlink(missing_ok=True)
     if names is None:
         # What processes left that were killed while they made a table.
-        for hidden in folder.glob(f".*{SUFFIX}.*"):
-            hidden.unlink(missing_ok=True)
+        for suffix in _SUFFIXES:
+            for hidden in folder.glob(f".*{suffix}.*"):
+                _unlink_hidden(hidden)
     return doomed
 
 
-def check_room(path: Path, key: TableKey, max_bytes: int) -> None:
-    """Refuses a table that could not be filled.
+def check_room(path: Path, key: TableKey | MapKey, max_bytes: int) -> None:
+    """Refuses a file that could not be filled.
 
     Args:
         path: of its file, which need not exist; the folder must.
-        key: of the table.
-        max_bytes: what all tables of the folder together may take on the disk.
+        key: of what is in it.
+        max_bytes: what all files of the folder together may take on the disk.
 
     Raises:
         TableUnavailable: so much is not allowed, or not free.
     """
     if not max_bytes:
-        raise TableUnavailable("no teacher tables: KDSWEEP_CACHE_GB is 0")
-    sizes = {file.name: 512 * file.stat().st_blocks for file in path.parent.glob(f"*{SUFFIX}")}
+        raise TableUnavailable(f"no {key.title}: KDSWEEP_CACHE_GB is 0")
+    sizes = dict(_sizes(path.parent))
     missing = max(0, key.file_bytes - sizes.get(path.name, 0))
     held = sum(sizes.values())
-    table = f"no teacher table of {key.what}: it would take {missing / _GB:.3g} GB more"
+    table = f"no {key.title}: it would take {missing / _GB:.3g} GB more"
     if missing and held + missing > max_bytes:
         raise TableUnavailable(
             f"{table}, and {held / _GB:.3g} of {max_bytes / _GB:.3g} GB (KDSWEEP_CACHE_GB) are "
@@ -150,11 +163,34 @@ def check_room(path: Path, key: TableKey, max_bytes: int) -> None:
         )
 
 
+def _files(folder: Path) -> Iterator[Path]:
+    for suffix in _SUFFIXES:
+        yield from folder.glob(f"*{suffix}")
+
+
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    """What each file takes on the disk."""
+    for file in _files(folder):
+        with suppress(FileNotFoundError):
+            yield file.name, 512 * file.stat().st_blocks
+
+
+def _unlink_hidden(path: Path) -> None:
+    """Deletes what is left over; not the lock of a process that computes."""
+    if path.suffix != ".lock":
+        path.unlink(missing_ok=True)
+        return
+    with suppress(Timeout), FileLock(path, timeout=0):
+        path.unlink(missing_ok=True)
+
+
 def _describe(path: Path, descriptor: int) -> TableFile:
     state = os.fstat(descriptor)
-    key = problem = None
+    key: TableKey | MapKey | None = None
+    problem = None
     try:
-        key = read_key(path, descriptor)
+        reading = map_file.read_key if path.suffix == map_file.SUFFIX else read_key
+        key = reading(path, descriptor)
     except UserError as error:
         problem = str(error)
     return TableFile(path, key, problem, 512 * state.st_blocks, state.st_mtime)

@@ -9,11 +9,12 @@ from torch import nn
 
 from trainables.attribution.explaining import as_explained, explain
 from trainables.attribution.grad_cam import GradCAM, GradCAMConfig, grad_cam
-from trainables.attribution.layers import find_layer
+from trainables.attribution.layers import Layer, find_layer, read_layer
 from trainables.attribution.maps import is_empty, to_unit
 from trainables.attribution.registry import resolve_explainers
 from trainables.errors import UserError
-from trainables.models import create_model
+from trainables.models import Network, create_model
+from trainables.models.outputs import Outputs
 
 TARGETS = torch.tensor([3, 0, 7])
 
@@ -82,11 +83,52 @@ def test_what_a_layer_returned_is_read_before_a_relu_in_place_writes_over_it():
     assert not torch.allclose(after, found, rtol=1e-2)
 
 
+class Forked(Network):
+    """A stage that is read in two ways, by one of them through an identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.act = nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(inplace=True)
+        self.same, self.conv = nn.Identity(), nn.Conv2d(4, 4, 3, 1, 1)
+        self.classifier = nn.Linear(4, 10)
+
+    def forward(self, images, depth=None):
+        stage = self.act(self.stem(images))
+        embedding = (self.same(stage) + self.conv(stage).relu()).mean((2, 3))
+        return Outputs(self.classifier(embedding), embedding, (stage,))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("forked", "resnet8", "resnet8_zeropad", "wrn_10_0.5", "mobilenetv2_x0.25"),
+        *("vgg11_gap_x0.125", "torchvision:shufflenet_v2_x0_5", "timm:mobilenetv3_small_050"),
+    ],
+)
+def test_a_stage_is_found_with_all_that_reads_it(name):
+    """Its gradient is that of the stage in the network's outputs."""
+    torch.manual_seed(0)
+    network = Forked() if name == "forked" else made(name)
+    with as_explained(network):
+        for number in range(len(network(images(1)).stages)):
+            layer = find_layer("layer", str(number), network, images(1))
+            assert layer.module is not None
+            (found, features), (expected, stage) = (
+                read_layer(network, where, images(3)) for where in (layer, Layer(number, None))
+            )
+            torch.testing.assert_close(features, stage)
+            gradients = [
+                torch.autograd.grad(logits[range(3), TARGETS].sum(), there)[0]
+                for logits, there in ((found, features), (expected, stage))
+            ]
+            torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
 def test_gradients_are_recorded_behind_the_layer_alone():
     network = made("resnet8")
     with as_explained(network):
         layer = find_layer("layer", "last", network, images(1))
-        assert layer.module == "layer3"
+        assert layer.module == "layer3.0.relu2"
         seen = []
         handle = network.layer2.register_forward_hook(lambda m, i, o: seen.append(o.requires_grad))
         GradCAM(GradCAMConfig(), network).attribute(images(3), TARGETS)

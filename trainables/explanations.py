@@ -1,0 +1,300 @@
+"""A trial's student explained: where its maps are, and whether they are still its teacher's.
+
+Which images are explained follows from the data and the split alone: of every class its share, and
+only such as have a mask, where some have. An image is explained for
+
+- every class that its mask shows: localisation is scored by these;
+- the class that the teacher says, as in Park et al., "Attribution Preservation in Network
+  Compression for Reliable Network Interpretation", NeurIPS 2020, arXiv 2010.15054, section 3; of a
+  multi-label set for every class that its labels say. Preservation is scored by these.
+
+What the teacher says is computed once per process, since all trials of a sweep ask for the same.
+"""
+
+import json
+import logging
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainables.attribution.explaining import explain
+from trainables.attribution.scoring import Pairs, Said, headlines, means_of, pairs_for, scores_of
+from trainables.columns import TrialRow
+from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset, Images
+from trainables.data.views import to_float
+from trainables.errors import UserError
+from trainables.models.blueprint import build
+from trainables.models.outputs import Network
+from trainables.models.shapes import evaluating
+from trainables.randomness import Randomness
+from trainables.tasks.registry import TASKS
+from trainables.teachers.teacher import Teacher
+from trainables.worker import kept
+
+log = logging.getLogger(__name__)
+
+Part = Literal["val", "test"]
+Explainers = tuple[tuple[str, Any], ...]
+"""Names and configs, in their order."""
+
+SEED = 0
+"""Of the choice of images and of the untrained network: the same for all trials."""
+
+BATCH = 128
+
+
+class Taught(NamedTuple):
+    """What the teacher says to images that are explained.
+
+    Attributes:
+        logits: ``[M, classes]``.
+        maps: by explainer, ``[P, H, W]``.
+        untrained: by explainer and measure, how near to these are maps of the teacher's
+            architecture without training.
+        said: the scores of its maps by explainer.
+        errors: by explainer that cannot explain it.
+    """
+
+    logits: Tensor
+    maps: dict[str, Tensor]
+    untrained: dict[str, dict[str, float]]
+    said: dict[str, Said]
+    errors: dict[str, str]
+
+
+class Asked(NamedTuple):
+    """Images that are explained.
+
+    Attributes:
+        pixels: uint8 ``[M, C, H, W]``, on the device of the trial.
+        pairs: the classes that they are explained for, there as well.
+        taught: what the teacher says; None without one.
+    """
+
+    pixels: Tensor
+    pairs: Pairs
+    taught: Taught | None
+
+
+class Explained:
+    """Fills in what is said of a trial's explanations.
+
+    Args:
+        config: of the trial; with no explainers there is nothing to do.
+        dataset: its data; the test set is read for `test` alone.
+        teacher: its teacher, or None.
+        device: where the student is.
+    """
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        dataset: Dataset,
+        teacher: Teacher | None,
+        device: torch.device,
+    ) -> None:
+        self._config, self._dataset = config, dataset
+        self._teacher, self._device = teacher, device
+
+    def fill_in(
+        self,
+        row: TrialRow,
+        student: Network,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        validation: Tensor,
+    ) -> None:
+        """Adds the scores to the row of a trial that is over.
+
+        Args:
+            row: of the trial.
+            student: as it was trained.
+            normalisation: mean and deviation of its images, per channel.
+            validation: the validation images, int64; none of a trial that has learned from all.
+        """
+        explainers = tuple(self._config.explainer_configs.items())
+        if not explainers:
+            return
+        everything: dict[str, Any] = {}
+        parts: dict[Part, tuple[int, ...] | None] = {"val": (*validation.tolist(),), "test": None}
+        for part, positions in parts.items():
+            if positions == ():
+                continue
+            what = self._dataset, part, positions, self._config.explained_images
+            asked = asked_of(*what, explainers, self._teacher, str(self._device))
+            said = self._scores(asked, student, normalisation, explainers)
+            everything[part] = said
+            for name, value in headlines(said["explainers"]).items():
+                setattr(row, f"{part}_{name}", value)
+            setattr(row, f"{part}_agreement", said.get("agreement"))
+        row.attributions = json.dumps(everything)
+
+    def _scores(
+        self,
+        asked: Asked,
+        student: Network,
+        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        explainers: Explainers,
+    ) -> Said:
+        independent = TASKS[self._dataset.task].independent
+        images = to_float(asked.pixels, *normalisation, channels_last=False)
+        logits = logits_of(student, images)
+        said: Said = {"images": len(images), "masks": asked.pairs.masks is not None}
+        taught = asked.taught
+        if taught:
+            said["agreement"] = agreement(logits, taught.logits, independent)
+        predicted = says(logits, independent)[asked.pairs.images, asked.pairs.classes]
+        by_name: dict[str, Said] = {}
+        for name, config in explainers:
+            if taught and name in taught.errors:
+                by_name[name] = {"error": taught.errors[name]}
+                continue
+            try:
+                maps = maps_of(student, name, config, images, asked.pairs)
+            except UserError as error:  # the training is worth its row
+                log.warning("no maps by explainer %s: %s", name, error)
+                by_name[name] = {"error": str(error)}
+                continue
+            beside = (taught.maps[name], taught.untrained[name]) if taught else ()
+            by_name[name] = scores_of(maps, asked.pairs, predicted, *beside)
+            if taught:
+                by_name[name]["teacher"] = taught.said[name]
+        return {**said, "explainers": by_name}
+
+
+@kept("explained images", entries=4)
+def asked_of(
+    dataset: Dataset,
+    part: Part,
+    positions: tuple[int, ...] | None,
+    count: int,
+    explainers: Explainers,
+    teacher: Teacher | None,
+    device: str,
+) -> Asked:
+    """What is explained of a part of a data set, and what the teacher says to it.
+
+    Args:
+        dataset: of the images.
+        part: ``val``, of the training set, or ``test``.
+        positions: of that part in its set, one at least; None: all.
+        count: how many of them.
+        explainers: whose maps.
+        teacher: whose; None for none.
+        device: where to.
+    """
+    images = dataset.train if part == "val" else dataset.read_test()
+    among = torch.arange(len(images)) if positions is None else torch.tensor(positions)
+    chosen = choose(images, among, count, dataset.task)
+    where = torch.device(device)
+    pixels = images.images[chosen].to(where)
+    said = torch.zeros(len(chosen), dataset.num_classes, dtype=torch.bool, device=where)
+    if TASKS[dataset.task].independent:
+        said = (images.labels[chosen] == 1).to(where)
+    elif teacher:
+        said = says(logits_of(teacher.network, _as_taught(teacher, pixels)), False)
+    pairs = pairs_for(said, _masks(images, chosen, where))
+    taught = _taught(teacher, pixels, pairs, dataset, explainers) if teacher else None
+    return Asked(pixels, pairs, taught)
+
+
+def _as_taught(teacher: Teacher, pixels: Tensor) -> Tensor:
+    return to_float(pixels, teacher.card.mean, teacher.card.std, channels_last=False)
+
+
+def _taught(
+    teacher: Teacher, pixels: Tensor, pairs: Pairs, dataset: Dataset, explainers: Explainers
+) -> Taught:
+    images, network = _as_taught(teacher, pixels), teacher.network
+    logits = logits_of(network, images)
+    predicted = says(logits, TASKS[dataset.task].independent)[pairs.images, pairs.classes]
+    with Randomness(SEED, torch.device("cpu")):
+        fresh = build(network.blueprint, dataset.num_classes, dataset.image_shape)
+    fresh = fresh.to(pixels.device).eval()
+    taught = Taught(logits, {}, {}, {}, {})
+    for name, config in explainers:
+        try:
+            maps = maps_of(network, name, config, images, pairs)
+            chance = means_of(maps_of(fresh, name, config, images, pairs), maps, pairs)
+        except UserError as error:
+            taught.errors[name] = f"teacher {teacher.card.name}: {error}"
+            log.warning("no maps by explainer %s: %s", name, taught.errors[name])
+            continue
+        taught.maps[name], taught.untrained[name] = maps, chance
+        taught.said[name] = scores_of(maps, pairs, predicted)
+    return taught
+
+
+def choose(images: Images, positions: Tensor, count: int, task: str) -> Tensor:
+    """Which images are explained: of every class its share, and those with masks if there are any.
+
+    Args:
+        images: a set.
+        positions: those of it that may be, int64.
+        count: how many, about.
+        task: name of the set's task.
+    """
+    if images.masks is not None:
+        masked = positions[torch.isin(positions, images.masks.positions)]
+        positions = masked if len(masked) else positions
+    share = count / len(positions)
+    if share >= 1:
+        return positions
+    return TASKS[task].subset(images.labels, positions, share, SEED)
+
+
+def _masks(images: Images, chosen: Tensor, device: torch.device) -> Tensor | None:
+    """Of images that all have one; None where they have not."""
+    masks = images.masks
+    if masks is None or not torch.isin(chosen, masks.positions).all():
+        return None
+    return masks.values[torch.searchsorted(masks.positions, chosen)].to(device)
+
+
+def maps_of(network: Network, name: str, config: Any, images: Tensor, pairs: Pairs) -> Tensor:
+    """Maps of all pairs by one explainer, ``[P, H, W]``.
+
+    Raises:
+        UserError: the network cannot be explained by it.
+    """
+    return explain(network, {name: config}, images[pairs.images], pairs.classes)[name]
+
+
+@torch.no_grad()
+def logits_of(network: Network, images: Tensor) -> Tensor:
+    """``[M, classes]`` float32, in evaluation mode."""
+    with evaluating(network):
+        return torch.cat([network(part).logits.float() for part in images.split(BATCH)])
+
+
+def says(logits: Tensor, independent: bool) -> Tensor:
+    """Which classes a network says are there, bool ``[M, classes]``: σ(z) > 0.5, or the greatest.
+
+    Args:
+        logits: ``[M, classes]``.
+        independent: whether every class is a question by itself.
+    """
+    if independent:
+        return logits > 0
+    return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, True), True)
+
+
+def agreement(one: Tensor, other: Tensor, independent: bool) -> float | None:
+    """The share of what two networks say that both say.
+
+    Of images of one class, those for which they say the same. Otherwise of all classes that one of
+    them says are in an image, those that both say are: what nobody sees is no agreement.
+
+    Args:
+        one, other: logits ``[M, classes]``.
+        independent: as for `says`.
+
+    Returns:
+        None where neither says anything.
+    """
+    first, second = says(one, independent), says(other, independent)
+    if not independent:
+        return (first & second).any(1).double().mean().item()
+    either = int((first | second).sum())
+    return int((first & second).sum()) / either if either else None
