@@ -1,4 +1,4 @@
-"""The verbs that list what there is: studies, methods, models, data sets, columns."""
+"""The verbs that list what there is: studies, methods, explainers, models, data sets, columns."""
 
 import json
 import sys
@@ -163,6 +163,33 @@ def optimizers(options: Namespace) -> int:
         _print_settings(settings)
     else:
         print("It has no settings of its own: the trial's lr, momentum and so on serve it.")
+    return 0
+
+
+def explainers(options: Namespace) -> int:
+    import inspect
+
+    from trainables.attribution.registry import EXPLAINERS, explainer_settings
+
+    if options.name is None:
+        print_table(("name", "what it is"), [(name, EXPLAINERS.title(name)) for name in EXPLAINERS])
+        print(
+            "\nJoin them by '+': grad_cam+lrp. Each says what in an image speaks for a class, as a "
+            "map of the image's size;\nwhat it says of an image does not depend on the others. "
+            "`kdsweep explainers NAME` shows source and settings."
+        )
+        return 0
+    for name in (part.strip() for part in options.name.split("+")):
+        kind = EXPLAINERS[name]
+        print((inspect.getdoc(sys.modules[kind.__module__]) or "").strip() + "\n")
+        against = "positive and negative (against the class)" if kind.signed else "at least 0"
+        print(f"Values of a map: {against}.")
+        print(f"What is attributed sums to: {kind.completeness or 'nothing in particular'}.\n")
+        if settings := explainer_settings(name):
+            _print_settings(settings)
+        else:
+            print("It has no settings.")
+        print()
     return 0
 
 

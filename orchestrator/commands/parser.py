@@ -20,6 +20,7 @@ VERBS = {
     "methods": "the distillation methods, or one of them",
     "compressions": "the ways to make a student small, or one of them",
     "optimizers": "the update rules, or one of them",
+    "explainers": "what shows why a network answers as it does, or one of them",
     "models": "the networks",
     "datasets": "the data sets",
     "teacher": "train, import, adopt or list teachers",
@@ -72,6 +73,9 @@ EXAMPLES = {
     "optimizers": """
   kdsweep optimizers
   kdsweep optimizers muon""",
+    "explainers": """
+  kdsweep explainers
+  kdsweep explainers grad_cam""",
     "models": """
   kdsweep models
   kdsweep models wrn_16_2 --classes 100""",
@@ -191,9 +195,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     made["studies"].add_argument("name", nargs="?", metavar="NAME")
     made["studies"].add_argument("--schema", action="store_true", help="a study's JSON schema")
-    made["methods"].add_argument("name", nargs="?", metavar="NAME")
-    made["compressions"].add_argument("name", nargs="?", metavar="NAME")
-    made["optimizers"].add_argument("name", nargs="?", metavar="NAME")
+    for name in ("methods", "compressions", "optimizers", "explainers"):
+        made[name].add_argument("name", nargs="?", metavar="NAME")
     made["models"].add_argument("name", nargs="?", metavar="NAME")
     made["models"].add_argument("--classes", type=int, default=10, metavar="N")
     made["models"].add_argument(

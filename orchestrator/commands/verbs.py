@@ -4,6 +4,7 @@ from orchestrator.commands.caching import cache
 from orchestrator.commands.catalogue import (
     compressions,
     datasets,
+    explainers,
     methods,
     models,
     optimizers,
@@ -20,6 +21,7 @@ __all__ = [
     "compressions",
     "confirm",
     "datasets",
+    "explainers",
     "export",
     "front",
     "inspect",

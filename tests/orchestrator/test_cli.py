@@ -41,6 +41,7 @@ FROZEN = {
     "methods": ["NAME"],
     "compressions": ["NAME"],
     "optimizers": ["NAME"],
+    "explainers": ["NAME"],
     "models": ["NAME", "--classes", "--image"],
     "datasets": ["NAME", "--data", "--download"],
     "teacher train": ["STUDY", *WHERE, "--replace", "--set"],

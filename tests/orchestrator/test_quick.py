@@ -96,6 +96,7 @@ def test_lists_load_no_frames_either(folder: Path) -> None:
         *("studies digitz", "studies --help", "datasets", "datasets --help", "datasets nope"),
         *("datasets cifar10", "cache list", "cache list --help", "cache clear nope", "cache lst"),
         *("query --columns", "query", "optimizers", "optimizers --help"),
+        *("explainers", "explainers --help"),
     )
     for command, (_, loaded, _) in found.items():
         assert not loaded & (HEAVY | FRAMES), command
@@ -107,6 +108,7 @@ def test_lists_load_no_frames_either(folder: Path) -> None:
     assert "compare_kd_cifar100" in found["studies"][2]
     assert "kd.alpha" in found["studies digits"][2]
     assert "Gupta" in found["optimizers"][2]
+    assert "weighted by what the class's logit gains" in found["explainers"][2]
     assert "3 x 18" in found["cache list"][2]
 
 

@@ -13,25 +13,43 @@ class Explainer(ABC):
 
     A subclass stands in its own file, with its Config beside it: a frozen dataclass of
     `trainables.settings.setting` fields. What it says of an image does not depend on the other
-    images of the batch.
+    images of the batch, nor on what random numbers were drawn before. `explain` calls it, with the
+    network in evaluation mode, weights that have no gradients, gradients on and autocast off.
 
     Args:
         config: its settings.
-        network: as it is; an explainer that must change a network changes a copy of its own.
+        network: as it is; an explainer that must change a network changes a copy of its own, and
+            hooks of its own are gone when a method returns or raises.
 
     Attributes:
-        signed: whether positions may also speak against the class: values below 0.
+        signed: whether positions of a map may also speak against the class: values below 0.
+        completeness: what `attribute` sums to over an image, as a formula: ``f(x) - f(0)``; None
+            where nothing is promised. `expected_sum` computes it.
+        tolerance: how far the sum may be from that, as a share of the largest expected sum of some
+            images, or of 1 where that is larger.
         Config: its config class.
 
     Raises:
         UserError: a network that it cannot explain, by name.
     """
 
-    signed: ClassVar[bool] = False
+    signed: bool = False
+    completeness: str | None = None
+    tolerance: float = 0.01
     Config: ClassVar[type]
 
     def __init__(self, config: Any, network: Network) -> None:
         self.config, self.network = config, network
+
+    def check(self, images: Tensor) -> None:  # noqa: B027 (most have nothing to look at)
+        """Looks at what only an image can tell of the network, before anything is explained.
+
+        Args:
+            images: one of those to explain, or one of their shape, ``[1, C, H, W]``.
+
+        Raises:
+            UserError: it cannot explain this network, by name.
+        """
 
     @abstractmethod
     def attribute(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -46,6 +64,25 @@ class Explainer(ABC):
             positions of a layer (``c = 1``).
         """
 
+    def expected_sum(self, images: Tensor, targets: Tensor) -> Tensor:
+        """What `attribute` sums to by `completeness`: ``[B]`` float32.
+
+        Args:
+            images, targets: as for `attribute`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} promises no sum")
+
+    def by_position(self, attributed: Tensor) -> Tensor:
+        """One value for each position: the sum over channels.
+
+        Args:
+            attributed: as `attribute` gives it, ``[B, c, h, w]``.
+
+        Returns:
+            ``[B, h, w]``.
+        """
+        return attributed.sum(1)
+
     def maps(self, images: Tensor, targets: Tensor) -> Tensor:
         """What is attributed to each position of the images.
 
@@ -53,10 +90,12 @@ class Explainer(ABC):
             images, targets: as for `attribute`.
 
         Returns:
-            ``[B, H, W]`` float32: the sum over channels, brought to the images' size (bilinear,
-            corners not aligned) where a layer's positions are fewer.
+            ``[B, H, W]`` float32: `by_position`, brought to the images' size (bilinear, corners
+            not aligned) where a layer's positions are fewer.
         """
-        found = self.attribute(images, targets).sum(1, keepdim=True)
+        found = self.by_position(self.attribute(images, targets)).unsqueeze(1)
         if found.shape[-2:] != images.shape[-2:]:
-            found = nn.functional.interpolate(found, images.shape[-2:], mode="bilinear")
+            found = nn.functional.interpolate(
+                found, images.shape[-2:], mode="bilinear", align_corners=False
+            )
         return found[:, 0]

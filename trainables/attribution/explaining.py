@@ -1,15 +1,19 @@
 """Explanations of images by a network, in batches, which leave the network as it was."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainables.attribution.differentiation import images_at_once
+from trainables.attribution.explainer import Explainer
 from trainables.attribution.registry import EXPLAINERS
+from trainables.errors import UserError
 from trainables.models.outputs import Network
-
-BATCH = 64
+from trainables.models.shapes import blank_images, evaluating
 
 
 def explain(
@@ -17,40 +21,129 @@ def explain(
     explainers: Mapping[str, Any],
     images: Tensor,
     targets: Tensor,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> dict[str, Tensor]:
     """The maps of images by every explainer.
 
-    The network is explained in evaluation mode and fp32, and is afterwards bit for bit what it
-    was, in its mode, whatever happens.
+    The network is explained in evaluation mode and fp32, whatever the autocast and gradient mode
+    around, and is afterwards bit for bit what it was, in its mode, whatever happens. Equal calls
+    give equal maps, and random numbers that others draw are not touched.
 
     Args:
         network: with weights.
         explainers: configs by name, as `resolve_explainers` gives them.
         images: normalised, ``[N, C, H, W]``, on the network's device.
-        targets: the class for which each image is explained, int64 ``[N]``.
-        batch: images at once.
+        targets: the class for which each image is explained, int64 ``[N]``. Who explains one class
+            for all images says so for each: ``torch.full((N,), c)``.
+        batch: images at once; None: as `images_at_once` has it.
 
     Returns:
-        By explainer ``[N, H, W]`` float32.
+        By explainer ``[N, H, W]`` float32, without gradients.
 
     Raises:
         UserError: an explainer that this network cannot have; targets that do not fit.
     """
-    mode = network.training
-    network.eval()
+    _check_targets(network, images, targets)
+    count, _, *size = images.shape
+    batch = batch or images_at_once(images)
+    none = torch.zeros(0, *size, device=images.device)
+    maps: dict[str, list[Tensor]] = {name: [none] for name in explainers}
+    with as_explained(network):
+        made = _made(network, explainers, _plain(images[:1])) if count else {}
+        for start in range(0, count, batch):
+            there = slice(start, start + batch)
+            pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
+            for name, one in made.items():
+                maps[name].append(one.maps(pixels, classes).detach().float())
+        return {name: torch.cat(some) for name, some in maps.items()}
+
+
+def check_explainers(
+    network: Network, explainers: Mapping[str, Any], image_shape: tuple[int, int, int]
+) -> None:
+    """Whether a network can have these explainers, before anything is trained.
+
+    Args:
+        network: with weights, which need not be trained.
+        explainers: configs by name.
+        image_shape: ``(C, H, W)`` of the images it will see.
+
+    Raises:
+        UserError: it cannot have one of them, by name.
+    """
+    with as_explained(network):
+        _made(network, explainers, blank_images(network, image_shape))
+
+
+@contextmanager
+def as_explained(network: Network) -> Iterator[None]:
+    """The state in which explainers meet a network; everything is as it was afterwards.
+
+    Evaluation mode; no weight has a gradient, so that nothing but inputs is differentiated;
+    gradients on, autocast and inference mode off; no rounding of float32 (TF32) on a GPU.
+    """
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    device = next(itertools.chain(network.parameters(), network.buffers())).device.type
+    with (
+        evaluating(network),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device, enabled=False),
+        _whole_float32() if device == "cuda" else nullcontext(),
+    ):
+        try:
+            for weight in learned:
+                weight.requires_grad_(False)
+            yield
+        finally:
+            for weight in learned:
+                weight.requires_grad_(True)
+
+
+@contextmanager
+def _whole_float32() -> Iterator[None]:
+    """Without TF32, whose rounding makes a map depend on how many images are explained at once,
+    and with convolutions whose sums have one order."""
+    backends: Any = torch.backends
+    wanted = [
+        (backends.cuda.matmul, "allow_tf32", False),
+        (backends.cudnn, "allow_tf32", False),
+        (backends.cudnn, "deterministic", True),
+    ]
+    before = [getattr(place, key) for place, key, _ in wanted]
     try:
-        made = {name: EXPLAINERS[name](config, network) for name, config in explainers.items()}
-        return {
-            name: torch.cat(
-                [
-                    one.maps(pixels, classes)
-                    for pixels, classes in zip(
-                        images.split(batch), targets.split(batch), strict=True
-                    )
-                ]
-            )
-            for name, one in made.items()
-        }
+        for place, key, value in wanted:
+            setattr(place, key, value)
+        yield
     finally:
-        network.train(mode)
+        for (place, key, _), value in zip(wanted, before, strict=True):
+            setattr(place, key, value)
+
+
+def _plain(images: Tensor) -> Tensor:
+    """Float32 without a history, also of images that were made in inference mode."""
+    return images.detach().float().clone()
+
+
+def _made(network: Network, explainers: Mapping[str, Any], images: Tensor) -> dict[str, Explainer]:
+    """The explainers, each of which can explain the network."""
+    made = {}
+    for name, config in explainers.items():
+        made[name] = EXPLAINERS[name](config, network)
+        made[name].check(images)
+    return made
+
+
+def _check_targets(network: Network, images: Tensor, targets: Tensor) -> None:
+    if images.ndim != 4:
+        raise UserError(f"images: expected [N, C, H, W], got {tuple(images.shape)}")
+    if targets.dtype != torch.int64 or targets.shape != images.shape[:1]:
+        kind = str(targets.dtype).removeprefix("torch.")
+        raise UserError(
+            f"targets: expected a class (int64) for each of {len(images)} images, "
+            f"got {kind} {list(targets.shape)}"
+        )
+    classes = network.classifier.out_features
+    wrong = targets[(targets < 0) | (targets >= classes)]
+    if len(wrong):
+        raise UserError(f"targets: expected classes from 0 to {classes - 1}, got {int(wrong[0])}")
