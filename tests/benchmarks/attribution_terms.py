@@ -1,6 +1,6 @@
 """What a step under SWA costs with the closed form, beside autograd's two passes, in one process.
 
-python tests/benchmarks/attribution_terms.py [--student resnet20] [--teacher resnet56] [--batch 64]
+python tests/benchmarks/attribution_terms.py [--student resnet8] [--teacher resnet20] [--batch 64]
     [--rounds 10] [--reach 1.0]
 
 A step is the student's passes and the loss, the teacher's included, without an optimizer. The two
@@ -97,8 +97,8 @@ def seconds(loss: Callable[[], torch.Tensor]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--student", default="resnet20")
-    parser.add_argument("--teacher", default="resnet56")
+    parser.add_argument("--student", default="resnet8")
+    parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--reach", type=float, default=1.0)

@@ -64,8 +64,8 @@ def sensitivity_map(
     Returns:
         ``[B, H'·W']`` float32, non-negative.
     """
-    weighted = torch.einsum("bchw,bc->bhw", features.float(), sensitivities)
-    return unit_map(weighted.relu().unsqueeze(1), size)
+    weighted = sensitivities.unsqueeze(1) @ features.float().flatten(2)
+    return unit_map(weighted.relu().unflatten(2, features.shape[2:]), size)
 
 
 def swa_loss(

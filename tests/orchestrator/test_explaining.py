@@ -1,0 +1,163 @@
+"""`kdsweep explain` on a teacher and students that were trained, and what the picture shows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from orchestrator.cli import main
+from orchestrator.results.explanation_pictures import Block, Column, draw_explanations
+from orchestrator.results.record import write_record
+from orchestrator.results.store import Store
+from search_spaces.load import load_study
+from trainables.attribution.pictured import explained, first_of_each_class
+from trainables.config import TrialConfig
+from trainables.data.dataset import Images
+from trainables.data.sources import load_dataset
+from trainables.job import Job, Run
+from trainables.models.weights import SUFFIX, save_network
+from trainables.students import read_student
+from trainables.teachers.teacher import teacher_folder
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sweep with three finished trials, one of them without a teacher, and one under way."""
+    folder = str(tmp_path_factory.mktemp("results"))
+    store = Store(folder, "s")
+    notes = {"data_dir": None, "data_fingerprint": load_dataset("digits").fingerprint}
+    write_record(store, load_study("digits"), notes)
+    for number, method in enumerate(("kd", "kd+swa", "student", "kd")):
+        values = {"dataset": "digits", "student": "wrn_10_0.5", "epochs": 2, "lr": 0.1}
+        config = TrialConfig.from_mapping(values | {"precision": "fp32", "train_fraction": 0.3})
+        facts = {"sweep": "s", "trial_id": f"s-{number}", "results": folder}
+        run = Run(Job(config=config.to_dict(), checkpoint_seconds=0, **facts), torch.device("cpu"))
+        run.run_epoch()
+        if number < 3:
+            run.run_epoch()
+        row = run.row("completed" if number < 3 else "failed") | {"method": method}
+        row |= {"val_score": number / 10}
+        row |= {"compression_params": 4.0} | ({} if method == "student" else {"teacher": "t"})
+        store.add_trial(row)
+    store.flush()
+    card, network = read_student(folder, "s", "s-0")
+    save_network(teacher_folder(folder), f"t{SUFFIX}", network, replace(card, name="t"))
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_picture_of_the_best_trials(results, tmp_path, capsys, ending):
+    file = tmp_path / f"why.{ending}"
+    words = ["--explainers", "grad_cam+gradients", "--images", "3", "--results", results]
+    assert main(["explain", "s", "-o", str(file), *words]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{file}\n"
+    assert "no trial named: s-2 s-1 s-0, the best on validation, one of a method" in said.err
+    assert [line for line in said.err.splitlines() if line.startswith("explaining")] == [
+        f"explaining {name}" for name in ("t", "s-2", "s-1", "s-0")
+    ]
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert file.read_bytes().startswith(start[ending])
+
+
+def test_what_the_picture_says(results, tmp_path, capsys):
+    file = tmp_path / "why.svg"
+    words = ["s-1", "s-0", "-o", str(file), "--explainers", "none", "--results", results]
+    assert main(["explain", "s", *words]) == 0
+    text = file.read_text()
+    for part in ("teacher t", "s-1: kd+swa", "s-0: kd", "4x fewer parameters", "attention 3"):
+        assert f"<!-- {part}" in text or part in text, part
+    assert text.index("s-1: kd+swa") < text.index("s-0: kd -->")
+    assert "first image of each class in the test set" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("s -o a.jpg", "-o a.jpg: expected a file that ends in .png, .svg, .pdf"),
+        ("s -o no/a.png", "-o no/a.png: there is no folder no"),
+        ("s -o a.png --explainers grad_can", "unknown explainer 'grad_can'; did you mean grad_cam"),
+        ("s -o a.png --images 0", "--images 0: expected a whole number >= 1"),
+        ("s s-7 -o a.png", "unknown trial 's-7'"),
+        ("s s-3 -o a.png", "trial 's-3' has no student: it has not completed"),
+        ("s s-0 s-0 -o a.png", "explain: a trial is named twice in s-0 s-0"),
+        ("r -o a.png", "unknown sweep 'r'"),
+    ],
+)
+def test_refusals(results, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words.split(), "--results", results]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_maps_are_of_the_network_as_it_sees_the_image(results):
+    card, network = read_student(results, "s", "s-0")
+    data = load_dataset("digits")
+    test = data.read_test()
+    chosen, classes = first_of_each_class(test, data.classes, 4)
+    assert [data.classes[int(test.labels[i])] for i in chosen] == list(classes)
+    turned = replace(card, class_names=tuple(reversed(data.classes)))
+    found, other = (
+        explained(one, network, test.images[chosen], classes, data.classes, ["gradients"])
+        for one in (card, turned)
+    )
+    pixels = ((test.images[chosen] / 255 - card.mean[0]) / card.std[0]).requires_grad_()
+    logits = network.eval()(pixels).logits
+    assert found.said == tuple(data.classes[i] for i in logits.argmax(1).tolist())
+    assert other.said == tuple(data.classes[-1 - i] for i in logits.argmax(1).tolist())
+    for said, targets in ((found, test.labels[chosen]), (other, 9 - test.labels[chosen])):
+        wanted = logits.gather(1, targets[:, None]).sum()
+        (slope,) = torch.autograd.grad(wanted, pixels, retain_graph=True)
+        maps, _ = said.maps["gradients"]
+        torch.testing.assert_close(maps.abs(), slope.sum(1).abs(), rtol=1e-3, atol=1e-5)
+    assert len(found.attention) == 3
+
+
+def test_images_of_several_classes_are_shown_once():
+    labels = torch.tensor([[1, 1, 0], [0, 1, 0], [255, 0, 0]], dtype=torch.uint8)
+    images = Images(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), labels)
+    assert first_of_each_class(images, ("a", "b", "c"), 5) == ([0, 1], ("a", "b"))
+    assert first_of_each_class(images, ("a", "b", "c"), 1) == ([0], ("a",))
+
+
+def drawn(tmp_path: Path, **columns: tuple[np.ndarray, bool]) -> tuple[np.ndarray, str]:
+    """The picture of one image, and its words."""
+    images = np.full((1, 3, 8, 8), 120, dtype=np.uint8)
+    made = [Column(title=name, values=v, signed=signed) for name, (v, signed) in columns.items()]
+    block = Block(title=("net", "90 %"), said=("cat",), columns=made)
+    for ending in ("png", "svg"):
+        draw_explanations(images, ("cat",), [block], tmp_path / f"a.{ending}", "title")
+    return imread(tmp_path / "a.png")[..., :3], (tmp_path / "a.svg").read_text()
+
+
+def colours(picture: np.ndarray, colour: tuple[float, float, float]) -> int:
+    return int((np.abs(picture - colour).max(axis=-1) < 0.02).sum())
+
+
+BLUE, RED, YELLOW = (0.02, 0.19, 0.38), (0.40, 0.0, 0.12), (0.99, 0.91, 0.14)
+
+
+def test_empty_maps_are_called_so(tmp_path):
+    empty, flat = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
+    none = np.full((1, 8, 8), np.nan)
+    _, text = drawn(tmp_path, a=(empty, False), b=(flat, True), c=(none, False))
+    for word in ("empty", "constant", "no numbers"):
+        assert text.count(f"<!-- {word} -->") == 1
+
+
+def test_signed_maps_have_0_in_the_middle(tmp_path):
+    """However lopsided: what is weakly against is not drawn as strongly so."""
+    values = np.zeros((1, 8, 8))
+    values[0, :4], values[0, 4:6] = 1.0, -0.01
+    picture, text = drawn(tmp_path, lrp=(values, True))
+    assert colours(picture, RED) > 1000 > colours(picture, BLUE)
+    assert "signed maps" in text
+    assert "positive maps" not in text
+    picture, text = drawn(tmp_path, ebp=(np.abs(values), False))
+    assert colours(picture, YELLOW) > 1000
+    assert "positive maps" in text
+    assert "says" not in text
