@@ -107,17 +107,15 @@ def _draw(
     teacher = next((name for row in rows if (name := _text(row["teacher"]))), None)
     if teacher is not None:
         card, network = read_teacher(results, teacher)
-        facts = f"{card.tested}, {card.params:,} parameters"
-        found.append((card, network, (f"teacher {card.name}", card.blueprint.label, facts)))
+        size = f"{card.params:,} parameters"
+        found.append((card, network, _title(f"teacher {card.name}", card, size)))
     else:
         say("no teacher: these trials have none")
     for row in rows:
         card, network = read_student(results, options.sweep, row["trial_id"])
         smaller = _number(row["compression_params"], 0.0)
-        facts = f"{card.tested}, {card.params:,} parameters"
-        facts = f"{card.tested}, {smaller:.3g}x fewer parameters" if smaller else facts
-        whose = f"{card.name}: {row['method']}"
-        found.append((card, network, (whose, card.blueprint.label, facts)))
+        size = f"{smaller:.3g}x fewer parameters" if smaller else f"{card.params:,} parameters"
+        found.append((card, network, _title(f"{card.name}: {row['method']}", card, size)))
     dataset = dataset_of(found[0][0], data_dir)
     test = dataset.read_test()
     chosen, classes = first_of_each_class(test, dataset.classes, options.images)
@@ -133,8 +131,8 @@ def _draw(
         "image's own class.\nEvery map is scaled by its own largest absolute value. "
         "attention: mean over a stage's channels of squared activations."
     )
-    title = f"{options.sweep}: {dataset.name}"
-    draw_explanations(images.numpy(), classes, blocks, path, title, note)
+    head = f"{options.sweep}: {dataset.name}"
+    draw_explanations(images.numpy(), classes, blocks, path, head, note)
 
 
 def _block(
@@ -162,6 +160,10 @@ def _block(
     if not columns:
         raise UserError(f"{card.name}: no explainer, and no feature maps to show instead")
     return Block(title=title, said=shown.said, columns=columns)
+
+
+def _title(name: str, card: Any, size: str) -> tuple[str, ...]:
+    return name, card.blueprint.label, f"{card.tested} on the test set", size
 
 
 def _text(value: Any) -> str:

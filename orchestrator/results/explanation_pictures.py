@@ -15,8 +15,9 @@ from trainables.errors import UserError
 
 _INK, _PALE = "#333333", "#777777"
 _FOR, _SIGNED = "viridis", "RdBu_r"
-_CELL = 1.15
-"""Inches of a map."""
+_CELL, _GAP, _BETWEEN, _LEAST = 1.1, 0.16, 0.45, 2.7
+"""Inches: of a map, around it, between networks, of a network's titles."""
+_LEFT, _BELOW = 1.25, 1.05
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -87,44 +88,66 @@ def draw_explanations(
         UserError: the file cannot be written.
     """
     check_picture(path)
-    rows = len(images)
-    widths = [1, *(len(block.columns) for block in blocks)]
-    size = (_CELL * sum(widths) + 0.3 * len(blocks) + 1.4, (_CELL + 0.12) * rows + 2.2)
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[size[1] - 0.75, 0.75])
-    shares = [_CELL + 1.2, *(_CELL * width + 0.3 for width in widths[1:])]
-    parts = upper.subfigures(1, len(shares), width_ratios=shares, squeeze=False)[0]
-    _draw_images(parts[0], images, classes, max(len(block.title) for block in blocks))
-    for part, block in zip(parts[1:], blocks, strict=True):
-        _draw_block(part, block, classes)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=_INK)
+    lines = max((len(block.title) for block in blocks), default=0)
+    above = 0.75 + 0.16 * lines
+    widths = [max(_LEAST, len(block.columns) * (_CELL + _GAP)) + _BETWEEN for block in blocks]
+    width = max(_LEFT + _CELL + _BETWEEN + sum(widths), 8.0)
+    height = above + (_CELL + _GAP) * len(images) + _BELOW
+    sheet = _Sheet(Figure(figsize=(width, height), dpi=130), width, height, above)
+    sheet.text(0.1, 0.12, title, fontsize=12, va="top")
+    for row, (image, name) in enumerate(zip(images, classes, strict=True)):
+        axes = sheet.cell(_LEFT, row)
+        _show(axes, _picture(image))
+        axes.set_ylabel(_short(name), rotation=0, ha="right", va="center", fontsize=9, color=_INK)
+    sheet.text(_LEFT + _CELL / 2, above - 0.06, "image", fontsize=8, ha="center", va="bottom")
+    left = _LEFT + _CELL + _BETWEEN
+    for block, wide in zip(blocks, widths, strict=True):
+        _draw_block(sheet, left, block, classes)
+        left += wide
     signs = {column.signed for block in blocks for column in block.columns if _is_map(column)}
-    _draw_scales(lower, signs, note)
+    _draw_scales(sheet, signs)
+    sheet.text(0.1, height - 0.1, note, fontsize=7.5, va="bottom", color=_PALE)
     try:
-        figure.savefig(path)
+        sheet.figure.savefig(path)
     except OSError as error:
         raise UserError(f"-o {path}: cannot be written: {error.strerror}") from error
 
 
-def _draw_images(part: Any, images: Any, classes: Sequence[str], lines: int) -> None:
-    part.suptitle("\n" * (lines - 1), fontsize=9)  # as high as the titles beside it
-    cells = part.subplots(len(images), 1, squeeze=False)
-    for image, name, (axes,) in zip(images, classes, cells, strict=True):
-        _show(axes, _picture(image))
-        axes.set_ylabel(_short(name), rotation=0, ha="right", va="center", fontsize=9, color=_INK)
-    cells[0, 0].set_title("image", fontsize=8, color=_INK)
+@dataclass(frozen=True)
+class _Sheet:
+    """A figure in inches, from its upper left corner; rows of cells begin at ``above``."""
+
+    figure: Figure
+    width: float
+    height: float
+    above: float
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        bottom = self.height - top - height
+        place = (left / self.width, bottom / self.height, width / self.width, height / self.height)
+        return self.figure.add_axes(place)
+
+    def cell(self, left: float, row: int) -> Axes:
+        return self.axes(left, self.above + row * (_CELL + _GAP), _CELL, _CELL)
+
+    def text(self, left: float, top: float, text: str, **how: Any) -> None:
+        place = left / self.width, 1 - top / self.height
+        self.figure.text(*place, text, **{"color": _INK, **how})
 
 
-def _draw_block(part: Any, block: Block, classes: Sequence[str]) -> None:
-    part.suptitle("\n".join(block.title), fontsize=9, color=_INK)
-    cells = part.subplots(len(classes), len(block.columns), squeeze=False)
-    for column, found in enumerate(block.columns):
-        cells[0, column].set_title(found.title.replace("_", " "), fontsize=8, color=_INK)
-        for values, axes in zip(found.values, cells[:, column], strict=True):
-            _draw_cell(axes, values, found)
-    for name, said, axes in zip(classes, block.said, cells[:, 0], strict=True):
-        if said != name:
-            axes.set_xlabel(f"says {_short(said)}", fontsize=7, color="#B2182B", labelpad=1)
+def _draw_block(sheet: _Sheet, left: float, block: Block, classes: Sequence[str]) -> None:
+    sheet.text(left, sheet.above - 0.28, "\n".join(block.title), fontsize=9, va="bottom")
+    for number, column in enumerate(block.columns):
+        here = left + number * (_CELL + _GAP)
+        name = column.title.replace("_", " ")
+        middle = here + _CELL / 2
+        sheet.text(middle, sheet.above - 0.06, name, fontsize=7.5, ha="center", va="bottom")
+        for row, values in enumerate(column.values):
+            axes = sheet.cell(here, row)
+            _draw_cell(axes, values, column)
+            said = block.said[row]
+            if number == 0 and said != classes[row]:
+                axes.set_xlabel(f"says {_short(said)}", fontsize=7, color="#B2182B", labelpad=0.5)
 
 
 def _draw_cell(axes: Axes, values: Any, column: Column) -> None:
@@ -141,28 +164,26 @@ def _draw_cell(axes: Axes, values: Any, column: Column) -> None:
         word = "constant"
     if word:
         _show(axes, np.ones((*values.shape, 3)) * 0.93)
-        middle = {"ha": "center", "va": "center", "transform": axes.transAxes}
-        axes.text(0.5, 0.5, word, fontsize=7, color=_PALE, **middle)
+        middle = {"ha": "center", "va": "center", "fontsize": 7, "color": _PALE}
+        axes.text(0.5, 0.5, word, middle, transform=axes.transAxes)
         return
     values = values / np.abs(values).max()
     low = -1 if column.signed else 0
     _show(axes, values, cmap=_SIGNED if column.signed else _FOR, vmin=low, vmax=1)
 
 
-def _draw_scales(part: Any, signs: set[bool], note: str) -> None:
-    """A bar for every scale that the maps have, and the note."""
-    kinds = [(False, _FOR, "positive maps", ["0", "largest of the map"])]
+def _draw_scales(sheet: _Sheet, signs: set[bool]) -> None:
+    """A bar for every scale that the maps have."""
+    kinds = [(False, _FOR, "positive maps", ["0", "largest"])]
     kinds += [(True, _SIGNED, "signed maps", ["against", "0", "for the class"])]
-    shown = [kind for kind in kinds if kind[0] in signs]
-    for number, (signed, colours, name, ends) in enumerate(shown):
-        axes = part.add_axes((0.12 + 0.42 * number, 0.66, 0.24, 0.16))
+    for number, (signed, colours, name, ends) in enumerate(k for k in kinds if k[0] in signs):
+        left, top = _LEFT + 3.4 * number, sheet.height - _BELOW + 0.18
         scale = ScalarMappable(Normalize(-1 if signed else 0, 1), colours)
-        bar = part.colorbar(scale, cax=axes, orientation="horizontal")
+        axes = sheet.axes(left, top, 1.9, 0.12)
+        bar = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal")
         bar.set_ticks([-1, 0, 1] if signed else [0, 1], labels=ends)
-        bar.outline.set_visible(False)
-        bar.ax.tick_params(labelsize=7, colors=_INK, length=0)
-        axes.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8, color=_INK)
-    part.text(0.01, 0.04, note, ha="left", va="bottom", fontsize=7.5, color=_PALE)
+        bar.ax.tick_params(labelsize=7, labelcolor=_INK, length=0)
+        sheet.text(left - 0.1, top + 0.06, name, fontsize=8, ha="right", va="center")
 
 
 def _is_map(column: Column) -> bool:

@@ -1,11 +1,13 @@
-"""What a step under SWA costs with the closed form, beside autograd's two passes, in one process.
+"""What a step under SWA costs with the closed form, beside backward passes, in one process.
 
 python tests/benchmarks/attribution_terms.py [--student resnet8] [--teacher resnet20] [--batch 64]
-    [--rounds 10] [--reach 1.0]
+    [--rounds 10] [--reach 0.7]
 
-A step is the student's passes and the loss, the teacher's included, without an optimizer. The two
-forms give equal losses, which is checked, and take turns; EWA and no term at all stand beside them.
-Processor time, one thread. Exit code 1 where the closed form takes more than --reach of autograd's.
+A step is the passes of both networks and the loss, without an optimizer. Sensitivities are found
+from the classifier's weights, by a backward pass to the stage alone, or by one through the whole
+network, as the paper's code asks for it. The forms give equal losses, which is checked, and take
+turns; EWA and no term at all stand beside them. Processor time, one thread. Exit code 1 where the
+closed form takes more than --reach of the last.
 """
 
 import argparse
@@ -101,7 +103,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="resnet20")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--reach", type=float, default=1.0)
+    parser.add_argument("--reach", type=float, default=0.7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     steps = contestants(options)
@@ -120,7 +122,7 @@ def main() -> None:
     closed = took["swa, closed form"]
     for name in ("swa, to the stage", "swa, whole"):
         print(f"closed form against {name}: {took[name] / closed:.2f} times as fast")
-    sys.exit(closed > options.reach * took["swa, to the stage"])
+    sys.exit(closed > options.reach * took["swa, whole"])
 
 
 if __name__ == "__main__":

@@ -80,6 +80,11 @@ def explained(
     maps = explain(network, resolve_explainers("+".join(explainers), {}), pixels, targets)
     return Explained(
         said=tuple(own[best] for best in outputs.logits.argmax(1).tolist()),
-        maps={name: (found.cpu(), EXPLAINERS[name].signed) for name, found in maps.items()},
+        maps={name: (found.cpu(), _signed(name, found)) for name, found in maps.items()},
         attention=tuple(stage.float().square().mean(1) for stage in outputs.stages),
     )
+
+
+def _signed(name: str, maps: Tensor) -> bool:
+    """Whether an explainer speaks against a class, by its nature or by its settings."""
+    return bool(EXPLAINERS[name].signed or (maps < 0).any())

@@ -6,6 +6,7 @@ as they are. r = 0.1 is the released code's default; its instructions say 0.3.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class SSWAConfig:
 class SSWA(SWA):
     """Sensitivity weighted attribution matching with a part of the teacher's channels."""
 
-    Config = SSWAConfig
+    Config: ClassVar[type] = SSWAConfig
     key = "sswa"
 
     def loss(self, ours: Tensor, theirs: Tensor, own: Tensor, taught: Tensor) -> Tensor:

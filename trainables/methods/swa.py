@@ -112,7 +112,7 @@ class SWA(Term):
     needs = frozenset({"logits", "stages"})
     raw_logits = True  # only which is the greatest
     any_task = True
-    Config = SWAConfig
+    Config: ClassVar[type] = SWAConfig
     key: ClassVar[str] = "swa"
 
     weights: Tensor
