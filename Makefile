@@ -32,6 +32,7 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/store.py
 	$(BIN)/python tests/benchmarks/teacher_table.py
 	$(BIN)/python tests/benchmarks/masks.py
+	$(BIN)/python tests/benchmarks/attribution_terms.py
 	$(BIN)/python tests/benchmarks/explainers.py --json tests/benchmarks/results/explainers.json
 
 format: $(VENV)/installed

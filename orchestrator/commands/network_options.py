@@ -1,4 +1,4 @@
-"""The options of the verbs that are about one trained network: export and inspect."""
+"""The options of the verbs that are about trained networks: export, inspect and explain."""
 
 import argparse
 
@@ -36,8 +36,34 @@ def network_options(
         help="draw features.png, kernels.png and graph.svg there",
     )
     for parser in (exporting, inspecting):
-        parser.add_argument(
-            "--data",
-            metavar="DIR",
-            help="where data sets are; default: where the sweep had them, $KDSWEEP_DATA",
-        )
+        _data(parser)
+
+
+def explaining_options(parser: argparse.ArgumentParser) -> None:
+    """Adds those of explain, but for ``--results``."""
+    parser.add_argument("sweep", metavar="SWEEP")
+    parser.add_argument(
+        "trials",
+        nargs="*",
+        metavar="TRIAL_ID",
+        help="default: the best trials on validation, one of each method",
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".png, .svg or .pdf")
+    parser.add_argument(
+        "--explainers",
+        default="grad_cam+smooth_grad",
+        metavar="A+B",
+        help="see kdsweep explainers; none: attention maps alone; default: grad_cam+smooth_grad",
+    )
+    parser.add_argument(
+        "--images", type=int, default=10, metavar="N", help="at most, one of a class; default: 10"
+    )
+    _data(parser)
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="where data sets are; default: where the sweep had them, $KDSWEEP_DATA",
+    )

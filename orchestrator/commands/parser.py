@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import NoReturn
 
-from orchestrator.commands.network_options import network_options
+from orchestrator.commands.network_options import explaining_options, network_options
 from trainables.tasks.metrics import SHOWN
 
 VERBS = {
@@ -26,6 +26,7 @@ VERBS = {
     "teacher": "train, import, adopt or list teachers",
     "export": "a trained network as a file: ONNX, or torch.export's",
     "inspect": "the layers of a trained network: what each is, costs and computes",
+    "explain": "a picture of why teacher and students answer as they do",
     "cache": "what this machine keeps of the teachers' outputs and attribution maps",
 }
 
@@ -97,6 +98,10 @@ EXAMPLES = {
   kdsweep inspect digits digits-00007
   kdsweep inspect digits digits-00007 --csv > layers.csv
   kdsweep inspect pareto_cifar10 pareto_cifar10-00042 -o pictures --data DATA""",
+    "explain": """
+  kdsweep explain digits -o digits.png                the best trial of each method
+  kdsweep explain pareto_cifar10 pareto_cifar10-00042 -o why.svg --data DATA
+  kdsweep explain digits digits-00007 -o why.pdf --explainers grad_cam+lrp --images 4""",
     "cache": """
   kdsweep cache list
   kdsweep cache clear                                 all of it; trials make it again""",
@@ -208,7 +213,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     _teacher(made["teacher"])
     network_options(made["export"], made["inspect"])
-    for name in ("export", "inspect"):
+    explaining_options(made["explain"])
+    for name in ("export", "inspect", "explain"):
         _results(made[name])
     actions = made["cache"].add_subparsers(dest="action", required=True, metavar="ACTION")
     actions.add_parser("list", help="tables and maps, their size and how full they are")

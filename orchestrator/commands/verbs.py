@@ -10,6 +10,7 @@ from orchestrator.commands.catalogue import (
     optimizers,
     studies,
 )
+from orchestrator.commands.explaining import explain
 from orchestrator.commands.exporting import export
 from orchestrator.commands.inspecting import inspect
 from orchestrator.commands.reading import front, plot, query, table
@@ -21,6 +22,7 @@ __all__ = [
     "compressions",
     "confirm",
     "datasets",
+    "explain",
     "explainers",
     "export",
     "front",

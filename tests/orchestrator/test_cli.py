@@ -51,6 +51,9 @@ FROZEN = {
     ],
     "teacher adopt": ["SWEEP", "TRIAL_ID", *RESULTS, "--name", "--replace"],
     "teacher list": [*RESULTS],
+    "explain": [
+        *("SWEEP", "TRIAL_ID", *WHERE, "--explainers", "--images", "--output", "-o"),
+    ],
     "export": [
         *("SWEEP", "TRIAL_ID", *WHERE, "--normalise", "--normalize", "--onnx", "--pt2"),
         "--teacher",

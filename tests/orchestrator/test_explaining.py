@@ -1,225 +1,163 @@
-"""Studies whose trials are explained: what is refused before anything starts, and a real sweep."""
+"""`kdsweep explain` on a teacher and students that were trained, and what the picture shows."""
 
-import io
-import json
-import re
-import subprocess
-import sys
+from dataclasses import replace
+from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
-import yaml
-from here import said
+import torch
+from matplotlib.image import imread
 
-from orchestrator.query import trials
-from orchestrator.results.front import front, over_seeds
-from orchestrator.results.tables import compression_table, render
-from orchestrator.sweeps.checks import check_names, check_search
-from orchestrator.sweeps.networks import check_networks
-from orchestrator.sweeps.plan import Plan
-from search_spaces.checks import check_effective
-from search_spaces.load import parse_study
-from search_spaces.schema import study_schema
-from trainables.attribution.grad_cam import GradCAM
-from trainables.attribution.registry import EXPLAINERS
-from trainables.errors import UserError
-from trainables.models.fake_quantised import FakeQuantisedLayer
-
-STUDY = {
-    "name": "s",
-    "dataset": "digits",
-    "teacher": {"model": "resnet8", "epochs": 2},
-    "fixed": {
-        "student": "wrn_10_0.5",
-        "epochs": 2,
-        "explainers": "grad_cam",
-        "explained_images": 60,
-    },
-    "dimensions": {"method": ["student", "kd"]},
-    "objectives": {"val_acc": "max", "size_bytes": "min", "val_preservation": "max"},
-    "sampler": "grid",
-    "repeats": 2,
-}
+from orchestrator.cli import main
+from orchestrator.results.explanation_pictures import Block, Column, draw_explanations
+from orchestrator.results.record import write_record
+from orchestrator.results.store import Store
+from search_spaces.load import load_study
+from trainables.attribution.pictured import explained, first_of_each_class
+from trainables.config import TrialConfig
+from trainables.data.dataset import Images
+from trainables.data.sources import load_dataset
+from trainables.job import Job, Run
+from trainables.models.weights import SUFFIX, save_network
+from trainables.students import read_student
+from trainables.teachers.teacher import teacher_folder
 
 
-def study(changes: dict | None = None, **fixed):
-    fixed = {key: value for key, value in {**STUDY["fixed"], **fixed}.items() if value is not None}
-    content = {**STUDY, "fixed": fixed, **(changes or {})}
-    return parse_study({key: value for key, value in content.items() if value is not None})
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A sweep with three finished trials, one of them without a teacher, and one under way."""
+    folder = str(tmp_path_factory.mktemp("results"))
+    store = Store(folder, "s")
+    notes = {"data_dir": None, "data_fingerprint": load_dataset("digits").fingerprint}
+    write_record(store, load_study("digits"), notes)
+    for number, method in enumerate(("kd", "kd+swa", "student", "kd")):
+        values = {"dataset": "digits", "student": "wrn_10_0.5", "epochs": 2, "lr": 0.1}
+        config = TrialConfig.from_mapping(values | {"precision": "fp32", "train_fraction": 0.3})
+        facts = {"sweep": "s", "trial_id": f"s-{number}", "results": folder}
+        run = Run(Job(config=config.to_dict(), checkpoint_seconds=0, **facts), torch.device("cpu"))
+        run.run_epoch()
+        if number < 3:
+            run.run_epoch()
+        row = run.row("completed" if number < 3 else "failed") | {"method": method}
+        row |= {"val_score": number / 10}
+        row |= {"compression_params": 4.0} | ({} if method == "student" else {"teacher": "t"})
+        store.add_trial(row)
+    store.flush()
+    card, network = read_student(folder, "s", "s-0")
+    save_network(teacher_folder(folder), f"t{SUFFIX}", network, replace(card, name="t"))
+    return folder
 
 
-def begin(found) -> Plan:
-    """What is checked before a sweep begins, in its order."""
-    plan = Plan(found, "s", "unused")
-    check_names(plan)
-    check_search(found, lambda: plan.dataset)
-    check_networks(plan)
-    return plan
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_a_picture_of_the_best_trials(results, tmp_path, capsys, ending):
+    file = tmp_path / f"why.{ending}"
+    words = ["--explainers", "grad_cam+gradients", "--images", "3", "--results", results]
+    assert main(["explain", "s", "-o", str(file), *words]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{file}\n"
+    assert "no trial named: s-2 s-1 s-0, the best on validation, one of a method" in said.err
+    assert [line for line in said.err.splitlines() if line.startswith("explaining")] == [
+        f"explaining {name}" for name in ("t", "s-2", "s-1", "s-0")
+    ]
+    start = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert file.read_bytes().startswith(start[ending])
 
 
-def test_a_study_that_can_be_explained_passes():
-    plan = begin(study(**{"grad_cam.layer": 1}))
-    config = plan.study.config({"method": "kd"})
-    assert (config.explainers, config.explaining) == ("grad_cam", {"grad_cam.layer": "1"})
-    assert plan.key(config) == plan.key(study().config({"method": "kd"}))
+def test_what_the_picture_says(results, tmp_path, capsys):
+    file = tmp_path / "why.svg"
+    words = ["s-1", "s-0", "-o", str(file), "--explainers", "none", "--results", results]
+    assert main(["explain", "s", *words]) == 0
+    text = file.read_text()
+    for part in ("teacher t", "s-1: kd+swa", "s-0: kd", "4x fewer parameters", "attention 3"):
+        assert f"<!-- {part}" in text or part in text, part
+    assert text.index("s-1: kd+swa") < text.index("s-0: kd -->")
+    assert "first image of each class in the test set" in text
 
 
 @pytest.mark.parametrize(
-    ("changes", "fixed", "line"),
+    ("words", "message"),
     [
-        ({}, {"explainers": "none"}, "objectives.val_preservation: needs explainers: add fixed.ex"),
-        ({}, {"explainers": "gradcam"}, "unknown explainer 'gradcam'; did you mean grad_cam"),
-        ({}, {"grad_cam.layr": 3}, "unknown key 'grad_cam.layr'; did you mean grad_cam.layer"),
-        ({}, {"grad_cam.layer": "module:nope"}, "explainers: student wrn_.* unknown module"),
-        (
-            {},
-            {"grad_cam.layer": "module:group3.0.conv1"},
-            "explainers: teacher resnet8: unknown module of resnet8",
-        ),
-        (
-            {"dimensions": {"explainers": ["grad_cam"]}, "sampler": "grid"},
-            {"explainers": None},
-            "dimensions.explainers: decides no result",
-        ),
-        (
-            {"dimensions": {"grad_cam.layer": ["1", "2"]}},
-            {},
-            "dimensions.grad_cam.layer: decides no result; set it by fixed.grad_cam.layer",
-        ),
-        (
-            {"objectives": {"val_localisation": "max"}},
-            {},
-            "objectives.val_localisation: needs masks, and no training image of 'digits' has one",
-        ),
-        (
-            {"objectives": {"test_preservation": "max"}},
-            {},
-            "objective 'test_preservation': selection is on validation columns only",
-        ),
-        (
-            {"constraints": {"val_preservation": ">= 0.5"}, "objectives": {"params": "min"}},
-            {"explainers": None},
-            "constraints.val_preservation: needs explainers",
-        ),
-        (
-            {
-                "teacher": None,
-                "dimensions": {"method": ["student"]},
-                "objectives": {"val_acc": "max"},
-            },
-            {},
-            "explainers: grad_cam: nothing to score: there is no teacher .* no image of 'digits'",
-        ),
-        (
-            {"teacher": None, "dimensions": {"method": ["student"]}},
-            {},
-            "objectives.val_preservation: needs a teacher",
-        ),
+        ("s -o a.jpg", "-o a.jpg: expected a file that ends in .png, .svg, .pdf"),
+        ("s -o no/a.png", "-o no/a.png: there is no folder no"),
+        ("s -o a.png --explainers grad_can", "unknown explainer 'grad_can'; did you mean grad_cam"),
+        ("s -o a.png --images 0", "--images 0: expected a whole number >= 1"),
+        ("s s-7 -o a.png", "unknown trial 's-7'"),
+        ("s s-3 -o a.png", "trial 's-3' has no student: it has not completed"),
+        ("s s-0 s-0 -o a.png", "explain: a trial is named twice in s-0 s-0"),
+        ("r -o a.png", "unknown sweep 'r'"),
     ],
 )
-def test_what_cannot_be_scored_is_refused(changes, fixed, line):
-    with pytest.raises(UserError, match=line) as caught:
-        begin(study(changes, **fixed))
-    assert len(str(caught.value)) < 300
-    assert "\n" not in str(caught.value)
+def test_refusals(results, tmp_path, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["explain", *words.split(), "--results", results]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_setting_of_another_explainer_has_no_effect():
-    check_effective(study(**{"grad_cam.layer": 1}), ["grad_cam.layer"])
-    for changes, line in (({}, "with explainers grad_cam"), ({"explainers": None}, "without expl")):
-        found = study({"objectives": {"val_acc": "max"}}, **{"smooth_grad.samples": 3} | changes)
-        with pytest.raises(UserError, match=f"smooth_grad.samples: has no effect {line}"):
-            check_effective(found, ["smooth_grad.samples"])
-
-
-def test_an_explainer_is_asked_about_quantised_layers_too(monkeypatch):
-    """Whoever follows relevance through layers cannot follow it through rounding."""
-
-    class NoRounding(GradCAM):
-        def __init__(self, config, network):
-            super().__init__(config, network)
-            if any(isinstance(one, FakeQuantisedLayer) for one in network.modules()):
-                raise UserError("no_rounding: layers are quantised")
-
-    monkeypatch.setitem(EXPLAINERS._own, "no_rounding", NoRounding)
-    begin(study(explainers="no_rounding"))
-    for chain in ({"compression": "int8"}, {"compression": "qat+int8", "qat": 8}):
-        with pytest.raises(UserError, match=r"student wrn_10_0\.5 behind .*: no_rounding: layers"):
-            begin(study(explainers="no_rounding", **chain))
-
-
-def test_editors_take_settings_of_explainers():
-    schema = study_schema()
-    (pattern,) = schema["properties"]["fixed"]["patternProperties"]
-    assert re.match(pattern, "grad_cam.layer")
-    assert not re.match(pattern, "kd.temperature")
-    assert "explainers" in schema["properties"]["fixed"]["properties"]
-
-
-def test_scores_are_means_over_seeds_on_a_front(recorded, trial_row):
-    frame = recorded(
-        [
-            trial_row(0, "kd", 4, seed=0, val_acc=0.9, val_preservation=0.2, val_empty_maps=2),
-            trial_row(1, "kd", 4, seed=1, val_acc=0.9, val_preservation=0.4, val_empty_maps=5),
-            trial_row(2, "at", 4, seed=0, val_acc=0.8, val_preservation=0.5, val_empty_maps=0),
-            trial_row(3, "sp", 4, seed=0, val_acc=0.7, val_preservation=0.1, val_empty_maps=0),
-        ]
+def test_the_maps_are_of_the_network_as_it_sees_the_image(results):
+    card, network = read_student(results, "s", "s-0")
+    data = load_dataset("digits")
+    test = data.read_test()
+    chosen, classes = first_of_each_class(test, data.classes, 4)
+    assert [data.classes[int(test.labels[i])] for i in chosen] == list(classes)
+    turned = replace(card, class_names=tuple(reversed(data.classes)))
+    found, other = (
+        explained(one, network, test.images[chosen], classes, data.classes, ["gradients"])
+        for one in (card, turned)
     )
-    points = over_seeds(frame).set_index("method")
-    assert points["val_preservation"].to_dict() == pytest.approx({"kd": 0.3, "at": 0.5, "sp": 0.1})
-    assert points["val_empty_maps"]["kd"] == 3.5
-    found = front(frame, {"val_acc": "max", "val_preservation": "max"})
-    assert set(found["method"]) == {"kd", "at"}
+    pixels = ((test.images[chosen] / 255 - card.mean[0]) / card.std[0]).requires_grad_()
+    logits = network.eval()(pixels).logits
+    assert found.said == tuple(data.classes[i] for i in logits.argmax(1).tolist())
+    assert other.said == tuple(data.classes[-1 - i] for i in logits.argmax(1).tolist())
+    for said, targets in ((found, test.labels[chosen]), (other, 9 - test.labels[chosen])):
+        wanted = logits.gather(1, targets[:, None]).sum()
+        (slope,) = torch.autograd.grad(wanted, pixels, retain_graph=True)
+        maps, _ = said.maps["gradients"]
+        torch.testing.assert_close(maps.abs(), slope.sum(1).abs(), rtol=1e-3, atol=1e-5)
+    assert len(found.attention) == 3
 
 
-def test_a_table_of_what_is_said_of_maps(recorded, trial_row):
-    frame = recorded(
-        [
-            trial_row(0, "kd", 4, val_acc=0.9, val_score=0.9, metric="acc", test_preservation=0.25),
-            trial_row(1, "at", 4, val_acc=0.8, val_score=0.8, metric="acc", test_preservation=0.5),
-        ]
-    )
-    text = render(compression_table(frame, "test_preservation"))
-    assert "Test preservation of the teacher's maps in %, mean ± sd over seeds" in text
-    assert re.search(r"^at +\S*50\.00", text, re.MULTILINE)
-    assert re.search(r"^kd +25\.00", text, re.MULTILINE)
-    with pytest.raises(UserError, match=r"test_pointing: none was explained; .* fixed\.explainers"):
-        compression_table(frame, "test_pointing")
+def test_images_of_several_classes_are_shown_once():
+    labels = torch.tensor([[1, 1, 0], [0, 1, 0], [255, 0, 0]], dtype=torch.uint8)
+    images = Images(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), labels)
+    assert first_of_each_class(images, ("a", "b", "c"), 5) == ([0, 1], ("a", "b"))
+    assert first_of_each_class(images, ("a", "b", "c"), 1) == ([0], ("a",))
 
 
-def test_columns_are_documented():
-    text = said("query", "--columns")
-    for name in ("val_localisation", "test_miou", "val_preservation", "val_empty_maps"):
-        assert re.search(rf"^{name} ", text, re.MULTILINE)
+def drawn(tmp_path: Path, **columns: tuple[np.ndarray, bool]) -> tuple[np.ndarray, str]:
+    """The picture of one image, and its words."""
+    images = np.full((1, 3, 8, 8), 120, dtype=np.uint8)
+    made = [Column(title=name, values=v, signed=signed) for name, (v, signed) in columns.items()]
+    block = Block(title=("net", "90 %"), said=("cat",), columns=made)
+    for ending in ("png", "svg"):
+        draw_explanations(images, ("cat",), [block], tmp_path / f"a.{ending}", "title")
+    return imread(tmp_path / "a.png")[..., :3], (tmp_path / "a.svg").read_text()
 
 
-@pytest.mark.slow
-def test_a_sweep_for_accurate_small_and_still_explained(tmp_path):
-    file = tmp_path / "s.yaml"
-    fixed = STUDY["fixed"] | {"student": "wrn", "compression": "factor"}
-    changes = {"fixed": fixed, "dimensions": STUDY["dimensions"] | {"factor": [2, 8]}, "repeats": 1}
-    file.write_text(yaml.safe_dump(STUDY | changes))
-    results = ["--results", str(tmp_path / "results")]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", str(file), *results],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "4 trials completed" in done.stdout
-    frame = trials(str(tmp_path / "results"))
-    assert len(frame) == 4
-    assert frame["val_preservation"].between(0, 1).all()
-    assert frame["test_agreement"].between(0, 1).all()
-    assert frame["val_localisation"].isna().all()
-    for text in frame["attributions"]:
-        one = json.loads(text)["val"]["explainers"]["grad_cam"]["preservation"]
-        assert -1 < one["spearman"]["mean"] < 1
-    shown = pd.read_csv(io.StringIO(said("front", "s", "--csv", *results)))
-    assert shown["val_preservation"].between(0, 1).all()
-    assert "preservation" in said("table", "s", "--metric", "test_preservation", *results)
-    picture = tmp_path / "front.png"
-    said("plot", "s", "-o", str(picture), *results)
-    assert picture.stat().st_size > 1000
+def colours(picture: np.ndarray, colour: tuple[float, float, float]) -> int:
+    return int((np.abs(picture - colour).max(axis=-1) < 0.02).sum())
+
+
+BLUE, RED, YELLOW = (0.02, 0.19, 0.38), (0.40, 0.0, 0.12), (0.99, 0.91, 0.14)
+
+
+def test_empty_maps_are_called_so(tmp_path):
+    empty, flat = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
+    none = np.full((1, 8, 8), np.nan)
+    _, text = drawn(tmp_path, a=(empty, False), b=(flat, True), c=(none, False))
+    for word in ("empty", "constant", "no numbers"):
+        assert text.count(f"<!-- {word} -->") == 1
+
+
+def test_signed_maps_have_0_in_the_middle(tmp_path):
+    """However lopsided: what is weakly against is not drawn as strongly so."""
+    values = np.zeros((1, 8, 8))
+    values[0, :4], values[0, 4:6] = 1.0, -0.01
+    picture, text = drawn(tmp_path, lrp=(values, True))
+    assert colours(picture, RED) > 1000 > colours(picture, BLUE)
+    assert "signed maps" in text
+    assert "positive maps" not in text
+    picture, text = drawn(tmp_path, ebp=(np.abs(values), False))
+    assert colours(picture, YELLOW) > 1000
+    assert "positive maps" in text
+    assert "says" not in text

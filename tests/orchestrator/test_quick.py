@@ -178,6 +178,7 @@ def test_refusals_of_a_study_load_neither_ray_nor_optuna(tmp_path: Path) -> None
 def test_refusals_of_a_file_load_no_torch(tmp_path: Path) -> None:
     wrong = (
         *("export", "export s s-0 --onnx a.pt2", "export s s-0 --pt2 no/a.pt2", "inspect s"),
+        *("explain s -o a.jpg", "explain s -o no/a.png", "explain s -o a.png --explainers lrb"),
         *("export s --onnx a.onnx", "inspect s s-0 -o no/pictures", "export --help"),
     )
     for command, (code, loaded, _) in loaded_by(tmp_path, *wrong).items():

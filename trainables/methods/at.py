@@ -44,10 +44,20 @@ def attention_map(
     Returns:
         ``[B, H'·W']`` float32, non-negative.
     """
-    attention = features.float().abs().pow(power).mean(dim=1, keepdim=True)
-    if size is not None and size != tuple(attention.shape[-2:]):
-        attention = F.adaptive_avg_pool2d(attention, size)
-    return F.normalize(attention.flatten(1), dim=1)
+    return unit_map(features.float().abs().pow(power).mean(dim=1, keepdim=True), size)
+
+
+def unit_map(maps: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Maps ``[B, 1, H, W]`` pooled to ``size``, flattened, with unit L2 norm; zero stays zero."""
+    if size is not None and size != tuple(maps.shape[-2:]):
+        maps = F.adaptive_avg_pool2d(maps, size)
+    return F.normalize(maps.flatten(1), dim=1)
+
+
+def smaller(student_features: Tensor, teacher_features: Tensor) -> tuple[int, int]:
+    """The lesser height and the lesser width of maps ``[B, C, H, W]`` of two networks."""
+    height = min(student_features.shape[-2], teacher_features.shape[-2])
+    return height, min(student_features.shape[-1], teacher_features.shape[-1])
 
 
 def at_loss(
@@ -65,10 +75,9 @@ def at_loss(
     Returns:
         A scalar, float32, at least 0; 0 where the maps agree.
     """
-    height = min(student_features.shape[-2], teacher_features.shape[-2])
-    width = min(student_features.shape[-1], teacher_features.shape[-1])
-    difference = attention_map(student_features, power, (height, width)) - attention_map(
-        teacher_features, power, (height, width)
+    height, width = size = smaller(student_features, teacher_features)
+    difference = attention_map(student_features, power, size) - attention_map(
+        teacher_features, power, size
     )
     if form == "mean":
         return difference.square().mean()

@@ -29,6 +29,7 @@ TERMS = {
     "dist": "trainables.methods.dist:DIST",
     "dkd": "trainables.methods.dkd:DKD",
     "dml": "trainables.methods.dml:DML",
+    "ewa": "trainables.methods.ewa:EWA",
     "fitnet": "trainables.methods.fitnet:FitNet",
     "kd": "trainables.methods.kd:KD",
     "ls": "trainables.methods.ls:LS",
@@ -41,6 +42,8 @@ TERMS = {
     "srd_dist": "trainables.methods.srd_dist:SRDDIST",
     "srd_kl": "trainables.methods.srd_kl:SRDKL",
     "srd_pmse": "trainables.methods.srd_pmse:SRDPMSE",
+    "sswa": "trainables.methods.sswa:SSWA",
+    "swa": "trainables.methods.swa:SWA",
     "ttm": "trainables.methods.ttm:TTM",
     "wttm": "trainables.methods.ttm:WTTM",
 }

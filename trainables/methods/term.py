@@ -123,11 +123,13 @@ class Term(nn.Module):
 
     Attributes:
         needs: what the term reads of the teacher: any of the fields of `Outputs`, and keys of
-            its ``features``: ``module:NAME``, ``input_gradient`` (`trainables.models.features`).
+            its ``features``: ``module:NAME``, ``input_gradient``, ``stage_gradient:N``, and more
+            (`trainables.models.features`).
             The engine computes no more than that. A setting may change it: then ``__init__``
             sets it anew. A term that needs nothing works without a teacher; it is built with
             None.
-        student_needs: the keys that it reads of the student, and of its own peers.
+        student_needs: the keys that it reads of the student, and of its own peers. Their
+            ``stage_gradient:N`` is of the teacher's greatest logit where its logits are read.
         raw_logits: whether a term that reads logits takes them as they are, not through a
             softmax, so that no `LogitModifier` may change them. A setting may change it, too.
         one_label: whether the term reads the one true class of an image, or who the image is, so

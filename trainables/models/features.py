@@ -7,11 +7,17 @@ network's normalised input,
     ∂/∂x Σ_b Σ_c y_bc · z_bc,   ``[B, C, H, W]``, float32,
 
 where y_bc is the share of class c in the label of image b: 1 for a true class, λ and 1 − λ for
-those of mixed images. In training mode BatchNorm makes a logit depend on the other images of the
-batch, too; the sum takes that in.
+those of mixed images. ``stage_gradient:N`` is that of one logit of each image with respect to the
+stage of number N, from 0,
+
+    ∂/∂f Σ_b z_b,c(b),   ``[B, C, H, W]``, float32.
+
+In training mode BatchNorm makes a logit depend on the other images of the batch, too; the sums take
+that in. ``class_weights`` is what the classifier multiplies its input by, ``[classes, D]``: of one
+that is quantised, the quantised weights.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
@@ -27,6 +33,8 @@ FIELDS = frozenset({"logits", "embedding", "stages", "shortcuts"})
 
 MODULE = "module:"
 INPUT_GRADIENT = "input_gradient"
+STAGE_GRADIENT = "stage_gradient:"
+CLASS_WEIGHTS = "class_weights"
 
 Kept = TypeVar("Kept")
 
@@ -38,6 +46,7 @@ def with_features(
     shares: Callable[[int], Tensor] | None,
     *,
     learning: bool,
+    chosen: Tensor | None = None,
 ) -> Outputs:
     """One forward pass in the network's present mode, with all of ``keys`` in `Outputs.features`.
 
@@ -46,11 +55,16 @@ def with_features(
         images: normalised, ``[B, C, H, W]``.
         keys: of `Shapes.features`.
         shares: y for a number of classes, ``[B, classes]`` float32: the share of every class in
-            the label of each image. None where no gradient is wanted.
-        learning: whether what is returned has gradients with respect to the weights, that of the
-            input included; otherwise nothing has.
+            the label of each image. None where no gradient of the input is wanted.
+        learning: whether what is returned has gradients with respect to the weights, gradients
+            included; otherwise nothing has.
+        chosen: c, ``[B]``: whose logits the gradients of stages are of. None: of each image the
+            greatest of this network.
     """
-    differentiated = INPUT_GRADIENT in keys
+    of_stages = {
+        key: int(key.removeprefix(STAGE_GRADIENT)) for key in keys if key.startswith(STAGE_GRADIENT)
+    }
+    differentiated = INPUT_GRADIENT in keys or bool(of_stages)
     names = [key.removeprefix(MODULE) for key in keys if key.startswith(MODULE)]
     with (
         torch.set_grad_enabled(learning or differentiated),
@@ -63,14 +77,49 @@ def with_features(
         with hearing(network, names, Tensor.clone) as heard:
             outputs: Outputs = network(images)
         features = {MODULE + name: values for name, values in heard.items()}
-        if differentiated:
-            assert shares is not None
-            with _full_precision(images):
-                said = (outputs.logits.float() * shares(outputs.logits.shape[1])).sum()
-                (found,) = torch.autograd.grad(said, images, create_graph=learning)
-            features[INPUT_GRADIENT] = found
+        logits = outputs.logits
+        with _full_precision(images):
+            if CLASS_WEIGHTS in keys:
+                features[CLASS_WEIGHTS] = class_weights(network)
+            if INPUT_GRADIENT in keys:
+                assert shares is not None
+                said = (logits.float() * shares(logits.shape[1])).sum()
+                (found,) = torch.autograd.grad(
+                    said, images, create_graph=learning, retain_graph=bool(of_stages) or None
+                )
+                features[INPUT_GRADIENT] = found
+            if of_stages:
+                classes = logits.argmax(1) if chosen is None else chosen
+                said = logits.float().gather(1, classes.unsqueeze(1)).sum()
+                stages = [outputs.stages[number] for number in of_stages.values()]
+                slopes = torch.autograd.grad(said, stages, create_graph=learning)
+                features |= {key: one.float() for key, one in zip(of_stages, slopes, strict=True)}
     outputs = outputs._replace(features=features)
     return outputs if learning else _detached(outputs)
+
+
+def class_weights(network: Network) -> Tensor:
+    """What the classifier multiplies its input by, ``[classes, D]``, with gradients."""
+    layer = network.classifier
+    quantised = getattr(layer, "quantised_weight", None)
+    weights: Tensor = layer.weight if quantised is None else quantised()
+    return weights
+
+
+def behind_logits(logits: Tensor, stages: Sequence[Tensor]) -> list[bool]:
+    """Which stages the logits are computed from, so that they have a gradient there.
+
+    Args:
+        logits, stages: of a pass that has recorded its graph. A stage that is a rearranged copy of
+            what the network goes on with has none.
+    """
+    seen, waiting = set[Any](), [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [upper for upper, _ in node.next_functions]
+    return [stage.grad_fn is not None and stage.grad_fn in seen for stage in stages]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ def observe(
     images: Tensor,
     keys: Collection[str] = (),
     shares: Callable[[int], Tensor] | None = None,
+    chosen: Tensor | None = None,
 ) -> Outputs:
     """Outputs in the network's present mode, without gradients.
 
@@ -23,7 +24,7 @@ def observe(
     Args:
         network: in either mode.
         images: normalised, ``[B, C, H, W]``.
-        keys, shares: as for `with_features`.
+        keys, shares, chosen: as for `with_features`.
     """
     norms = [
         module
@@ -33,7 +34,7 @@ def observe(
     for norm in norms:
         norm.track_running_stats = False
     try:
-        return with_features(network, images, keys, shares, learning=False)
+        return with_features(network, images, keys, shares, learning=False, chosen=chosen)
     finally:
         for norm in norms:
             norm.track_running_stats = True

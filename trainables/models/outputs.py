@@ -47,6 +47,8 @@ class Shapes(NamedTuple):
         shortcuts: ``(C, H, W)`` of every shortcut, early to deep; empty where there are none.
         pooled: whether the embedding is the last stage, averaged over its positions.
         features: of everything that can be asked for beside these, by key.
+        flattened: whether the embedding is the last stage, or the maxima of its regions, with all
+            positions side by side, channel by channel.
     """
 
     classes: int
@@ -55,6 +57,7 @@ class Shapes(NamedTuple):
     shortcuts: tuple[tuple[int, int, int], ...] = ()
     pooled: bool = False
     features: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    flattened: bool = False
 
     def read(self, keys: Collection[str]) -> "Shapes":
         """Without the features that nobody reads."""

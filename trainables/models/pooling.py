@@ -1,4 +1,4 @@
-"""Whether a network's embedding is its last feature map, averaged over positions.
+"""Whether a network's embedding is its last feature map, averaged over positions or flattened.
 
 Widths do not tell: VGG at 32 pixels takes the maximum of a map of as many channels, a transformer
 reads its class token, DenseNet has a ReLU between. The graph of one forward pass does, also on the
@@ -40,6 +40,36 @@ def is_average(embedding: Tensor, stage: Tensor) -> bool:
         step = before[0] if len(before) == 1 else None
     # Of one position there is nothing to average.
     return step is not None and (averaged or stage.shape[2:].numel() == 1)
+
+
+def is_flattened(embedding: Tensor, stage: Tensor) -> bool:
+    """Whether an embedding is a stage with its positions side by side, channel by channel.
+
+    Args:
+        embedding, stage: as for `is_average`.
+
+    Returns:
+        True also where maxima of regions are taken before; False where the way from one to the
+        other is not understood.
+    """
+    channels = stage.shape[1]
+    if stage.grad_fn is None or embedding.ndim != 2 or embedding.shape[1] % channels:
+        return False
+    step: Any = embedding.grad_fn
+    while step is not None and step is not stage.grad_fn:
+        strided = step.name().startswith("AsStrided")  # may bring them into another order
+        if strided or (step.name() not in _SHAPING and not _takes_maxima(step, channels)):
+            return False
+        before = [upper for upper, _ in step.next_functions if upper is not None]
+        step = before[0] if len(before) == 1 else None
+    return step is not None
+
+
+def _takes_maxima(step: Any, channels: int) -> bool:
+    if step.name() not in ("MaxPool2DWithIndicesBackward0", "AdaptiveMaxPool2DBackward0"):
+        return False
+    size = tuple(step._saved_self.shape)
+    return len(size) == 4 and size[1] == channels
 
 
 def _averages_all(step: Any, stage: Tensor) -> bool:

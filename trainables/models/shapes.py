@@ -8,9 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from trainables.models.family import ImageShape
-from trainables.models.features import INPUT_GRADIENT, MODULE, hearing
+from trainables.models.features import (
+    CLASS_WEIGHTS,
+    INPUT_GRADIENT,
+    MODULE,
+    STAGE_GRADIENT,
+    behind_logits,
+    hearing,
+)
 from trainables.models.outputs import Network, Shapes
-from trainables.models.pooling import is_average
+from trainables.models.pooling import is_average, is_flattened
 
 
 @contextmanager
@@ -45,14 +52,21 @@ def output_shapes(model: Network, image_shape: ImageShape) -> Shapes:
     names = [name for name, _ in model.named_modules() if name]
     with evaluating(model), hearing(model, names, lambda output: tuple(output.shape[1:])) as heard:
         outputs = model(images)
-    features = {MODULE + name: shape for name, shape in heard.items()}
+    features: dict[str, tuple[int, ...]] = {MODULE + name: one for name, one in heard.items()}
+    stages = _map_shapes(outputs.stages)
+    behind = behind_logits(outputs.logits, outputs.stages)
+    for number, (shape, found) in enumerate(zip(stages, behind, strict=True)):
+        if found:
+            features[f"{STAGE_GRADIENT}{number}"] = shape
+    features[CLASS_WEIGHTS] = (outputs.logits.shape[1], outputs.embedding.shape[1])
     return Shapes(
         outputs.logits.shape[1],
         outputs.embedding.shape[1],
-        _map_shapes(outputs.stages),
+        stages,
         _map_shapes(outputs.shortcuts),
         bool(outputs.stages) and is_average(outputs.embedding, outputs.stages[-1]),
         {**features, INPUT_GRADIENT: image_shape},
+        bool(outputs.stages) and is_flattened(outputs.embedding, outputs.stages[-1]),
     )
 
 

@@ -189,7 +189,8 @@ class Learner:
             inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
             with computing(self.precision, self.device):
-                said = {name: self._said(name, inputs, batch) for name in (STUDENT, *peers)}
+                chosen = _greatest(taught)
+                said = {name: self._said(name, inputs, batch, chosen) for name in (STUDENT, *peers)}
                 batch = batch._replace(inputs=inputs, peers={name: said[name] for name in peers})
                 losses: Tensor = self.method(said[STUDENT], taught, batch)
             self._update(STUDENT, losses.sum(), epoch)
@@ -197,16 +198,20 @@ class Learner:
                 with computing(self.precision, self.device):
                     if self.method.takes_turns(name):
                         asked = self.method.asked(name, progress)
-                        said[before] = observe(self.networks[before], inputs, asked, batch.shares)
+                        said[before] = observe(
+                            self.networks[before], inputs, asked, batch.shares, chosen
+                        )
                     loss = self.method.peer_loss(name, said, batch)
                 self._update(name, loss, epoch)
             self.method.after_step(batch)
             return losses.detach()
 
-    def _said(self, name: str, inputs: Tensor, batch: Batch) -> Outputs:
+    def _said(self, name: str, inputs: Tensor, batch: Batch, chosen: Tensor | None) -> Outputs:
         """What a network that learns says to its images, with gradients."""
         if asked := self.method.asked(name, batch.progress):
-            return with_features(self.networks[name], inputs, asked, batch.shares, learning=True)
+            return with_features(
+                self.networks[name], inputs, asked, batch.shares, learning=True, chosen=chosen
+            )
         forward = self.forward if name == STUDENT else self.networks[name]
         return forward(inputs)
 
@@ -279,6 +284,11 @@ class Learner:
             self.optimizers[name].load_state_dict(state["optimizers"][name])
         self.method.load_state_dict(state["method"])
         self.random.load_state_dict(state["random"])
+
+
+def _greatest(taught: Outputs | None) -> Tensor | None:
+    """The class of each image that the teacher holds for the likeliest, ``[B]``, if it says."""
+    return None if taught is None or taught.logits is None else taught.logits.argmax(1)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:

@@ -27,6 +27,7 @@ from trainables.methods.term import (
     Term,
     cross_entropy,
 )
+from trainables.models.features import CLASS_WEIGHTS, STAGE_GRADIENT, with_features
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
@@ -59,14 +60,23 @@ class Pair:
         self.student = create_model(student, CLASSES, IMAGE)
         self.images = torch.randn(batch, *IMAGE)
         self.target = torch.arange(batch) % CLASSES
-        with torch.no_grad():
-            self.taught: Outputs = self.teacher(self.images)
+        everything = output_shapes(self.teacher, IMAGE).features
+        slopes = [key for key in everything if key.startswith(STAGE_GRADIENT)]
+        self.taught = with_features(self.teacher, self.images, slopes, None, learning=False)
 
     def term(self, name: str, seed: int = 1) -> Term:
         """The term with its defaults, its adaptors drawn from ``seed``."""
         torch.manual_seed(seed)
         shapes = output_shapes(self.student, IMAGE), output_shapes(self.teacher, IMAGE)
         return build(name, *shapes, network=self.teacher)
+
+
+def said(networks: Pair, term: Term) -> Outputs:
+    """What the student says to the images, as a learner asks it."""
+    chosen = networks.taught.logits.argmax(1)
+    return with_features(
+        networks.student, networks.images, term.student_needs, None, learning=True, chosen=chosen
+    )
 
 
 @functools.cache
@@ -109,6 +119,8 @@ def random_outputs(shapes: Shapes, batch: int, seed: int) -> Outputs:
         embedding=leaf(shapes.embedding).abs(),
         stages=tuple(leaf(*shape).abs() for shape in shapes.stages),
         shortcuts=tuple(leaf(*shape) for shape in shapes.shortcuts),
+        features={CLASS_WEIGHTS: torch.randn(shapes.classes, shapes.embedding, generator=draw)}
+        | {f"{STAGE_GRADIENT}{i}": leaf(*shape) for i, shape in enumerate(shapes.stages)},
     )
     for part in tensors(outputs):
         part.requires_grad_()
@@ -120,6 +132,7 @@ def tensors(outputs: Outputs) -> Iterator[Tensor]:
     yield outputs.embedding
     yield from outputs.stages
     yield from outputs.shortcuts
+    yield from outputs.features.values()
 
 
 def converted(outputs: Outputs, dtype: torch.dtype) -> Outputs:
@@ -128,6 +141,7 @@ def converted(outputs: Outputs, dtype: torch.dtype) -> Outputs:
         outputs.embedding.detach().to(dtype),
         tuple(stage.detach().to(dtype) for stage in outputs.stages),
         tuple(shortcut.detach().to(dtype) for shortcut in outputs.shortcuts),
+        {key: values.detach().to(dtype) for key, values in outputs.features.items()},
     )
 
 
@@ -179,9 +193,17 @@ def weights_of(network: Network) -> list[Tensor]:
 
 _OUR_STAGES = ((8, 16, 16), (16, 8, 8), (32, 4, 4))
 _THEIR_STAGES = ((6, 16, 16), (12, 8, 8), (24, 4, 4), (48, 2, 2))
-OURS = Shapes(CLASSES, 32, _OUR_STAGES, _OUR_STAGES, pooled=True)
-THEIRS = Shapes(CLASSES, 48, _THEIR_STAGES, _THEIR_STAGES, pooled=True)
-LATE = Shapes(CLASSES, 32, _OUR_STAGES[1:], _OUR_STAGES[1:], pooled=True)
+
+
+def shapes_of(width: int, stages: tuple[tuple[int, int, int], ...]) -> Shapes:
+    features: dict[str, tuple[int, ...]] = {CLASS_WEIGHTS: (CLASSES, width)}
+    features |= {f"{STAGE_GRADIENT}{number}": shape for number, shape in enumerate(stages)}
+    return Shapes(CLASSES, width, stages, stages, pooled=True, features=features)
+
+
+OURS = shapes_of(32, _OUR_STAGES)
+THEIRS = shapes_of(48, _THEIR_STAGES)
+LATE = shapes_of(32, _OUR_STAGES[1:])
 """Pairs of stages with `THEIRS`: 0 with 1, 1 with 2."""
 
 
@@ -229,7 +251,8 @@ def test_reads_no_more_of_the_teacher_than_it_declares(name: str, term: Term) ->
     target = torch.arange(3)
     twin = copy.deepcopy(term)  # a term may remember what it saw
     whole = loss_of(term, student, teacher, target)
-    missing = dict.fromkeys(PARTS - term_class(name).needs)
+    missing: dict[str, object] = dict.fromkeys(PARTS - term.needs)
+    missing["features"] = {key: teacher.features[key] for key in term.needs - PARTS}
     assert torch.equal(loss_of(twin, student, teacher._replace(**missing), target), whole)
 
 
@@ -238,8 +261,11 @@ def test_reads_all_of_the_teacher_that_it_declares(name: str, term: Term) -> Non
     other = random_outputs(THEIRS, 3, 3)
     target = torch.arange(3)
     whole = loss_of(copy.deepcopy(term), student, teacher, target)
-    for part in term_class(name).needs:
-        changed = teacher._replace(**{part: getattr(other, part)})
+    for part in term.needs:
+        if part in PARTS:
+            changed = teacher._replace(**{part: getattr(other, part)})
+        else:
+            changed = teacher._replace(features={**teacher.features, part: other.features[part]})
         assert not torch.equal(loss_of(copy.deepcopy(term), student, changed, target), whole), part
 
 
@@ -285,6 +311,9 @@ def reads_to_its_depth(term: Term, student: Shapes, teacher: Shapes) -> bool:
         ("skip", {}, OURS, 3),
         ("skip", {"stage": 0}, OURS, 1),
         ("skip", {"stage": 0}, LATE, 2),
+        ("ewa", {}, OURS, 3),
+        ("ewa", {"stages": "0"}, LATE, 2),
+        ("swa", {"stages": "0"}, OURS, None),
         ("sp", {}, OURS, 3),
         ("sp", {"stages": "all"}, LATE, 3),
         ("reviewkd", {"embedding": False}, OURS, 3),
@@ -369,7 +398,7 @@ def test_real_pairs_and_where_the_gradient_goes(name: str, teacher: str, student
     networks = pair(teacher, student)
     term = networks.term(name).train()
     networks.student.train().zero_grad()
-    outputs: Outputs = networks.student(networks.images)
+    outputs = said(networks, term)
     for part in tensors(outputs):
         part.retain_grad()
     loss = loss_of(term, outputs, networks.taught, networks.target)
@@ -401,7 +430,7 @@ def test_its_loss_falls_in_training(name: str, teacher: str, student: str) -> No
     optimizer = torch.optim.Adam([*networks.student.parameters(), *term.parameters()], lr=3e-3)
     losses = []
     for _ in range(30):
-        loss = loss_of(term, networks.student(networks.images), networks.taught, networks.target)
+        loss = loss_of(term, said(networks, term), networks.taught, networks.target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -739,7 +768,7 @@ def test_terms_join_a_modifier_of_images_or_say_why_not(changer: Changer, name: 
         return
     made = joined(method, **changer.settings)
     assert made.parts == ("ce", name)
-    assert made.needs == kind.needs
+    assert made.needs == made.terms[name].needs >= kind.needs
     assert made.plain_teacher == modifier.plain_teacher
     torch.manual_seed(2)
     batch = made.draw(batch_of(torch.arange(4)))

@@ -24,10 +24,12 @@ from trainables.methods.registry import (
     term_names,
 )
 from trainables.methods.term import Batch, Term
+from trainables.models.features import CLASS_WEIGHTS
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import settings_of
 
-SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)))
+ASKED = {CLASS_WEIGHTS: (10, 8)}
+SHAPES = Shapes(10, 8, ((4, 8, 8), (8, 4, 4)), pooled=True, features=ASKED)
 
 
 def outputs(seed: int) -> Outputs:
@@ -36,6 +38,7 @@ def outputs(seed: int) -> Outputs:
         torch.randn(5, 10, generator=draw),
         torch.randn(5, 8, generator=draw),
         tuple(torch.randn(5, *shape, generator=draw) for shape in SHAPES.stages),
+        features={key: torch.randn(*shape, generator=draw) for key, shape in ASKED.items()},
     )
 
 

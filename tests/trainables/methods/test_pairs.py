@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainables.methods.registry import term_class, term_names
 from trainables.methods.term import Batch, Term
+from trainables.models.features import with_features
 from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
@@ -38,6 +39,7 @@ NOT_ZERO = {  # where the student is the teacher
     "srd_dist": "its adaptor is trained",
     "srd_kl": "its adaptor is trained",
     "srd_pmse": "its adaptor is trained",
+    "sswa": "leaves out some of the teacher's channels",
     "ttm": "softens the teacher alone",
     "wttm": "softens the teacher alone",
 }
@@ -62,10 +64,20 @@ def lesson(teacher: str) -> Lesson:
             module.momentum = 1.0
     network.train()(images)
     network.eval()
+    asked = [key for key in output_shapes(network, IMAGE).features if "stage_gradient" in key]
     target = torch.arange(BATCH)
     peers = {"1": create_model("resnet8", CLASSES, IMAGE).requires_grad_(False)(images)}
     batch = Batch(target, target, epoch=30.0, progress=0.5, inputs=images, peers=peers)
-    return Lesson(network, batch, network(images))
+    return Lesson(network, batch, with_features(network, images, asked, None, learning=False))
+
+
+def said(student: Network, term: Term, given: Lesson, *, learning: bool) -> Outputs:
+    """What a student says to the batch, as a learner asks it."""
+    images, chosen = given.batch.inputs, given.taught.logits.argmax(1)
+    assert images is not None
+    return with_features(
+        student, images, term.student_needs, None, learning=learning, chosen=chosen
+    )
 
 
 def build(name: str, given: Lesson, student: Network) -> Term:
@@ -87,7 +99,8 @@ class Pupil:
 
     def loss(self) -> Tensor:
         given = self.given
-        loss: Tensor = self.term(self.network(given.batch.inputs), given.taught, given.batch)
+        outputs = said(self.network, self.term, given, learning=True)
+        loss: Tensor = self.term(outputs, given.taught, given.batch)
         return loss
 
 
@@ -130,7 +143,8 @@ def loss_in_evaluation(name: str, given: Lesson, student: Network) -> float:
     with torch.no_grad():
         term = build(name, given, student).eval()
         torch.manual_seed(2)
-        loss: Tensor = term(student(given.batch.inputs), given.taught, given.batch)
+        outputs = said(student, term, given, learning=False)
+        loss: Tensor = term(outputs, given.taught, given.batch)
     return loss.item()
 
 

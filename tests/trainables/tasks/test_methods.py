@@ -14,6 +14,7 @@ from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.registry import resolve_settings, term_class, term_names
 from trainables.methods.term import Batch, LogitModifier, Term
+from trainables.models.features import with_features
 from trainables.models.outputs import Network, Outputs
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
@@ -57,7 +58,11 @@ def test_it_serves_questions(
         peers = {one: network("resnet8")(images) for one in method.peers}
     with no_waiting():
         drawn = method.draw(batch())._replace(inputs=images, peers=peers)
-        losses: Tensor = method(student(method.images(images, drawn)), taught, drawn)
+        asked, seen = method.asked("student"), method.images(images, drawn)
+        said = with_features(
+            student, seen, asked, None, learning=True, chosen=taught.logits.argmax(1)
+        )
+        losses: Tensor = method(said, taught, drawn)
         losses.sum().backward()
     assert losses.isfinite().all()
     assert all(weight.grad is not None for weight in student.classifier.parameters())

@@ -1,0 +1,90 @@
+"""What a picture shows of a network: some images, their maps by explainer, attention by stage."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainables.attribution.explaining import explain
+from trainables.attribution.registry import EXPLAINERS, resolve_explainers
+from trainables.data.dataset import Images
+from trainables.data.views import to_float
+from trainables.errors import UserError
+from trainables.models.outputs import Network
+from trainables.models.shapes import evaluating
+from trainables.models.weights import Card
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """What a network makes of ``n`` images.
+
+    Attributes:
+        said: the class that it answers to each.
+        maps: by explainer ``[n, H, W]`` float32, and whether they are signed.
+        attention: of every stage the mean over channels of its squares, ``[n, h, w]`` float32.
+    """
+
+    said: tuple[str, ...]
+    maps: Mapping[str, tuple[Tensor, bool]]
+    attention: tuple[Tensor, ...]
+
+
+def first_of_each_class(
+    images: Images, classes: Sequence[str], most: int
+) -> tuple[list[int], tuple[str, ...]]:
+    """Positions of the first image of each class, none twice, and the classes' names.
+
+    Classes without an image of their own are left out; at most ``most`` are taken.
+    """
+    labels, chosen, names = images.labels, list[int](), list[str]()
+    for number, name in enumerate(classes):
+        of_class = labels == number if labels.ndim == 1 else labels[:, number] == 1
+        places = of_class.nonzero().flatten().tolist()
+        place = next((one for one in places if one not in chosen), None)
+        if place is not None and len(chosen) < most:
+            chosen.append(place)
+            names.append(name)
+    return chosen, tuple(names)
+
+
+def explained(
+    card: Card,
+    network: Network,
+    images: Tensor,
+    classes: Sequence[str],
+    known: Sequence[str],
+    explainers: Sequence[str],
+) -> Explained:
+    """Images as a network sees them, explained for one class each; the network stays as it is.
+
+    Args:
+        card: of the network.
+        network: with weights.
+        images: uint8 ``[n, C, H, W]``.
+        classes: for which class each is explained.
+        known: of the data set, for a card that does not name its own.
+        explainers: their names; at their defaults.
+
+    Raises:
+        UserError: an explainer that the network cannot have, or a class that it does not know.
+    """
+    own = list(card.class_names or known)
+    if unknown := [name for name in classes if name not in own]:
+        raise UserError(f"{card.name} has no class '{unknown[0]}'")
+    targets = torch.tensor([own.index(name) for name in classes])
+    pixels = to_float(images, card.mean, card.std)
+    with evaluating(network), torch.no_grad():
+        outputs = network(pixels)
+    maps = explain(network, resolve_explainers("+".join(explainers), {}), pixels, targets)
+    return Explained(
+        said=tuple(own[best] for best in outputs.logits.argmax(1).tolist()),
+        maps={name: (found.cpu(), _signed(name, found)) for name, found in maps.items()},
+        attention=tuple(stage.float().square().mean(1) for stage in outputs.stages),
+    )
+
+
+def _signed(name: str, maps: Tensor) -> bool:
+    """Whether an explainer speaks against a class, by its nature or by its settings."""
+    return bool(EXPLAINERS[name].signed or (maps < 0).any())
