@@ -128,7 +128,9 @@ class TeacherSpec(BaseModel):
             setting_of(name).check(f"{key}.{name}", value)
         values = layered({name: v for name, v in shared.items() if name in keys}, self.own)
         names = {"dataset": dataset, "student": self.model, "method": method}
-        names |= {"start": f"{WEIGHTS}{self.weights}"} if self.weights else {}
+        # What teachers share is of those that are trained plainly; one that is distilled says so.
+        weights = self.weights or (None if self.method else shared.get("weights"))
+        names |= {"start": f"{WEIGHTS}{weights}"} if weights else {}
         upper = self.teacher.label if self.teacher else None
         try:
             return TrialConfig.from_mapping({**values, **names, "teacher": upper})

@@ -128,6 +128,17 @@ def test_a_study_says_so() -> None:
         study({"name": "mine", "weights": "v.pth"})
 
 
+def test_the_teachers_of_pairs_share_one() -> None:
+    pairs = {
+        "plain": {"teacher": "vgg16", "student": "vgg16_x0.5"},
+        "own": {"teacher": {"model": "vgg13", "weights": "w.pth"}, "student": "vgg11"},
+    }
+    content = {"name": "s", "dataset": "digits", "pairs": pairs, "sampler": "grid"}
+    shared = parse_study(content | {"teacher": {"epochs": 2, "weights": "v.pth"}})
+    configs = [shared.teacher_config(one, key) for key, one in shared.teachers().items()]
+    assert [config.start for config in configs] == ["weights:v.pth", "weights:w.pth"]
+
+
 def small_file(folder: Path, classes: int = 7) -> str:
     """Of a small network of ours, for data of other classes."""
     network = create_model("resnet8_x0.25", classes, (1, 8, 8))
