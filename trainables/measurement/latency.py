@@ -79,7 +79,8 @@ def latency(
     On black images, in evaluation mode and without gradients. Exporting, compiling and the first
     calls, which pay for start-up, are over before the first call that counts; of these there are
     at least 20, of larger batches 7, over about 0.12 s; fewer once they take 4 s. A factor of
-    latency holds between networks that were timed on the same device with the same number of threads.
+    latency holds between networks that were timed on the same device with the same number of
+    threads.
 
     Args:
         network: is copied; stays where and as it is.
