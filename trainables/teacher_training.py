@@ -118,8 +118,7 @@ def recipe(
         upper: the teacher that the method reads; None for the plain method.
 
     Raises:
-        UserError: a method without ``upper`` or the reverse; an unknown network; a file of
-            weights that the network cannot begin with.
+        UserError: a method without ``upper`` or the reverse; an unknown network; unfit weights.
     """
     if config.compression != "explicit":
         raise UserError("teacher: is trained as it is named, without compression")
@@ -143,9 +142,8 @@ def recipe(
     )
     slug = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in model)
     name = f"{model}({config.method}:{upper.name})" if upper else model
-    return Recipe(
-        name=name, model=model, config=config, key=f"{slug}-{key}", upper=upper, weights=weights
-    )
+    key = f"{slug}-{key}"
+    return Recipe(name=name, model=model, config=config, key=key, upper=upper, weights=weights)
 
 
 def lineage(teacher: Recipe | Filed) -> Iterator[Recipe | Filed]:
