@@ -5,7 +5,7 @@ import json
 import os
 import struct
 import uuid
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,8 @@ class Format(NamedTuple):
         magic: its first 8 bytes.
         version: raised whenever the layout changes, or the same key would mean other content.
         what: it is, in words.
-        key: dataclass of what decides the content; it has ``file_bytes``.
+        key: dataclass of what decides the content; it has ``file_bytes``, and ``facts``, which
+            are its attributes by name but for those that came later and say nothing.
     """
 
     magic: bytes
@@ -32,7 +33,7 @@ class Format(NamedTuple):
 
     def header(self, key: Any) -> bytes:
         """The page for a key."""
-        facts = json.dumps(asdict(key), sort_keys=True).encode()
+        facts = json.dumps(key.facts, sort_keys=True).encode()
         digest = hashlib.sha256(facts).digest()
         page = _PREFIX.pack(self.magic, self.version, len(facts), digest) + facts
         if len(page) > HEADER_BYTES:
@@ -73,7 +74,8 @@ class Format(NamedTuple):
             raise refusal(path, f"its format is {version}, expected {self.version}")
         try:
             facts = json.loads(page[_PREFIX.size : _PREFIX.size + length])
-            key = self.key(**{field.name: facts[field.name] for field in fields(self.key)})
+            known = {field.name for field in fields(self.key)}
+            key = self.key(**{name: facts[name] for name in known & facts.keys()})
             whole = page == self.header(key)
         except (ValueError, KeyError, TypeError):
             whole = False

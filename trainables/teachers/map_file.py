@@ -106,9 +106,14 @@ class MapKey:
         return HEADER_BYTES + self.map_bytes + 4 * self.images + _MARK * self.parts
 
     @property
+    def facts(self) -> dict[str, str | int]:
+        """The attributes by name."""
+        return asdict(self)
+
+    @property
     def digest(self) -> str:
         """sha256 (hex) over the key and the version of the format."""
-        record = json.dumps([_FORMAT, asdict(self)], sort_keys=True)
+        record = json.dumps([_FORMAT, self.facts], sort_keys=True)
         return hashlib.sha256(record.encode()).hexdigest()
 
     @property
