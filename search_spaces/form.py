@@ -29,7 +29,7 @@ def check_teachers(study: "Study") -> None:
         return
     if study.teacher is not None:
         for key in TeacherSpec.model_fields:
-            if getattr(study.teacher, key) is not None:
+            if key != "weights" and getattr(study.teacher, key) is not None:
                 raise ValueError(f"teacher.{key}: with pairs, every pair names its teacher")
     for name, pair in study.pairs.items():
         if pair.student is None and "student" not in {**study.fixed, **study.dimensions}:

@@ -226,7 +226,10 @@ class Study(Strict):
     @property
     def shared_by_teachers(self) -> dict[str, Any]:
         """The settings that teachers have where they give none of their own."""
-        return layered(self.fixed, self.teacher.own if self.pairs and self.teacher else {})
+        if not self.pairs or self.teacher is None:
+            return layered(self.fixed, {})
+        weights = {"weights": self.teacher.weights} if self.teacher.weights else {}
+        return layered(self.fixed, self.teacher.own | weights)
 
     def grid(self) -> Iterator[dict[str, Value]]:
         """Every combination of choices, each once, in the written order."""

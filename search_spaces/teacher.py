@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from search_spaces.dimension import layered, setting_of, settings_of_terms, term_keys
-from trainables.config import TrialConfig, settings_with
+from trainables.config import WEIGHTS, TrialConfig, settings_with
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
 from trainables.optimizers.registry import DEFAULT, all_rule_settings, rule_settings
@@ -41,6 +41,11 @@ class TeacherSpec(BaseModel):
     model: str | None = Field(None, description="the network to train: see `kdsweep models`")
     name: str | None = Field(None, description="an imported teacher: see `kdsweep teacher list`")
     method: str | None = Field(None, description="how it is distilled from its own teacher")
+    weights: str | None = Field(
+        None,
+        description="a file of weights whose features it is trained on from, below a fresh head: "
+        "torchvision's vgg16_bn-6c64b313.pth for vgg16",
+    )
     teacher: Annotated["TeacherSpec | None", BeforeValidator(as_teacher)] = Field(
         None, description="the teacher of this teacher: keys as here, or the name of a model"
     )
@@ -50,8 +55,9 @@ class TeacherSpec(BaseModel):
         if self.model is not None and self.name is not None:
             raise ValueError(UNNAMED)
         further = [key for key in ("method", "teacher") if getattr(self, key) is not None]
-        if self.name is not None and (further or self.model_extra):
-            raise ValueError(f"an imported teacher takes no {', '.join([*further, *self.own])}")
+        given = further + ["weights"] * (self.weights is not None)
+        if self.name is not None and (given or self.model_extra):
+            raise ValueError(f"an imported teacher takes no {', '.join([*given, *self.own])}")
         if further == ["method"]:
             raise ValueError(f"method '{self.method}' needs a teacher of its own: add teacher")
         if further == ["teacher"]:
@@ -122,6 +128,9 @@ class TeacherSpec(BaseModel):
             setting_of(name).check(f"{key}.{name}", value)
         values = layered({name: v for name, v in shared.items() if name in keys}, self.own)
         names = {"dataset": dataset, "student": self.model, "method": method}
+        # What teachers share is of those that are trained plainly; one that is distilled says so.
+        weights = self.weights or (None if self.method else shared.get("weights"))
+        names |= {"start": f"{WEIGHTS}{weights}"} if weights else {}
         upper = self.teacher.label if self.teacher else None
         try:
             return TrialConfig.from_mapping({**values, **names, "teacher": upper})

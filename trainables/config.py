@@ -29,6 +29,9 @@ MAX_SEED = 2**32 - 1
 SCRATCH, TEACHER = "scratch", "teacher"
 """Starts that are no names: fresh weights, and the trial's own teacher."""
 
+WEIGHTS = "weights:"
+"""Before the file in the start of a teacher that is trained on from somebody else's features."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
@@ -83,6 +86,13 @@ class TrialConfig:
     image_size: int | None = setting(None, "pixels per side, for folders of images", at_least=1)
     crop_padding: int | None = setting(
         None, "pixels of zero padding before the crop; none: the data set's own", at_least=0
+    )
+    resized_crops: int | None = setting(
+        None,
+        "boxes that are cut and resized in place of padded crops; 0: none; none: the data set's",
+        at_least=0,
+        at_most=65_536,
+        implied=(None,),
     )
     flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
 
@@ -157,6 +167,11 @@ class TrialConfig:
                     f"compression '{self.compression}': its '{key}' is another setting's name, too"
                 )
         self._check_start()
+        if self.resized_crops and self.crop_padding:
+            raise UserError(
+                f"resized_crops: {self.resized_crops} beside crop_padding: {self.crop_padding}; "
+                "expected one kind of crop: leave one of them out"
+            )
         self.milestone_epochs()
         for name in self.runtimes:
             RUNTIMES.check(name)

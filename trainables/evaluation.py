@@ -15,6 +15,8 @@ BATCH = 512
 CPU_BATCH = 128
 """Images at once: larger batches leave a CPU's caches."""
 
+_AREA = 128 * 128  # of larger images there are fewer at once, whose feature maps would be gigabytes
+
 
 @torch.no_grad()
 def score(
@@ -36,6 +38,7 @@ def score(
     if positions is None:
         positions = torch.arange(len(images))
     batch = CPU_BATCH if device.type == "cpu" else BATCH
+    batch = max(1, min(batch, batch * _AREA // images.images.shape[2:].numel()))
     plan = evaluation_batches(positions, batch)
     # Read so rarely that a GPU need not hold them.
     placed = place_images(images.images, device, "auto" if device.type == "cpu" else "host")

@@ -133,7 +133,7 @@ class Run:
             image_shape=self.dataset.image_shape,
         )
         self.start = (
-            load_start(job.results, job.start, self.dataset, job.start_fingerprint)
+            load_start(job.results, job.start, self.dataset, job.start_fingerprint, self.model)
             if job.start
             else None
         )
@@ -147,7 +147,7 @@ class Run:
         self.training = self._untrained()
         self.training.check_teacher()  # before it teaches for hours
         self.rows: list[dict[str, Any]] = []
-        self.note: str | None = None
+        self.note: str | None = self.start.note if self.start else None
         self.started_at = datetime.now(UTC)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

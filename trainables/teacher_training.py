@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from trainables.config import TrialConfig
+from trainables.config import WEIGHTS, TrialConfig
 from trainables.data.sources import load_dataset
 from trainables.errors import TrainingFailed, UserError
 from trainables.experiment import config_key
@@ -21,6 +21,7 @@ from trainables.models.blueprint import Blueprint
 from trainables.models.registry import canonical_name
 from trainables.models.weights import Card, read_network
 from trainables.teachers.filing import file_teacher
+from trainables.teachers.pretrained import fingerprint_of, read_features
 from trainables.teachers.teacher import find_teacher, teacher_folder
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Recipe:
         key: file name without suffix; ends in a hash of everything that decides the weights,
             of those above it too.
         upper: the teacher that it is distilled from; None where it is trained plainly.
+        weights: sha256 of the file whose features it begins with; None for fresh weights.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Recipe:
     config: TrialConfig
     key: str
     upper: "Recipe | Filed | None" = None
+    weights: str | None = None
 
     @property
     def file(self) -> str:
@@ -115,7 +118,7 @@ def recipe(
         upper: the teacher that the method reads; None for the plain method.
 
     Raises:
-        UserError: a method without ``upper`` or the reverse; an unknown network.
+        UserError: a method without ``upper`` or the reverse; an unknown network; unfit weights.
     """
     if config.compression != "explicit":
         raise UserError("teacher: is trained as it is named, without compression")
@@ -124,15 +127,23 @@ def recipe(
         raise UserError(f"teacher: method '{config.method}' {expected}")
     dataset = load_dataset(config.dataset, data_dir, image_size=config.image_size)
     model = canonical_name(config.student)
+    weights = None
+    if config.start.startswith(WEIGHTS):
+        file = str(Path(config.start.removeprefix(WEIGHTS)).expanduser().absolute())
+        weights = fingerprint_of(file)
+        read_features(file, model, dataset)  # refused before anything is trained
+        config = config.replace(start=WEIGHTS + file)
     key = config_key(
         config,
         student=model,
         data_fingerprint=dataset.fingerprint,
         teacher_fingerprint=upper.key if upper else None,
+        start_fingerprint=weights,
     )
     slug = "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in model)
     name = f"{model}({config.method}:{upper.name})" if upper else model
-    return Recipe(name=name, model=model, config=config, key=f"{slug}-{key}", upper=upper)
+    key = f"{slug}-{key}"
+    return Recipe(name=name, model=model, config=config, key=key, upper=upper, weights=weights)
 
 
 def lineage(teacher: Recipe | Filed) -> Iterator[Recipe | Filed]:
@@ -173,6 +184,8 @@ class TeacherTraining:
             results=results,
             data_dir=data_dir,
             teacher=recipe.upper.file if recipe.upper else None,
+            start=recipe.config.start if recipe.weights else None,
+            start_fingerprint=recipe.weights,
         )
 
     @functools.cached_property

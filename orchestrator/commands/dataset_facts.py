@@ -19,7 +19,12 @@ _GUESSED_FLIP = (
 
 def facts_of(dataset: Dataset) -> list[tuple[str, str]]:
     """The lines of the table: what each is, and its value."""
-    views = ViewPlan(padding=dataset.crop_padding, flip=dataset.flip, seed=0).number_of_views
+    plan = ViewPlan.of(dataset, seed=0)
+    crops = (
+        f"one of {plan.resized_crops:,} boxes, resized"
+        if plan.resized_crops
+        else f"crop padding {plan.padding}"
+    )
     mirrored = "mirrored or not" if dataset.flip else "never mirrored"
     facts = [] if dataset.task == SINGLE_LABEL else [("task", dataset.task)]
     facts += [
@@ -27,7 +32,7 @@ def facts_of(dataset: Dataset) -> list[tuple[str, str]]:
         ("training images", _images(dataset.train, dataset.classes, dataset.sources[0])),
         ("test images", _images(dataset.read_test(), dataset.classes, dataset.sources[1])),
         ("image", _size(dataset)),
-        ("views", f"{views:,} of an image: crop padding {dataset.crop_padding}, {mirrored}"),
+        ("views", f"{plan.number_of_views:,} of an image: {crops}, {mirrored}"),
     ]
     # Folders of somebody's own: nobody has said whether their classes look the same in a mirror.
     if dataset.flip and ":" in dataset.name:

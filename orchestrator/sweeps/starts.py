@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from search_spaces.spec import Study
-from trainables.config import SCRATCH, TEACHER, TrialConfig
+from trainables.config import SCRATCH, TEACHER, WEIGHTS, TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
 from trainables.models.weights import Card
@@ -77,6 +77,10 @@ def _named(given: Iterable[str], results: str) -> dict[str, Filed]:
     for name in given:
         if name in (SCRATCH, TEACHER):
             continue
+        if name.startswith(WEIGHTS):
+            raise UserError(
+                f"start: {name}: a file of weights is for a teacher: `weights: FILE` below teacher"
+            )
         card = find_teacher(results, name)
         if card is None:
             known = [SCRATCH, TEACHER, *list_teachers(results)]

@@ -190,6 +190,7 @@ class TestConfigKey:
             {"train_fraction": 0.5},
             {"image_size": 64},
             {"crop_padding": 2},
+            {"resized_crops": 64},
             {"flip": True},
             {"precision": "fp32"},
             {"channels_last": False},

@@ -307,7 +307,7 @@ INTERRUPTED = [
     {"student": "mobilenetv2-minus15_x0.25", "train_fraction": 0.1},  # dropout
     {"method": "dml", "peers": 2, "peer": "mobilenetv2-minus15_x0.25", "train_fraction": 0.1},
     {"method": "dml+mixup", "update": "together", "optimizer": "adam", "lr": 1e-3},
-    {"method": "kd+mixup", "mixup.alpha": 0.2},
+    {"method": "kd+mixup", "mixup.alpha": 0.2, "resized_crops": 12},
     {"method": "fitnet", "optimizer": "muon", "lr": 0.02, "train_fraction": 0.1},
     {"method": "dml", "optimizer": "soap", "lr": 3e-3, "train_fraction": 0.1},
 ]

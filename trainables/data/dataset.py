@@ -77,6 +77,8 @@ class Dataset:
         fingerprint: sha256 (hex) over pixels, labels and classes of training and test set.
         crop_padding: default augmentation: zero pixels added on each side before the random crop.
         flip: default augmentation: whether a view may be mirrored left to right.
+        resized_crops: default augmentation: boxes that are resized to the whole image, in place
+            of padded crops; 0: none. See `trainables.data.resized_crops`.
         mean: per channel, over the training images scaled to [0, 1].
         std: per channel, likewise (population standard deviation; 1 for a constant channel).
         notes: what a user should know of how it was read, each a line: what was left out, what
@@ -99,6 +101,7 @@ class Dataset:
     sources: tuple[str, str] = ("", "")
     sizes: Sizes = ()
     task: str = SINGLE_LABEL
+    resized_crops: int = 0
 
     def read_test(self) -> Images:
         """The test set. Asked for once, after a trial's last epoch; nothing is selected on it."""
@@ -179,13 +182,14 @@ class Content:
         *,
         crop_padding: int,
         flip: bool,
+        resized_crops: int = 0,
         notes: tuple[str, ...] = (),
         sources: tuple[str, str] = ("", ""),
     ) -> Dataset:
         """The `Dataset` with this content and the given default augmentation.
 
         Args:
-            name, crop_padding, flip, sources: see `Dataset`.
+            name, crop_padding, flip, resized_crops, sources: see `Dataset`.
             notes: what is to be said before the content's own.
         """
         return Dataset(
@@ -202,6 +206,7 @@ class Content:
             sources=sources,
             sizes=self.sizes,
             task=self.task,
+            resized_crops=resized_crops,
         )
 
     def _alike(self) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """The views of an image under crop and flip: finitely many, so each one has a number.
 
 A view is a crop of the zero-padded image, perhaps mirrored: ``(2p + 1)^2`` crops, twice as many
-with the flip. Which view an image shows in an epoch is a pure function of (view seed, epoch,
-index): it does not depend on the batch, the order or the process. Hence trials that share a view
-seed see the same views, and what a teacher answers to a view can be looked up.
+with the flip. Or it is one of ``K`` boxes, resized to the whole image: see
+`trainables.data.resized_crops`. Which view an image shows in an epoch is a pure function of (view
+seed, epoch, index): it does not depend on the batch, the order or the process. Hence trials that
+share a view seed see the same views, and what a teacher answers to a view can be looked up.
 """
 
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainables.data.counter_hash import below, counter_hash
+from trainables.data.dataset import Dataset
 from trainables.data.orbit import number_of_views
+from trainables.data.resized_crops import crop_boxes, crop_resize
 from trainables.worker import kept
 
 _VIEW = 3
@@ -24,8 +27,10 @@ class Offsets(NamedTuple):
     """One view per image.
 
     Attributes:
-        dy: int64 ``[B]`` in ``[0, 2p]``, top row of the crop in the padded image.
-        dx: int64 ``[B]`` in ``[0, 2p]``, left column; ``dy == dx == p`` is the image itself.
+        dy: int64 ``[B]`` in ``[0, 2p]``, top row of the crop in the padded image; of resized
+            crops the number of the box, in ``[0, K)``.
+        dx: int64 ``[B]`` in ``[0, 2p]``, left column; ``dy == dx == p`` is the image itself. 0 of
+            resized crops.
         flip: bool ``[B]``, whether the crop is then mirrored left to right.
     """
 
@@ -42,20 +47,56 @@ class ViewPlan:
         padding: ``p``, zero pixels added on each side before the crop.
         flip: whether views may be mirrored left to right.
         seed: the view seed; it belongs to the repeat, not to the trial.
+        resized_crops: ``K``, boxes that are resized to the whole image, the same of every image,
+            seed and repeat; 0: padded crops. Only without padding.
     """
 
     padding: int
     flip: bool
     seed: int
+    resized_crops: int = 0
 
     def __post_init__(self) -> None:
         if self.padding < 0:
             raise ValueError(f"crop padding must not be negative, not {self.padding}")
+        if self.resized_crops < 0 or (self.padding and self.resized_crops):
+            raise ValueError("resized crops: a number that is not negative, and no padding beside")
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        seed: int,
+        *,
+        padding: int | None = None,
+        resized_crops: int | None = None,
+        flip: bool | None = None,
+    ) -> "ViewPlan":
+        """The views of a data set's images; what is None is the data set's own.
+
+        Padding that is asked for takes the place of resized crops that are not.
+        """
+        if resized_crops is None:
+            resized_crops = dataset.resized_crops if padding is None else 0
+        if padding is None:
+            padding = 0 if resized_crops else dataset.crop_padding
+        return cls(
+            padding=padding,
+            flip=dataset.flip if flip is None else flip,
+            seed=seed,
+            resized_crops=resized_crops,
+        )
 
     @property
     def number_of_views(self) -> int:
-        """``(2p + 1)^2``, twice that with the flip."""
-        return number_of_views(self.padding, self.flip)
+        """``(2p + 1)^2`` or ``K``, twice that with the flip."""
+        return number_of_views(self.padding, self.flip, self.resized_crops)
+
+    @property
+    def _grid(self) -> tuple[int, int]:
+        """How many values `Offsets.dy` and `Offsets.dx` have."""
+        side = 2 * self.padding + 1
+        return (self.resized_crops, 1) if self.resized_crops else (side, side)
 
     def view_ids(self, epoch: int, indices: Tensor) -> Tensor:
         """The view of each image in ``epoch``: int64 ``[B]``, uniform over all views.
@@ -66,14 +107,14 @@ class ViewPlan:
 
     def from_id(self, view_ids: Tensor) -> Offsets:
         """The inverse of `view_id`."""
-        side = 2 * self.padding + 1
-        rows = view_ids // side
-        return Offsets(dy=rows % side, dx=view_ids % side, flip=rows >= side)
+        height, width = self._grid
+        rows = view_ids // width
+        return Offsets(dy=rows % height, dx=view_ids % width, flip=rows >= height)
 
     def view_id(self, dy: Tensor, dx: Tensor, flip: Tensor) -> Tensor:
         """The number of a view, int64 in ``[0, number_of_views)``; see `Offsets`."""
-        side = 2 * self.padding + 1
-        return (flip.long() * side + dy) * side + dx
+        height, width = self._grid
+        return (flip.long() * height + dy) * width + dx
 
     def offsets(self, epoch: int, indices: Tensor) -> Offsets:
         """`view_ids` as crop position and flip. ``indices``: int64 ``[B]``."""
@@ -93,7 +134,14 @@ class ViewPlan:
         return self.show(images.index_select(0, indices), self.offsets(epoch, indices))
 
     def show(self, images: Tensor, offsets: Offsets) -> Tensor:
-        """Given views of the images of a batch, uint8 ``[B, C, H, W]``: see `crop_flip`."""
+        """Given views of the images of a batch, uint8 ``[B, C, H, W]``, or of maps of them.
+
+        See `crop_flip` and `crop_resize`; maps may be of floating point, with any channels.
+        """
+        if self.resized_crops:
+            height, width = images.shape[2:]
+            boxes = crop_boxes(self.resized_crops, height, width, images.device)
+            return crop_resize(images, boxes[offsets.dy], offsets.flip)
         if self.number_of_views == 1:
             return images
         return crop_flip(images, offsets, self.padding)

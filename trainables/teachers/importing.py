@@ -65,7 +65,8 @@ def import_teacher(
     if TASKS[dataset.task].independent:
         raise UserError(
             f"teacher import: by '{dataset.name}', which is {dataset.task}, nobody can tell yet "
-            "whether weights are what they should be; train a teacher, or adopt a student"
+            "whether weights are what they should be; train a teacher (on from a file of features: "
+            "`weights: FILE` below teacher), or adopt a student"
         )
     name = name or re.sub(r"[^\w.-]", "-", without_tag(model))
     check_name(name)

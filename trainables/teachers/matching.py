@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from trainables.data.dataset import Dataset
+from trainables.models.blueprint import Blueprint, build
 from trainables.models.external import External, without_tag
 from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
@@ -112,6 +114,65 @@ def fit_weights(model: str, checkpoint: Checkpoint, classes: int, image_shape: I
             *grouped(dict.fromkeys((*surest.beside, *surest.candidate.beside))),
         ),
     )
+
+
+def fit_features(model: str, checkpoint: Checkpoint, dataset: Dataset) -> Fit:
+    """The network with all weights of a checkpoint but those of its linear layers.
+
+    The network's only linear layer, its head, keeps the weights that it was built with. Nothing
+    is known by its accuracy here, so that what only the order of the modules tells is refused.
+
+    Args:
+        model: the network; no other is tried.
+        checkpoint: of `read_checkpoint`; of whatever classes.
+        dataset: gives classes and size of the images.
+
+    Raises:
+        UserError: it does not fit, with the cause first.
+    """
+    name, shape = canonical_name(without_tag(model)), dataset.image_shape
+    with torch.device("meta"):
+        wanted = shapes_of(inner(create_model(name, dataset.num_classes, shape)))
+    heads = linear_modules(modules_of(wanted))
+    if len(heads) != 1:
+        raise refusal(
+            f"{name} has {len(heads)} linear layers, expected a head alone", checkpoint.file
+        )
+    body = {key: size for key, size in wanted.items() if _module(key) not in heads}
+    trials: list[Trial] = []
+    for candidate in checkpoint.candidates:
+        linear = linear_modules(modules_of(_sizes(candidate)))
+        kept = {key: s for key, s in candidate.tensors.items() if _module(key) not in linear}
+        trials += _trials(replace(candidate, tensors=kept), name, body)
+    fitting = [trial for trial in trials if trial.fits and trial.doubt < 2]
+    if not fitting:
+        nearest = min(trials, key=lambda trial: trial.distance)
+        cause = (
+            f"the names of its layers are not known for {name}"
+            if nearest.fits
+            else why_not(nearest, name, dataset.num_classes, shape)
+        )
+        raise refusal(cause, checkpoint.file)
+    surest = min(fitting, key=lambda trial: trial.doubt)
+    network = build(Blueprint(name), dataset.num_classes, shape)
+    try:
+        inner(network).load_state_dict(numbers(surest, inner(network).state_dict()))
+    except ValueError as error:
+        raise refusal(str(error), checkpoint.file) from error
+    whole = next(one for one in checkpoint.candidates if one.place == surest.candidate.place)
+    linear = linear_modules(modules_of(_sizes(whole)))
+    return Fit(
+        model=name,
+        network=network,
+        how=surest.how,
+        certain=surest.certain,
+        place=surest.candidate.place,
+        left_out=(*linear, *grouped(dict.fromkeys(surest.beside))),
+    )
+
+
+def _module(tensor: str) -> str:
+    return tensor.rpartition(".")[0]
 
 
 def inner(network: Network) -> nn.Module:

@@ -37,6 +37,7 @@ DTYPES = {"float16": 2, "bfloat16": 2, "float32": 4}
 
 # Raise it whenever the layout changes, or the same teacher would give other outputs.
 _FORMAT = 1
+_LATER = frozenset({"resized_crops"})
 _MAGIC = b"kdsTable"
 _PREFIX = struct.Struct("<8sII32s")
 _SCAN_RECORDS = 1 << 16
@@ -49,7 +50,8 @@ class TableKey:
     Attributes:
         teacher: `Card.fingerprint`; covers the teacher's input normalisation.
         data: fingerprint of the training pixels.
-        padding, flip: of the `ViewPlan`; its seed does not matter, for a view is a view.
+        padding, flip, resized_crops: of the `ViewPlan`; its seed does not matter, for a view is a
+            view.
         what: which output, ``"logits"`` or ``"embedding"``.
         precision: in which the teacher computed, for example ``"fp32"`` or ``"bf16"``.
         images: size of the training set.
@@ -66,6 +68,7 @@ class TableKey:
     images: int
     width: int
     dtype: str = "float16"
+    resized_crops: int = 0
 
     def __post_init__(self) -> None:
         if self.what not in ("logits", "embedding"):
@@ -78,7 +81,7 @@ class TableKey:
     @property
     def views(self) -> int:
         """Of each image."""
-        return number_of_views(self.padding, self.flip)
+        return number_of_views(self.padding, self.flip, self.resized_crops)
 
     @property
     def entries(self) -> int:
@@ -96,9 +99,15 @@ class TableKey:
         return HEADER_BYTES + self.entries * self.record_words * 4
 
     @property
+    def facts(self) -> dict[str, str | int | bool]:
+        """The attributes; those that came later only where they say something, so that tables of
+        before are still found."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or value}
+
+    @property
     def digest(self) -> str:
         """sha256 (hex) over the key and the version of the format."""
-        record = json.dumps([_FORMAT, asdict(self)], sort_keys=True)
+        record = json.dumps([_FORMAT, self.facts], sort_keys=True)
         return hashlib.sha256(record.encode()).hexdigest()
 
     @property
@@ -166,7 +175,8 @@ def read_key(path: Path, descriptor: int) -> TableKey:
         raise _refusal(path, f"its format is {version}, expected {_FORMAT}")
     try:
         facts = json.loads(page[_PREFIX.size : _PREFIX.size + length])
-        key = TableKey(**{field.name: facts[field.name] for field in fields(TableKey)})
+        known = {field.name for field in fields(TableKey)}
+        key = TableKey(**{name: facts[name] for name in known - (_LATER - facts.keys())})
         whole = page == _header(key)
     except (ValueError, KeyError, TypeError):
         whole = False
@@ -238,7 +248,7 @@ def _create(path: Path, key: TableKey) -> None:
 
 
 def _header(key: TableKey) -> bytes:
-    facts = json.dumps(asdict(key), sort_keys=True).encode()
+    facts = json.dumps(key.facts, sort_keys=True).encode()
     digest = hashlib.sha256(facts).digest()
     page = _PREFIX.pack(_MAGIC, _FORMAT, len(facts), digest) + facts
     if len(page) > HEADER_BYTES:

@@ -189,6 +189,7 @@ def remembering(
             data=dataset.fingerprint,
             padding=views.padding,
             flip=views.flip,
+            resized_crops=views.resized_crops,
             what=what,
             precision=precision,
             images=len(dataset.train),

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from trainables.config import WEIGHTS
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
 from trainables.models.blueprint import Blueprint
@@ -9,6 +10,7 @@ from trainables.models.outputs import Network
 from trainables.models.registry import canonical_name
 from trainables.models.weights import SUFFIX, Card, read_network
 from trainables.teachers.classes import aligned, class_order
+from trainables.teachers.pretrained import card_of, read_features, told
 from trainables.teachers.teacher import check_fingerprint, teacher_folder
 from trainables.worker import kept
 
@@ -21,10 +23,12 @@ class Start(NamedTuple):
             the same in another one.
         network: with its weights, its logits in the order of the data set's classes. It is read
             by several trials: who trains takes a copy.
+        note: what a user should know of how it came about.
     """
 
     card: Card
     network: Network
+    note: str | None = None
 
 
 def check_start(start: str, student: str, blueprint: Blueprint) -> None:
@@ -72,18 +76,28 @@ def remark(card: Card, dataset: Dataset) -> str | None:
 
 
 @kept("starts", entries=4)
-def load_start(results: str, name: str, dataset: Dataset, fingerprint: str | None = None) -> Start:
+def load_start(
+    results: str,
+    name: str,
+    dataset: Dataset,
+    fingerprint: str | None = None,
+    model: str | None = None,
+) -> Start:
     """A start from the teachers of a results folder, kept per process between trials.
 
     Args:
-        results, name: where it is.
+        results, name: where it is; with `WEIGHTS` before it the name is that of a file of
+            weights, whose features are taken.
         dataset: whose classes its logits are to stand for, in that order.
-        fingerprint: of the network that is meant; None: of whatever has the name.
+        fingerprint: of the network, or of the file, that is meant; None: of whatever has the name.
+        model: the network for a file of weights.
 
     Raises:
         UserError: there is none, its file is damaged, it is another than is meant, or it was made
             for other classes or images.
     """
+    if name.startswith(WEIGHTS):
+        return _from_file(name.removeprefix(WEIGHTS), str(model), dataset, fingerprint)
     folder = teacher_folder(results)
     if not folder.exists(name + SUFFIX):
         raise unknown("start", name, [one.removesuffix(SUFFIX) for one in folder.names(SUFFIX)])
@@ -92,3 +106,11 @@ def load_start(results: str, name: str, dataset: Dataset, fingerprint: str | Non
         check_fingerprint(results, name, card, fingerprint)
     check_card(name, card, dataset)
     return Start(card, aligned(network, class_order(card, dataset)))
+
+
+def _from_file(file: str, model: str, dataset: Dataset, fingerprint: str | None) -> Start:
+    fit = read_features(file, model, dataset)
+    card = card_of(fit, file, dataset)
+    if fingerprint not in (None, card.fingerprint):
+        raise UserError(f"weights: {file} is another file than the teacher was to begin with")
+    return Start(card, fit.network, told(fit, file))

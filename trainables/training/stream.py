@@ -25,7 +25,7 @@ from trainables.training.feeding import Feed, Feeder
 
 SHOWN = (
     *("dataset", "image_size", "split_seed", "val_fraction", "train_fraction"),
-    *("seed", "batch_size", "view_seed", "crop_padding", "flip"),
+    *("seed", "batch_size", "view_seed", "crop_padding", "resized_crops", "flip"),
 )
 """Settings that decide what students are shown. Those of a stream agree in them."""
 
@@ -142,10 +142,12 @@ class Stream:
                 "leaves none to train on; expected less, or more images"
             )
         self.labels = labels.to(device)
-        self.views = ViewPlan(
-            padding=dataset.crop_padding if config.crop_padding is None else config.crop_padding,
-            flip=dataset.flip if config.flip is None else config.flip,
-            seed=config.view_seed,
+        self.views = ViewPlan.of(
+            dataset,
+            config.view_seed,
+            padding=config.crop_padding,
+            resized_crops=config.resized_crops,
+            flip=config.flip,
         )
         images = place_images(dataset.train.images, device, config.images)
         self.feeder = Feeder(images, self.views, device)

@@ -104,8 +104,8 @@ def test_timing_ends_when_it_is_clear(
     seconds: dict[str, list[float]], medians: tuple[float, float], calls: int
 ) -> None:
     left = {precision: iter(values) for precision, values in seconds.items()}
-    found = engine._in_turns(lambda precision: next(left[precision]))
-    assert (found["fp32"], found["bf16"]) == medians
+    found = engine._in_turns(lambda precision: next(left[precision]) / 1000)
+    assert (found["fp32"], found["bf16"]) == (medians[0] / 1000, medians[1] / 1000)
     assert len(list(left["bf16"])) == len(seconds["bf16"]) - calls
 
 
@@ -170,3 +170,8 @@ def test_computing_in_bf16_ends_with_the_block() -> None:
     assert not torch.is_autocast_enabled("cpu")
     with computing("fp32", CPU):
         assert not torch.is_autocast_enabled("cpu")
+
+
+def test_one_round_of_slow_steps_is_enough() -> None:
+    left = {"fp32": iter([3.0]), "bf16": iter([2.0])}
+    assert engine._in_turns(lambda precision: next(left[precision])) == {"fp32": 3.0, "bf16": 2.0}

@@ -148,3 +148,11 @@ def test_latency_elsewhere_leaves_the_model_where_it_is() -> None:
     model = build(Blueprint("resnet8"), 10, CIFAR)
     assert 0 < latency(model, CIFAR, "cuda").median_ms < 1000
     assert next(model.parameters()).device.type == "cpu"
+
+
+def test_very_slow_networks_are_timed_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a large network for photographs, calls by the dozen would take minutes."""
+    monkeypatch.setattr("trainables.measurement.latency._LONG_SECONDS", 0.01)
+    model = Sleeper(milliseconds=15)
+    latency(model, (3, 8, 8))
+    assert len(model.seen) == 1 + 1 + 3  # to get ready, to warm up, to count

@@ -97,8 +97,18 @@ def test_another_precision_has_answers_of_its_own(train: Callable[..., Training]
 
 def test_another_augmentation_has_answers_of_its_own(train: Callable[..., Training]) -> None:
     plans = [{}, {"crop_padding": 2}, {"flip": False}, {"crop_padding": 2, "flip": False}]
+    plans.append({"resized_crops": 81})
     for expected in (0.0, 1.0):  # filling, looking up
-        assert [train(epochs=1, **plan).hit_rate for plan in plans] == [expected] * 4
+        assert [train(epochs=1, **plan).hit_rate for plan in plans] == [expected] * 5
+
+
+def test_resized_crops_are_looked_up_as_they_were_answered(train: Callable[..., Training]) -> None:
+    """Whoever comes second ends with the very weights of the first; another repeat finds some."""
+    first, second = train(resized_crops=6), train(resized_crops=6)
+    assert second.hit_rate == 1.0
+    for ours, theirs in zip(weights(first), weights(second), strict=True):
+        assert torch.equal(ours, theirs)
+    assert 0.1 < train(resized_crops=6, view_seed=1).hit_rate < 1  # type: ignore[operator]
 
 
 def test_another_repeat_sees_other_views(train: Callable[..., Training]) -> None:

@@ -275,10 +275,24 @@ def test_whatever_decides_the_outputs_decides_the_file() -> None:
         {"width": 6},
         {"dtype": "float32"},
     ]
+    changes.append({"padding": 0, "resized_crops": 9})
     assert {name for change in changes for name in change} == set(asdict(key()))
     names = {key(**change).file_name for change in [{}, *changes]}
     assert len(names) == len(changes) + 1
     assert key().file_name == key().file_name
+
+
+def test_a_table_of_before_resized_crops_is_still_found(tmp_path: Path) -> None:
+    """Name and header are what they were, to the byte."""
+    facts = {"teacher": "t", "data": "d", "what": "logits", "precision": "fp32", "images": 10}
+    old = TableKey(**facts, padding=4, flip=True, width=5)
+    assert old.file_name == "logits-67a994833347aae22388b9d4.table"
+    TeacherTable.open(tmp_path, old)
+    (file,) = tmp_path.rglob("*.table")
+    assert b"resized" not in file.read_bytes()[:4096]
+    new = TableKey(**facts, padding=0, flip=True, width=5, resized_crops=6)
+    assert TeacherTable.open(tmp_path, new).key == new
+    assert new.entries == 10 * 12
 
 
 @pytest.mark.parametrize(

@@ -281,6 +281,7 @@ def test_contexts_within_one_another_and_errors() -> None:
     [
         *({"seed": 1}, {"view_seed": 1}, {"split_seed": 1}, {"batch_size": 16}, {"flip": True}),
         *({"train_fraction": 0.2}, {"val_fraction": 0.3}, {"crop_padding": 0}),
+        {"resized_crops": 4},
         *({"teacher_cache": "float16"}, {"teacher_precision": "bf16"}, {"precision": "bf16"}),
     ],
     ids=lambda change: next(iter(change)),
