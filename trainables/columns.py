@@ -82,7 +82,9 @@ class TrialRow(Row):
         "fact", "what differs between the teacher's images and these", "teacher"
     )
     metric: str | None = column("fact", "by which the data set's task selects: acc, map")
-    metrics: str | None = column("result", "JSON: the task's other metrics: val_f1, test_f1")
+    metrics: str | None = column(
+        "result", "JSON: the task's other metrics: val_f1, test_f1, test_by_class"
+    )
     runtime: str | None = column("result", "what latency_ms was taken with: see latencies")
     latencies: str | None = column(
         "result", "JSON: by runtime and batch size, median_ms and iqr_ms of one batch"

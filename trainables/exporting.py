@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainables.compression.measure import size_bytes
 from trainables.data.dataset import Dataset
-from trainables.data.sources import load_dataset
+from trainables.data.sources import SOURCES, load_dataset
 from trainables.data.views import to_float
 from trainables.errors import UserError
 from trainables.evaluation import score
@@ -172,9 +172,10 @@ def _dataset(card: Card, data_dir: str | None, needed: bool) -> tuple[Dataset | 
 
 
 def _image_size(card: Card) -> int | None:
-    """The ``image_size`` of folders of images, which are square; others have their own."""
-    folders = ":" in card.dataset
-    return card.image_shape[1] if folders and card.image_shape[1] == card.image_shape[2] else None
+    """The ``image_size`` of images that become squares; others have their own size."""
+    source = SOURCES.get(card.dataset.partition(":")[0])
+    chosen = source is not None and (source.takes_path or source.resizable)
+    return card.image_shape[1] if chosen and card.image_shape[1] == card.image_shape[2] else None
 
 
 def _packed(network: Network, kind: str) -> bool:

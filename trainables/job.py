@@ -264,7 +264,8 @@ class Run:
             student = scores.pop("student")
             row.test_acc, row.test_score = student.acc, student.headline
             row.test_loss = student.loss
-            row.metrics = metrics_of(last.get("val", {}), student.values)
+            by_class = dict(zip(self.dataset.classes, student.by_class, strict=False))
+            row.metrics = metrics_of(last.get("val", {}), student.values, by_class)
             add_peers(row, self.training, scores)
             self._explain(row)
             self.judge.behind(row, self.training.student)

@@ -124,18 +124,27 @@ def epoch_row(sweep: str, trial_id: str, attempt: int, epoch: Mapping[str, Any])
     return row.known()
 
 
-def metrics_of(val: Mapping[str, float], test: Mapping[str, float]) -> str | None:
+def metrics_of(
+    val: Mapping[str, float],
+    test: Mapping[str, float],
+    tested_classes: Mapping[str, float] | None = None,
+) -> str | None:
     """JSON of the metrics beside the headline; None for a task that has none.
 
     Args:
         val, test: the metrics of a task by name, the headline first; empty where not measured.
+        tested_classes: the headline of every class on the test set, by the class's name; NaN,
+            which becomes null, for a class that has none there.
     """
     parts = {"val": val, "test": test}
-    beside = {
+    beside: dict[str, Any] = {
         f"{part}_{name}": value
         for part, values in parts.items()
         for name, value in [*values.items()][1:]
     }
+    if tested_classes:
+        known = {name: None if value != value else value for name, value in tested_classes.items()}
+        beside["test_by_class"] = known
     return json.dumps(beside) if beside else None
 
 

@@ -1,6 +1,6 @@
 """Decoded images on disk, so that a node decodes once and its processes share one copy.
 
-``KDSWEEP_CACHE/data/<key>/`` holds four ``.npy`` files and ``content.json`` with their digests. The
+``KDSWEEP_CACHE/data/<key>/`` holds ``.npy`` files and ``content.json`` with their digests. The
 folder is built under another name and renamed when complete; one process builds, the others wait.
 The arrays are memory-mapped, while they are decoded as well: all processes of a node share the
 pages, and a set may be larger than the memory.
@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 
 from trainables.cache_root import cache_root
-from trainables.data.dataset import SINGLE_LABEL, Content, Images, digest
+from trainables.data.dataset import SINGLE_LABEL, Content, Images, Masks, digest
 from trainables.data.decode import Allocate, Shape
 from trainables.errors import UserError
 
@@ -199,6 +199,9 @@ def _complete(content: Content, building: Path) -> None:
         with open(building / f"{name}_images.npy", "rb") as pixels:
             os.fsync(pixels.fileno())
         np.save(building / f"{name}_labels.npy", split.labels.numpy())
+        if split.masks is not None:
+            np.save(building / f"{name}_masked.npy", split.masks.positions.numpy())
+            np.save(building / f"{name}_masks.npy", split.masks.values.numpy())
     record = {
         "classes": content.classes,
         "train_digest": content.train_digest,
@@ -240,9 +243,13 @@ def _open(entry: Path) -> Content | None:
 def _open_split(entry: Path, name: str) -> Images:
     images = _private_view(entry / f"{name}_images.npy")
     labels = np.load(entry / f"{name}_labels.npy")
-    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape != images.shape[:1]:
+    if images.dtype != np.uint8 or images.ndim != 4 or labels.shape[:1] != images.shape[:1]:
         raise ValueError(f"{entry}: not decoded images")
-    return Images(torch.from_numpy(images), torch.from_numpy(labels))
+    masks = None
+    if (entry / f"{name}_masks.npy").exists():
+        positions = torch.from_numpy(np.load(entry / f"{name}_masked.npy"))
+        masks = Masks(positions, torch.from_numpy(_private_view(entry / f"{name}_masks.npy")))
+    return Images(torch.from_numpy(images), torch.from_numpy(labels), masks)
 
 
 def _private_view(file: Path) -> np.ndarray:

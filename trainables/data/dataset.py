@@ -231,11 +231,14 @@ class Content:
 
 
 def digest(split: Images) -> str:
-    """sha256 (hex) over the shape, the pixels and the labels of ``split``."""
+    """sha256 (hex) over the shape, the pixels and the labels of ``split``, and its masks."""
     digested = hashlib.sha256(json.dumps(list(split.images.shape)).encode())
     for block in _blocks(split.images, _HASHED_BLOCK):
         digested.update(block.contiguous().numpy().data)
     digested.update(label_bytes(split.labels))
+    if split.masks is not None:
+        digested.update(split.masks.positions.numpy().astype("<i8").tobytes())
+        digested.update(split.masks.values.contiguous().numpy().data)
     return digested.hexdigest()
 
 

@@ -44,7 +44,7 @@ class EncodedSplit:
 
     Attributes:
         name: for progress and errors, for example ``"cifar10 train"``.
-        labels: int64 ``[N]``.
+        labels: int64 ``[N]``, or uint8 ``[N, classes]``.
         images: starts a pass over the images in order: where each one lies (for errors) and its
             bytes.
     """
@@ -86,7 +86,11 @@ def _outer(sizes: Sizes) -> Sizes:
 
 
 def decode_resized(
-    splits: Sequence[EncodedSplit], image_size: int | None, allocate: Allocate
+    splits: Sequence[EncodedSplit],
+    image_size: int | None,
+    allocate: Allocate,
+    *,
+    squash: bool = False,
 ) -> tuple[tuple[Images, Images], tuple[str, ...], Sizes]:
     """Decode several splits to one common size.
 
@@ -95,6 +99,7 @@ def decode_resized(
         image_size: side of the square all images become. None keeps the size where all images
             share one and is 224 otherwise.
         allocate: where the pixels go; asked once, for all splits.
+        squash: whether a whole image is squeezed into the square, rather than its centre cut out.
 
     Returns:
         The images, what should be said about them, and the sizes that they had.
@@ -107,7 +112,8 @@ def decode_resized(
     height, width = common or (side, side)
     room = allocate([(len(split.labels), 3, height, width) for split in splits])
     seen = [
-        decode_split(split, pixels, resize=True) for split, pixels in zip(splits, room, strict=True)
+        decode_split(split, pixels, resize=True, squash=squash)
+        for split, pixels in zip(splits, room, strict=True)
     ]
     sizes = _outer(tuple({size for split in seen for size in split.sizes}))
     remarks = _remarks(splits, seen)
@@ -145,9 +151,10 @@ def _copies(splits: Sequence[EncodedSplit], seen: Sequence[Seen]) -> list[str]:
             f"warning: {int(again.sum()):,} of {len(again):,} test images are training images as "
             f"well, to the byte: accuracy on them says nothing (first: {_where(test, again)})"
         )
-    order = np.lexsort((train.labels, seen[0].digests))
-    digests, labels = seen[0].digests[order], train.labels[order]
-    torn = (digests[1:] == digests[:-1]) & (labels[1:] != labels[:-1])
+    rows = train.labels.reshape(len(train.labels), -1)
+    order = np.lexsort((*rows.T, seen[0].digests))
+    digests, labels = seen[0].digests[order], rows[order]
+    torn = (digests[1:] == digests[:-1]) & (labels[1:] != labels[:-1]).any(axis=1)
     if torn.any():
         images = np.isin(seen[0].digests, digests[1:][torn])
         found.append(
@@ -164,7 +171,9 @@ def _where(split: EncodedSplit, marked: np.ndarray) -> str:
     return where
 
 
-def decode_split(split: EncodedSplit, into: np.ndarray, *, resize: bool) -> Seen:
+def decode_split(
+    split: EncodedSplit, into: np.ndarray, *, resize: bool, squash: bool = False
+) -> Seen:
     """Decode all images of a split as RGB.
 
     Beside ``into`` it needs memory for a few images per core, however many there are.
@@ -174,6 +183,7 @@ def decode_split(split: EncodedSplit, into: np.ndarray, *, resize: bool) -> Seen
         into: uint8 ``[N, 3, height, width]``, to be filled.
         resize: bring images of another size to that of ``into`` (the largest centred crop of that
             shape, resampled bilinearly with antialiasing); otherwise they are refused.
+        squash: resize the whole image, whatever its shape, in place of the crop.
 
     Raises:
         UserError: an image does not decode or has the wrong size; the message says which.
@@ -188,9 +198,9 @@ def decode_split(split: EncodedSplit, into: np.ndarray, *, resize: bool) -> Seen
             progress.show(done)
             seen.digests[done] = _digest(data)
             if len(data) < _THREADS_PAY_OFF_BYTES:
-                seen.add(_decode(where, data, into[done], resize))
+                seen.add(_decode(where, data, into[done], resize, squash))
                 continue
-            under_way.append(pool.submit(_decode, where, data, into[done], resize))
+            under_way.append(pool.submit(_decode, where, data, into[done], resize, squash))
             if len(under_way) > threads * _AHEAD:
                 seen.add(under_way.popleft().result())
         for image in under_way:
@@ -212,7 +222,7 @@ def _common_size(splits: Sequence[EncodedSplit]) -> tuple[int, int] | None:
     return found.pop() if found else None
 
 
-def _decode(where: str, data: bytes, into: np.ndarray, resize: bool) -> "_Decoded":
+def _decode(where: str, data: bytes, into: np.ndarray, resize: bool, squash: bool) -> "_Decoded":
     """Fill ``into``, uint8 ``[3, height, width]``."""
     image, trait = read_image(where, data)
     size = image.size
@@ -223,7 +233,8 @@ def _decode(where: str, data: bytes, into: np.ndarray, resize: bool) -> "_Decode
                 f"{where}: the image has {image.width}x{image.height} pixels, "
                 f"expected {width}x{height}"
             )
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        to, how = (width, height), Image.Resampling.BILINEAR
+        image = image.resize(to, how) if squash else ImageOps.fit(image, to, how)
     into[...] = np.asarray(image).transpose(2, 0, 1)
     return size, trait
 

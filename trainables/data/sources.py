@@ -42,6 +42,7 @@ class Source:
         expects: what must lie under ``--data`` or ``PATH``.
         load: reads it.
         needs_data: whether it lies under ``--data``.
+        resizable: whether the user says how large its images shall be, as for any ``PATH``.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     expects: str
     load: Callable[[Asked], Dataset]
     needs_data: bool = False
+    resizable: bool = False
 
     @property
     def takes_path(self) -> bool:
@@ -87,6 +89,13 @@ def _parquet(asked: Asked) -> Dataset:
     return load_parquet(asked.name, asked.folder, asked.image_size)
 
 
+def _voc(asked: Asked) -> Dataset:
+    from trainables.data.voc import load_voc2012
+
+    assert asked.folder is not None
+    return load_voc2012(asked.name, asked.folder, asked.image_size)
+
+
 _OWN = (
     Source(
         "digits",
@@ -107,6 +116,25 @@ _OWN = (
         "cifar100/**/train*.parquet and test*.parquet, or cifar-100-python/",
         _cifar,
         needs_data=True,
+    ),
+    Source(
+        "voc2012",
+        "PASCAL VOC 2012: 5,717 training and 5,823 test images (its val), multi-label, 20 classes, "
+        "3x227x227 or image_size squared; masks of 2,913",
+        "VOCdevkit/VOC2012/ with JPEGImages, Annotations, ImageSets/Main and, for masks, "
+        "SegmentationClass; without Annotations: as voc2012_segmentation",
+        _voc,
+        needs_data=True,
+        resizable=True,
+    ),
+    Source(
+        "voc2012_segmentation",
+        "the images of PASCAL VOC 2012 that have masks: 1,464 for training and 1,449 for testing",
+        "VOCdevkit/VOC2012/ with JPEGImages, ImageSets/Segmentation and SegmentationClass; labels "
+        "from Annotations, else from the masks",
+        _voc,
+        needs_data=True,
+        resizable=True,
     ),
     Source(
         "imagefolder:PATH",
@@ -145,7 +173,7 @@ def load_dataset(
             then under the working directory.
         data_dir: where the data lie; by default the environment variable ``KDSWEEP_DATA``.
         image_size: side in pixels of the square all images of ``imagefolder`` and ``parquet``
-            become. None keeps their size where all share one, and is 224 otherwise.
+            become. None keeps their size where all share one, and is 224 otherwise; of VOC 227.
         download: fetch CIFAR with torchvision where it is absent.
 
     Raises:
@@ -164,9 +192,9 @@ def load_dataset(
         if not path:
             raise UserError(f"dataset '{name}': expected {kind}:PATH with the path of a folder")
         folder = _find_folder(name, path, root)
-    elif image_size is not None:
+    elif image_size is not None and not source.resizable:
         raise UserError(f"image_size: {name} has images of a fixed size; leave it out")
-    elif source.needs_data and folder is None:
+    if source.needs_data and folder is None:
         raise UserError(
             f"--data DIR (or KDSWEEP_DATA): needed to find {name}; expected {source.expects}"
         )

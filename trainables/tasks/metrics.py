@@ -20,6 +20,7 @@ class Metric(NamedTuple):
 ACC = Metric("acc", "accuracy")
 MAP = Metric("map", "mAP")
 F1 = Metric("f1", "F1")
+IMAGE_AP = Metric("image_ap", "AP per image")
 
 HEADLINES = {metric.name: metric for metric in (ACC, MAP)}
 """Those by which a task of ours selects."""

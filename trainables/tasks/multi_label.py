@@ -17,7 +17,7 @@ from torch import Tensor
 
 from trainables.data.labels import IGNORED
 from trainables.data.strata import iterative_split, iterative_subset
-from trainables.tasks.metrics import F1, MAP
+from trainables.tasks.metrics import F1, IMAGE_AP, MAP
 from trainables.tasks.task import Score, Task
 
 
@@ -37,16 +37,72 @@ def average_precision(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         ``[classes]`` float64 in [0, 1]; NaN for a class to which no image says yes.
     """
+    yes, precision, within_tie = _curve(logits, target)
+    interpolated = _interpolated(precision.masked_fill(within_tie, 0.0))
+    return (yes * interpolated).sum(0) / yes.sum(0)
+
+
+def eleven_point_precision(logits: Tensor, target: Tensor) -> Tensor:
+    """The mean of the interpolated precision at recalls 0, 0.1, ..., 1: PASCAL VOC up to 2009.
+
+    Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, section 4.2.
+
+    Args, returns:
+        As of `average_precision`.
+    """
+    yes, precision, within_tie = _curve(logits, target)
+    interpolated = _interpolated(precision.masked_fill(within_tie, 0.0))
+    found = yes.cumsum(0)
+    points = []
+    for tenths in range(11):
+        # Recall of at least tenths / 10, in integers.
+        reached = 10 * found >= tenths * yes.sum(0)
+        points.append(torch.where(reached, interpolated, 0.0).amax(0))
+    return torch.stack(points).mean(0).masked_fill(yes.sum(0) == 0, torch.nan)
+
+
+def step_precision(logits: Tensor, target: Tensor) -> Tensor:
+    """The sum of precision times the rise in recall, not interpolated: scikit-learn's.
+
+    Args, returns:
+        As of `average_precision`.
+    """
+    yes, precision, within_tie = _curve(logits, target)
+    # An image counts with the precision behind the last one of the same logit.
+    places = torch.arange(len(yes), device=yes.device)[:, None].expand_as(within_tie)
+    last = places.masked_fill(within_tie, len(yes)).flip(0).cummin(dim=0).values.flip(0)
+    return (yes * precision.gather(0, last)).sum(0) / yes.sum(0)
+
+
+def image_precision(logits: Tensor, target: Tensor) -> Tensor:
+    """How well every image's own classes are ranked: `step_precision` of its row.
+
+    It is no mAP: its mean over images says little of a rare class. Park et al. (NeurIPS 2020)
+    report it as mAP in their released code.
+
+    Args:
+        logits, target: as of `average_precision`.
+
+    Returns:
+        ``[N]`` float64 in [0, 1]; NaN for an image without a class.
+    """
+    return step_precision(logits.T, target.T)
+
+
+def _curve(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each class's images by falling logit: yes, the precision so far, and whether the next image
+    has the same logit. ``[N, classes]`` each; what does not count comes last."""
     counts = target != IGNORED
     scores, order = torch.where(counts, logits, -torch.inf).sort(dim=0, descending=True)
     yes = ((target == 1) & counts).gather(0, order).double()
     seen = counts.gather(0, order).double().cumsum(0)
-    precision = yes.cumsum(0) / seen.clamp_min(1)
     within_tie = torch.zeros_like(scores, dtype=torch.bool)
     within_tie[:-1] = scores[:-1] == scores[1:]
-    precision = precision.masked_fill(within_tie, 0.0)
-    interpolated = precision.flip(0).cummax(dim=0).values.flip(0)
-    return (yes * interpolated).sum(0) / yes.sum(0)
+    return yes, yes.cumsum(0) / seen.clamp_min(1), within_tie
+
+
+def _interpolated(precision: Tensor) -> Tensor:
+    return precision.flip(0).cummax(dim=0).values.flip(0)
 
 
 def f1(logits: Tensor, target: Tensor) -> Tensor:
@@ -68,11 +124,13 @@ class MultiLabel(Task):
     """Targets are uint8 or bool ``[N, classes]`` of 0, 1 and `IGNORED`.
 
     Its metrics are means over those classes to which some image says yes: the mean average
-    precision, and F1. Where no class has one, they are NaN.
+    precision, and F1 where a logit above 0 is a yes. Where no class has one, they are NaN.
+    Beside them, for comparison with code that calls it mAP, the mean over images of
+    `image_precision`.
     """
 
     name = "multi-label"
-    metrics = (MAP, F1)
+    metrics = (MAP, F1, IMAGE_AP)
     independent = True
 
     def cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -95,9 +153,13 @@ class MultiLabel(Task):
         logits = torch.cat([part for part, _ in parts])
         target = torch.cat([part for _, part in parts])
         total, count = _loss(logits.double(), target)
-        means = [metric(logits, target).nanmean() for metric in (average_precision, f1)]
-        loss, *values = torch.stack([total / count.clamp_min(1), *means]).tolist()
-        return Score(loss, dict(zip((MAP.name, F1.name), values, strict=True)))
+        by_class = average_precision(logits, target)
+        every = by_class, f1(logits, target), image_precision(logits, target)
+        means = torch.stack([one.nanmean() for one in every])
+        found = torch.cat([(total / count.clamp_min(1))[None], means, by_class]).tolist()
+        loss, values, classes = found[0], found[1:4], tuple(found[4:])
+        names = (metric.name for metric in self.metrics)
+        return Score(loss, dict(zip(names, values, strict=True)), classes)
 
 
 def _loss(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

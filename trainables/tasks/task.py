@@ -18,10 +18,13 @@ class Score(NamedTuple):
     Attributes:
         loss: mean cross-entropy in nats.
         values: every metric of the task by name, the headline first.
+        by_class: of a headline that is a mean over classes, each class's own; NaN for one that
+            has none.
     """
 
     loss: float
     values: Mapping[str, float]
+    by_class: tuple[float, ...] = ()
 
     @property
     def headline(self) -> float:

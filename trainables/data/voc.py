@@ -1,0 +1,272 @@
+"""PASCAL VOC 2012: photographs of several of 20 classes at once, with masks of some.
+
+Everingham et al., "The PASCAL Visual Object Classes Challenge: A Retrospective", IJCV 2015. The
+folder is the one that torchvision's ``VOCDetection`` and ``VOCSegmentation`` leave behind; the
+training set is VOC's ``train``, the test set its ``val``, because labels of its test set were never
+published.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.datasets import VOCDetection
+
+from trainables.data.cache import content_of
+from trainables.data.dataset import VOID, Content, Dataset, Images, Masks
+from trainables.data.decode import Allocate, EncodedSplit, decode_resized
+from trainables.data.labels import IGNORED
+from trainables.data.notes import listed
+from trainables.errors import UserError, unknown
+from trainables.tasks.multi_label import MULTI_LABEL
+
+CLASSES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+
+IMAGE_SIZE = 227
+"""Side in pixels, as in Park et al., NeurIPS 2020."""
+
+RESIZED_CROPS = 64
+
+SEGMENTATION = "voc2012_segmentation"
+"""The data set of those images alone that have masks."""
+
+_PLACES = ("VOCdevkit/VOC2012", "TrainVal/VOCdevkit/VOC2012", "VOC2012", "")
+_SPLITS = ("train", "val")
+
+
+class Sample(NamedTuple):
+    """The files of one image.
+
+    Attributes:
+        name: as VOC's lists have it: ``2007_000332``.
+        image: the photograph.
+        annotation: its XML; None where labels are those of the mask.
+        mask: of its pixels' classes; None where it has none.
+    """
+
+    name: str
+    image: Path
+    annotation: Path | None
+    mask: Path | None
+
+
+def load_voc2012(name: str, folder: Path, image_size: int | None) -> Dataset:
+    """Training and test set, multi-label, every image squeezed to one square.
+
+    An image says yes to a class of which it has an object; where all of those are marked as
+    difficult it counts neither way. Labels from masks know of no difficult objects. Masks are
+    resized by the nearest pixel.
+
+    Args:
+        name: ``voc2012``: the lists of ``ImageSets/Main``, with masks of those images that have
+            one; without annotations, as the other. ``voc2012_segmentation``: the lists of
+            ``ImageSets/Segmentation``.
+        folder: where ``VOCdevkit`` is.
+        image_size: side of the square; None: `IMAGE_SIZE`.
+
+    Raises:
+        UserError: a file is missing, damaged, or says something that VOC does not have.
+    """
+    root = _root(folder)
+    annotated = (root / "Annotations").is_dir()
+    main = name != SEGMENTATION and annotated
+    lists = root / "ImageSets" / ("Main" if main else "Segmentation")
+    splits = [_samples(root, lists / f"{split}.txt", annotated, main) for split in _SPLITS]
+    notes = _notes(name, root, annotated, main, splits)
+    side = image_size or IMAGE_SIZE
+
+    def decode(allocate: Allocate) -> Content:
+        encoded = [
+            _encoded(f"{name} {split}", samples)
+            for split, samples in zip(_SPLITS, splits, strict=True)
+        ]
+        images, remarks, sizes = decode_resized(encoded, side, allocate, squash=True)
+        train, test = (
+            Images(part.images, part.labels, _masks(samples, side))
+            for part, samples in zip(images, splits, strict=True)
+        )
+        return Content.measure(CLASSES, train, test, remarks, sizes, MULTI_LABEL.name)
+
+    files = [file for part in splits for sample in part for file in sample[1:] if file]
+    numbers = [len(part) for part in splits]
+    content = content_of(name, files, side, decode, reading=[numbers, main, annotated])
+    return content.dataset(
+        name,
+        crop_padding=0,
+        flip=True,
+        resized_crops=RESIZED_CROPS,
+        notes=notes,
+        sources=(f"{lists.name}/train.txt", f"{lists.name}/val.txt"),
+    )
+
+
+def _root(folder: Path) -> Path:
+    for place in _PLACES:
+        if (folder / place / "JPEGImages").is_dir():
+            return folder / place
+    raise UserError(
+        f"{folder}: there is no VOCdevkit/VOC2012 with JPEGImages; name the folder that "
+        "VOCdevkit is in by --data"
+    )
+
+
+def _samples(root: Path, file: Path, annotated: bool, main: bool) -> list[Sample]:
+    """What a list of VOC names.
+
+    Raises:
+        UserError: the list is missing or empty, or an image, its XML or, in the lists of
+            segmentation, its mask.
+    """
+    try:
+        names = file.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: cannot be read: a list of images, a name a line") from error
+    if not names:
+        raise UserError(f"{file}: expected names of images, found none")
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise UserError(f"{file}: names {listed(twice)} more than once")
+    found = []
+    for name in names:
+        mask = root / "SegmentationClass" / f"{name}.png"
+        sample = Sample(
+            name,
+            root / "JPEGImages" / f"{name}.jpg",
+            root / "Annotations" / f"{name}.xml" if annotated else None,
+            mask if not main or mask.is_file() else None,
+        )
+        for needed in sample[1:]:
+            if needed is not None and not Path(needed).is_file():
+                raise UserError(f"{needed}: is missing, and {file.name} of {lists_of(file)} has it")
+        found.append(sample)
+    return found
+
+
+def lists_of(file: Path) -> str:
+    """``ImageSets/Main``."""
+    return f"{file.parent.parent.name}/{file.parent.name}"
+
+
+def _notes(
+    name: str, root: Path, annotated: bool, main: bool, splits: Sequence[Sequence[Sample]]
+) -> tuple[str, ...]:
+    """What was chosen, in words."""
+    masks = [sum(sample.mask is not None for sample in part) for part in splits]
+    where = "boxes of Annotations" if annotated else "masks, which know no difficult objects"
+    notes = [f"labels are those of the {where}"]
+    if name != SEGMENTATION and not main:
+        notes.append(
+            "there are no Annotations: the images are those of ImageSets/Segmentation, as in "
+            f"{SEGMENTATION}"
+        )
+    if main and not sum(masks):
+        notes.append(f"no image of {root.name} has a mask: nothing can be localised")
+    elif main:
+        notes.append(f"{masks[0]:,} training and {masks[1]:,} test images have masks")
+    return tuple(notes)
+
+
+def _encoded(name: str, samples: Sequence[Sample]) -> EncodedSplit:
+    labels = np.stack([labels_of(sample) for sample in samples])
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        for sample in samples:
+            try:
+                yield str(sample.image), sample.image.read_bytes()
+            except OSError as error:
+                raise UserError(f"{sample.image}: cannot be read ({error.strerror})") from error
+
+    return EncodedSplit(name, labels, images)
+
+
+def labels_of(sample: Sample) -> np.ndarray:
+    """Which classes an image says yes to: uint8 ``[20]`` of 0, 1 and `IGNORED`.
+
+    Raises:
+        UserError: it says yes to none, or its files are damaged or name a class that is none.
+    """
+    if sample.annotation is not None:
+        labels, source = _labels_of_xml(sample.annotation), sample.annotation
+    else:
+        assert sample.mask is not None
+        values, source = read_mask(sample.mask), sample.mask
+        labels = np.isin(np.arange(1, len(CLASSES) + 1), values).astype(np.uint8)
+    if not labels.any():
+        raise UserError(f"{source}: the image is of no class; expected one object at least")
+    return labels
+
+
+def _labels_of_xml(file: Path) -> np.ndarray:
+    """Of the objects alone: their parts, such as a head, are no objects."""
+    try:
+        parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
+        objects = parsed["annotation"]["object"]
+        found = [(str(one["name"]), int(one.get("difficult", 0))) for one in objects]
+    except (OSError, ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file}: is no annotation of VOC: {type(error).__name__}: {error}"
+        ) from error
+    labels = np.zeros(len(CLASSES), dtype=np.uint8)
+    for name, difficult in sorted(found, key=lambda one: -one[1]):
+        if name not in CLASSES:
+            raise UserError(f"{file}: {unknown('class', name, CLASSES)}")
+        # An object that is easy to make out comes last, and counts.
+        labels[CLASSES.index(name)] = IGNORED if difficult else 1
+    return labels
+
+
+def read_mask(file: Path) -> np.ndarray:
+    """The classes of an image's pixels: uint8 ``[H, W]``, k + 1 for class k, 0 and `VOID`.
+
+    Raises:
+        UserError: the file is no image of such values.
+    """
+    try:
+        with Image.open(io.BytesIO(file.read_bytes())) as image:
+            mode, values = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's damaged PNG is a SyntaxError
+        raise UserError(f"{file}: the mask cannot be read: {error}") from error
+    if mode not in ("P", "L"):
+        raise UserError(
+            f"{file}: expected a mask of class numbers (a palette, or grey), it is {mode}"
+        )
+    beyond = np.unique(values[(values > len(CLASSES)) & (values != VOID)])
+    if len(beyond):
+        raise UserError(
+            f"{file}: expected classes up to {len(CLASSES)} and {VOID} for void, "
+            f"it has {listed([str(one) for one in beyond])}"
+        )
+    return values
+
+
+def _masks(samples: Sequence[Sample], side: int) -> Masks | None:
+    """Of those images that have one, squeezed as the images are."""
+    positions = [place for place, sample in enumerate(samples) if sample.mask is not None]
+    if not positions:
+        return None
+    values = np.empty((len(positions), side, side), dtype=np.uint8)
+    for row, place in enumerate(positions):
+        file = samples[place].mask
+        assert file is not None
+        mask = Image.fromarray(read_mask(file))
+        if mask.size != (size := _size(samples[place].image)):
+            raise UserError(
+                f"{file}: the mask has {mask.width}x{mask.height} pixels, its image "
+                f"{size[0]}x{size[1]}"
+            )
+        values[row] = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
+    return Masks(torch.tensor(positions), torch.from_numpy(values))
+
+
+def _size(file: Path) -> tuple[int, int]:
+    with Image.open(file) as image:
+        return image.size
