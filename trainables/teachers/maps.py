@@ -212,7 +212,7 @@ def _fill(
             f"{key.map_bytes / 1e6:.0f} MB"
         )
         done = key.images - sum(len(file.images(part)) for part in missing)
-        attributing = _Attributing(teacher, dataset, key.settings, device)
+        attributing = Attributing(teacher, dataset, key.settings, device)
         for part in missing:
             images = file.images(part)
             maps, errors = attributing(images)
@@ -221,7 +221,7 @@ def _fill(
             yield Moment(f"{label}: {done:,} of {key.images:,}", done)
 
 
-class _Attributing:
+class Attributing:
     """Maps of images that stand beside each other in a training set."""
 
     def __init__(
@@ -261,9 +261,7 @@ class _Attributing:
             shares = F.one_hot(logits.argmax(1), logits.shape[1]).float()
         else:
             shares = class_shares(self._images.labels[there].to(self._device), logits.shape[1])
-        found = integrate(
-            self._network, pixels, self._baseline, shares, self._points, self._rows
-        )
+        found = integrate(self._network, pixels, self._baseline, shares, self._points, self._rows)
         differences = ((logits - self._silent) * shares).sum(1)
         errors = completeness_errors(found.sum((1, 2, 3)), differences)
         maps = found.abs().sum(1)
