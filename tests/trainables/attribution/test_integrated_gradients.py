@@ -56,8 +56,8 @@ def explainer(network: Network, **settings: object) -> IntegratedGradients:
 @pytest.mark.parametrize("method", ["gausslegendre", "riemann_middle"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_they_are_captums(name: str, method: str) -> None:
-    """In float64, but for captum's weights, which are float32; in float32 where rounding does not move a deep network's
-    ReLUs, which it does with random weights (captum's float32 is as far from its float64)."""
+    """In float64; and in float32 where rounding does not move a deep network's ReLUs, which it does
+    with random weights (captum's float32 is as far from its float64). Its weights are float32."""
     single, pixels = made(name), images()
     expected = captums(copy.deepcopy(single).double(), pixels.double(), method)
     exact = explainer(copy.deepcopy(single).double(), steps=7, quadrature=method)
