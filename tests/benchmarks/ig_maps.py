@@ -26,8 +26,8 @@ from trainables.data.dataset import Content, Dataset, Images
 from trainables.data.views import to_float
 from trainables.models import create_model
 from trainables.models.weights import Card
+from trainables.teachers.attributing import Attributing
 from trainables.teachers.map_file import PART_PIXELS
-from trainables.teachers.maps import Attributing
 from trainables.teachers.teacher import Teacher
 
 THEIRS = 8
