@@ -1,4 +1,5 @@
-"""The first stage of a sweep: its teachers, trained on Ray where there are none yet."""
+"""The first stage of a sweep: its teachers, trained on Ray where there are none yet, and the
+attribution maps of them that trials read."""
 
 import time
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.sweeps import cluster
+from orchestrator.sweeps.map_stage import check_maps, with_maps
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.progress import Progress
 from orchestrator.sweeps.surroundings import thread_counts
@@ -23,13 +25,20 @@ POLL_SECONDS = 0.5
 def with_teachers(plan: Plan, progress: Progress) -> Plan:
     """The plan with its teachers, trained on Ray now where there are none yet.
 
+    Then the maps that trials read of them are computed, as far as they are missing.
+
     Raises:
-        UserError, TrainingFailed: one cannot be trained.
+        UserError, TrainingFailed: one cannot be trained, or maps not be computed.
     """
     plan = plan.with_teachers()
-    missing = plan.missing()
-    if not missing:
-        return plan
+    check_maps(plan)
+    if missing := plan.missing():
+        plan = _trained(plan, progress, missing)
+    with_maps(plan, progress)
+    return plan
+
+
+def _trained(plan: Plan, progress: Progress, missing: list[Recipe]) -> Plan:
     stage = _Stage(plan, progress, missing)
     try:
         stage.run()

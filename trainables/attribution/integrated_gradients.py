@@ -41,7 +41,7 @@ ROW_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 21}
 
 
 def quadrature(name: str, steps: int) -> tuple[Tensor, Tensor]:
-    """Points in (0, 1) and their weights, which sum to 1: float32 ``[steps]`` each.
+    """Points in (0, 1) and their weights, which sum to 1: float64 ``[steps]`` each.
 
     Args:
         name: one of `QUADRATURES`.
@@ -52,7 +52,7 @@ def quadrature(name: str, steps: int) -> tuple[Tensor, Tensor]:
         points, weights = (points + 1) / 2, weights / 2
     else:
         points, weights = (np.arange(steps) + 0.5) / steps, np.full(steps, 1 / steps)
-    return torch.from_numpy(points).float(), torch.from_numpy(weights).float()
+    return torch.from_numpy(points), torch.from_numpy(weights)
 
 
 def baseline_image(name: str, mean: Channels, std: Channels) -> Tensor:
@@ -85,17 +85,17 @@ def integrate(
 
     Args:
         network: in evaluation mode, so that no image's logits depend on another's.
-        images: normalised, ``[B, C, H, W]`` float32.
+        images: normalised, ``[B, C, H, W]``, of the weights' dtype.
         baseline: what expands to ``[C, H, W]``.
         shares: ``[B, classes]``: 1 for the class that is explained and 0 for others, or any.
         points: as `quadrature` gives them.
         rows: points of one batch; None: `rows_at_once`.
 
     Returns:
-        ``[B, C, H, W]`` float32 without gradients.
+        ``[B, C, H, W]`` without gradients.
     """
     rows = rows or rows_at_once(images)
-    alphas, weights = (part.to(images.device) for part in points)
+    alphas, weights = (part.to(images) for part in points)
     way = images - baseline
     total = torch.zeros_like(images, memory_format=torch.contiguous_format)
     together = max(1, rows // len(alphas))

@@ -1,4 +1,4 @@
-"""The first page of a file of the cache of teachers: what the file is for, and whether it is whole."""
+"""The first page of a file that is kept of a teacher: what is in it, and whether it is whole."""
 
 import hashlib
 import json

@@ -50,7 +50,9 @@ class MapKey:
     width: int
 
     @classmethod
-    def of(cls, teacher: str, data: str, settings: MapSettings, size: tuple[int, int, int]) -> "MapKey":
+    def of(
+        cls, teacher: str, data: str, settings: MapSettings, size: tuple[int, int, int]
+    ) -> "MapKey":
         """From ``(images, height, width)``."""
         images, height, width = size
         return cls(

@@ -48,7 +48,7 @@ class TableFile:
     last_used: float
 
     def count_filled(self) -> int:
-        """How many of the key's ``entries`` are filled; reads the whole file, 0 if it is damaged."""
+        """How many of the key's ``entries`` are filled: reads all of it; 0 if it is damaged."""
         if self.key is None:
             return 0
         if isinstance(self.key, MapKey):

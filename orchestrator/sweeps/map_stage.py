@@ -1,0 +1,144 @@
+"""Before trials run: the attribution maps that methods of a sweep read, computed on Ray."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.sweeps import cluster
+from orchestrator.sweeps.plan import MAX_CORNERS, Plan
+from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.surroundings import thread_counts
+from search_spaces.pairs import PAIR
+from trainables.attribution.map_settings import MapSettings
+from trainables.config import TrialConfig
+from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
+from trainables.failures import meaning
+from trainables.methods.registry import config_of, parse_method, term_class
+
+MAX_ATTEMPTS = 3
+Wanted = dict[tuple[str, MapSettings], None]
+"""Teachers, by the names of their files, and what is wanted of them; in order, each once."""
+
+
+def wanted_maps(plan: Plan) -> Wanted:
+    """What maps a sweep's trials read.
+
+    Of a setting of maps that is searched over a range its ends count: maps between them are
+    computed by the first trial that reads them.
+    """
+    found: Wanted = {}
+    for config in _kinds(plan):
+        teacher = plan.teacher(config)
+        for name in _readers(config.method):
+            if teacher is not None:
+                found[teacher.file, MapSettings.of(config_of(name, config.terms))] = None
+    return found
+
+
+def check_maps(plan: Plan) -> None:
+    """Refuses a sweep whose maps would find no room, before its teachers are trained.
+
+    Raises:
+        UserError: with how much is missing.
+    """
+    if not (wanted := wanted_maps(plan)):
+        return
+    from trainables.teachers.maps import check_map_room, map_key
+
+    for file, settings in wanted:
+        card = plan.cards.get(file)
+        check_map_room(map_key(card.fingerprint if card else file, plan.dataset, settings))
+
+
+def with_maps(plan: Plan, progress: Progress) -> None:
+    """Computes what is missing of the maps that trials read, on one node of the cluster.
+
+    Trials on another node compute theirs when the first of them asks.
+
+    Args:
+        plan: its teachers are there.
+        progress: is told after every part.
+
+    Raises:
+        UserError, TrainingFailed: some cannot be computed.
+    """
+    if not (wanted := wanted_maps(plan)):
+        return
+    from trainables.teachers.maps import map_key, maps_are_there
+
+    for file, settings in wanted:
+        fingerprint = plan.cards[file].fingerprint
+        if not maps_are_there(map_key(fingerprint, plan.dataset, settings)):
+            _compute(plan, progress, (plan.results, file, fingerprint), settings)
+
+
+def _kinds(plan: Plan) -> Iterator[TrialConfig]:
+    """Configs with every combination of what decides which maps are read."""
+    study = plan.study
+    names = {PAIR, "method", "teacher", *_all_readers(plan)}
+    space = {key: one for key, one in study.space.items() if key.partition(".")[0] in names}
+    ends = [dimension.ends() for dimension in space.values()]
+    for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
+        chosen = dict(zip(space, values, strict=True))
+        yield study.config(study.draw(lambda key, dim, c=chosen: c.get(key, dim.ends()[0])))  # type: ignore[misc]
+
+
+def _all_readers(plan: Plan) -> set[str]:
+    """Names of all parts of the study's methods that read maps."""
+    configs = (config for _, config in plan.corners())
+    return {name for config in configs for name in _readers(config.method)}
+
+
+def _readers(method: str) -> list[str]:
+    return [n for n in parse_method(method) if getattr(term_class(n), "reads_maps", False)]
+
+
+def _compute(
+    plan: Plan, progress: Progress, teacher: tuple[str, str, str], settings: MapSettings
+) -> None:
+    """In an actor with a node's CPUs, or a GPU; a new one where it dies, which goes on."""
+    import ray
+
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        worker = _worker(plan, teacher, settings)
+        try:
+            while (moment := ray.get(worker.advance.remote())) is not None:
+                progress.stage(moment.text, passing=moment.done is not None)
+            return
+        except ray.exceptions.ActorDiedError as error:
+            why, cause = "attribution maps: their worker died", error
+        except ray.exceptions.RayTaskError as error:
+            meant = meaning(error.cause)
+            if isinstance(meant, TrainingFailed | UserError) and not isinstance(meant, DeviceError):
+                raise meant from error
+            if not isinstance(meant, DeviceError | OutOfMemoryError):
+                raise
+            why, cause = str(meant), error
+        finally:
+            ray.kill(worker)
+        if attempt == MAX_ATTEMPTS:
+            raise TrainingFailed(f"{why}, as it was {MAX_ATTEMPTS} times") from cause
+        progress.stage(f"{why}; trying again")
+
+
+def _worker(plan: Plan, teacher: tuple[str, str, str], settings: MapSettings) -> Any:
+    import ray
+    import torch
+
+    from trainables.teachers.maps import MapComputing
+
+    cpus = 1 if plan.gpus else max(1, int(cluster.largest_node("CPU")))
+    room = ray.remote(
+        num_cpus=cpus,
+        num_gpus=1.0 if plan.gpus else 0,
+        runtime_env={"env_vars": thread_counts(cpus)},
+    )
+    size = plan.study.fixed.get("image_size")
+    return room(MapComputing).remote(
+        *teacher,
+        plan.study.dataset,
+        plan.data_dir,
+        int(size) if size else None,
+        settings,
+        torch.device("cuda" if plan.gpus else "cpu"),
+    )
