@@ -227,6 +227,7 @@ COMPUTE = """
 import sys, torch
 torch.set_num_threads(1)
 from trainables.attribution.map_settings import MapSettings
+from trainables.data.sources import load_dataset
 from trainables.teachers.maps import computing
 from trainables.teachers.teacher import load_teacher
 cpu, teacher = torch.device("cpu"), load_teacher(*sys.argv[1:], "cpu")
