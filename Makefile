@@ -32,6 +32,7 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/store.py
 	$(BIN)/python tests/benchmarks/teacher_table.py
 	$(BIN)/python tests/benchmarks/masks.py
+	$(BIN)/python tests/benchmarks/ig_overlay.py --json tests/benchmarks/results/ig_overlay.json
 	$(BIN)/python tests/benchmarks/ig_maps.py
 
 format: $(VENV)/installed
