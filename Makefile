@@ -34,6 +34,7 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/masks.py
 	$(BIN)/python tests/benchmarks/attribution_terms.py
 	$(BIN)/python tests/benchmarks/explainers.py --json tests/benchmarks/results/explainers.json
+	$(BIN)/python tests/benchmarks/ig_overlay.py --json tests/benchmarks/results/ig_overlay.json
 	$(BIN)/python tests/benchmarks/ig_maps.py
 
 format: $(VENV)/installed

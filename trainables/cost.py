@@ -27,6 +27,7 @@ from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
 from trainables.models.shapes import output_shapes
 from trainables.models.weights import Card
+from trainables.teachers.maps import StoredMaps
 from trainables.teachers.remembering import TABLED
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
@@ -152,7 +153,9 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
         made.attach(teacher.requires_grad_(False), labels, indices)
     made.to(device).train()
     first = (labels[:BATCH].to(device), indices[:BATCH].to(device))
-    batch = term.Batch(*first, config.epochs / 2, 0.5)
+    batch = term.Batch(*first, config.epochs / 2, 0.5, normalisation=(_dataset().mean,) * 2)
+    if made.map_settings:
+        batch = batch._replace(maps=_maps(device).of(first[1]))
     with _counting() as counter:
         batch = made.draw(batch)
         if taught is not None:
@@ -234,8 +237,9 @@ def step(training: Training) -> None:
 
 
 def training_of(method: str, device: torch.device) -> Training:
-    """A training of a method at its default settings."""
-    return Training(_config(method), _dataset(), STUDENT, _teacher(device), device)
+    """A training of a method at its default settings; maps are drawn, since it is about steps."""
+    teacher, maps = _teacher(device), _maps(device)
+    return Training(_config(method), _dataset(), STUDENT, teacher, device, maps=maps)
 
 
 def _config(method: str) -> TrialConfig:
@@ -271,6 +275,14 @@ def _teacher(device: torch.device) -> Teacher:
         origin="untrained",
     )
     return Teacher(_network(TEACHER, device), card, device)
+
+
+@kept("maps of the count", entries=2)
+def _maps(device: torch.device) -> StoredMaps:
+    """Of every image, drawn."""
+    draw = torch.Generator().manual_seed(1)
+    drawn = torch.rand(_DRAWN, *IMAGE[1:], generator=draw)
+    return StoredMaps(drawn.repeat(_IMAGES // _DRAWN, 1, 1).to(device), {})
 
 
 @kept("data of the count", entries=1)

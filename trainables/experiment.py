@@ -19,6 +19,7 @@ _WERE_NULL = ("depth", "width", "factor")
 # What rows of before these could be set do not say.
 _WERE_UNSAID = {
     "start": SCRATCH,
+    "resample": False,
     "optimizer.beta1": 0.9,
     "optimizer.beta2": 0.999,
     "optimizer.eps": 1e-8,

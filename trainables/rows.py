@@ -166,6 +166,8 @@ def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str
     row.optimizer_groups = json.dumps(training.learner.optimizer_groups)
     row.precision, row.teacher_precision = training.precision, training.teacher_precision
     row.teacher_cache_hit_rate = training.hit_rate
+    if maps := training.attribution_maps:
+        row.attribution_maps = json.dumps(maps)
     if epochs:
         seen = sum(epoch["images_per_second"] * epoch["seconds"] for epoch in epochs)
         row.images_per_second = seen / training.train_seconds

@@ -9,7 +9,7 @@ from orchestrator.sweeps.plan import MAX_CORNERS, Plan
 from orchestrator.sweeps.progress import Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from search_spaces.pairs import PAIR
-from trainables.attribution.map_settings import MapSettings
+from trainables.attribution.map_settings import FEW, MapSettings
 from trainables.config import TrialConfig
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
@@ -24,13 +24,14 @@ def wanted_maps(plan: Plan) -> Wanted:
     """What maps a sweep's trials read.
 
     Of a setting of maps that is searched over a range its ends count: maps between them are
-    computed by the first trial that reads them.
+    computed by the first trial that reads them. So are those of trials of few images: see `FEW`.
     """
     found: Wanted = {}
     for config in _kinds(plan):
         teacher = plan.teacher(config)
         for name in _readers(config.method):
-            if teacher is not None:
+            few = config.train_fraction * (1 - config.val_fraction) < FEW
+            if teacher is not None and not few:
                 found[teacher.file, MapSettings.of(config_of(name, config.terms))] = None
     return found
 

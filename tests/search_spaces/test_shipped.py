@@ -12,9 +12,10 @@ from orchestrator.sweeps.plan import Plan
 from search_spaces.load import load_study, study_names
 from search_spaces.published import Published, join_pair
 from search_spaces.spec import Study
+from trainables.compression.chain import Chain
 from trainables.config import TrialConfig
 from trainables.methods.registry import PLAIN, parse_method, term_class, term_names
-from trainables.models.registry import canonical_name
+from trainables.models.registry import create_model
 from trainables.settings import settings_of
 
 PUBLISHED = [name for name in study_names() if load_study(name).published]
@@ -74,10 +75,11 @@ def test_the_demonstration_has_a_teacher_that_knows_more() -> None:
 # Published tables
 
 
-def test_four_studies_repeat_published_tables() -> None:
+def test_five_studies_repeat_published_tables() -> None:
     assert PUBLISHED == [
         "compare_kd_cifar100",
         "crd_protocol_cifar100",
+        "ig_cifar10",
         "joint_cifar10",
         "skip_eca_cifar10",
     ]
@@ -90,7 +92,10 @@ def published_of(study: Study) -> Published:
 
 def student_of(config: TrialConfig) -> str:
     """As tables name it: with the steps that change it."""
-    return canonical_name(config.student) + told(config.compression, config.to_json())
+    network = Chain(config.compression, config.chain).choose(
+        config.student, teacher_params=None, classes=10, image_shape=(3, 32, 32)
+    )
+    return network + told(config.compression, config.to_json())
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -250,6 +255,79 @@ def test_numbers_of_the_joint_study(collection: Path) -> None:
     assert published.teacher == {"resnet50": teacher}
     check(published, numbers)
     assert len(numbers) == 4 * 8 + 7
+
+
+IG_TYPES = ("student", "kd", "ig", "at", "kd+ig", "kd+at", "at+ig", "kd+at+ig")
+IG_COLUMNS = {"Student": "student", "KD": "kd", "KD&IG": "kd+ig", "IG": "ig"}
+IG_FACTORS = {3: 2.194, 5: 4.115, 7: 7.287, 9: 12.04, 11: 28.97, 13: 54.59, 15: 139.43, 17: 1121.7}
+
+
+def test_eight_types_at_eight_factors() -> None:
+    """The factors are those of the paper; the first eight configs are one of each type."""
+    study = load_study("ig_cifar10")
+    configs = [study.config(point) for point in study.grid()]
+    cells = {(config.method, config.chain["depth"]) for config in configs}
+    assert cells == {(method, depth) for method in IG_TYPES for depth in IG_FACTORS}
+    teacher = params_of("mobilenetv2")
+    for depth, factor in IG_FACTORS.items():
+        found = teacher / params_of(f"mobilenetv2-minus{depth}")
+        assert found == pytest.approx(factor, rel=1e-3)
+    first = [study.config(point) for point in study.first_points()[:8]]
+    assert tuple(config.method for config in first) == IG_TYPES
+    assert {config.chain["depth"] for config in first} == {5}
+    assert all(point in study.grid() for point in study.points)
+
+
+def params_of(model: str) -> int:
+    return sum(w.numel() for w in create_model(model, 10, (3, 32, 32)).parameters())
+
+
+def test_attention_is_compared_at_the_papers_resolution() -> None:
+    study = load_study("ig_cifar10")
+    configs = [study.config(point) for point in study.grid()]
+    stages = {c.chain["depth"]: c.terms["at.stages"] for c in configs if c.method == "kd+at"}
+    assert stages == {3: "2", 5: "2", 7: "2", 9: "1", 11: "1", 13: "1", 15: "all", 17: "all"}
+
+
+def test_numbers_of_integrated_gradients(collection: Path) -> None:
+    """The facts have them as two tables: by factor, and ten runs at 4.12."""
+    facts = collection.parent / "ig_kd_at_and_attribution.md"
+    if not facts.is_file():
+        pytest.skip(f"needs {facts}")
+    published = published_of(load_study("ig_cifar10"))
+    lines = facts.read_text().split("# PART 2")[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    by_factor = rows[rows.index(["CF", "Student", "KD", "KD&IG", "IG"]) + 2 :][: len(IG_FACTORS)]
+    for depth, row in zip(IG_FACTORS, by_factor, strict=True):
+        assert float(row[0]) == pytest.approx(IG_FACTORS[depth], rel=2e-3)
+        pair = f"mobilenetv2->mobilenetv2-minus{depth}"
+        for method, number in zip(IG_COLUMNS.values(), row[1:], strict=True):
+            of = f"{method}, one run, of the table by factors"
+            where = published.others[of] if depth == 5 else published.test_acc[method]
+            assert where[pair] == float(number)
+    pair = "mobilenetv2->mobilenetv2-minus5"
+    names = {"Student": "student", "KD": "kd", "IG": "ig", "AT": "at", "KD&IG": "kd+ig"}
+    names |= {"KD&AT": "kd+at", "IG&AT": "at+ig", "KD&IG&AT": "kd+at+ig"}
+    ten = {row[0]: row for row in rows if row[0] in names and len(row) == 6}
+    assert ten.keys() == names.keys()
+    for name, method in names.items():
+        assert published.test_acc[method][pair] == float(ten[name][1])
+        best = published.others[f"{method}, the best of ten runs on the test set"]
+        assert best[pair] == float(ten[name][4])
+
+
+def test_what_alignment_is_worth_has_three_arms() -> None:
+    study = load_study("ig_alignment_cifar10")
+    arms = [study.config(point) for point in study.grid()]
+    assert [(arm.method, arm.terms.get("ig.alignment")) for arm in arms] == [
+        ("student", None),
+        ("ig", "aligned"),
+        ("ig", "shuffled"),
+        ("kd", None),
+        ("kd+ig", "aligned"),
+        ("kd+ig", "shuffled"),
+    ]
+    assert study.repeats == 5
 
 
 def test_pruning_and_rounding_have_four_objectives() -> None:

@@ -17,6 +17,9 @@ STEPS = 100
 completeness by 1.6 % on average and 100 by less than 1 %: the network is piecewise linear, so that
 no quadrature does much better."""
 
+FEW = 0.5
+"""Where less than this share of the images is trained on, only their maps are computed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MapSettings:

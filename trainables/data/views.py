@@ -204,6 +204,20 @@ def to_float(
     return rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
+def normalised(values: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """``(values - mean) / std`` per channel: what pixels become that are no bytes.
+
+    Args:
+        values: in [0, 1], ``[B, C, H, W]`` float32, or ``[B, 1, H, W]`` for equal channels.
+        mean, std: as for `to_float`.
+
+    Returns:
+        float32 ``[B, C, H, W]``.
+    """
+    scale, shift = _scale_and_shift(mean, std, 1, values.device)
+    return torch.addcmul(shift.view(-1, 1, 1), values, scale.view(-1, 1, 1), value=255)
+
+
 @kept("normalisations", entries=32)
 def _scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], repeats: int, device: torch.device

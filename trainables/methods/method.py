@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class Method(nn.Module):
         peers: models of the networks that learn beside the student, by term and name (``dml.1``),
             in the order in which they learn; None for the student's own.
         plain_teacher: whether the teacher sees the views as they are.
+        map_settings: which of the teacher's maps are read; empty where none are.
 
     Raises:
         UserError: no teacher, weights that leave the cross-entropy a negative share, a term that
@@ -89,12 +91,15 @@ class Method(nn.Module):
                 f"teacher sees the images unchanged"
             )
         self.plain_teacher = plain != {False}
-        if input_modifiers and self.plain_teacher and self.needs - {"logits"}:
-            (name, *_) = input_modifiers
-            raise UserError(
-                f"method '{method}': {name} with the teacher's logits of the plain images serves "
-                f"terms that read logits only; this one reads {', '.join(sorted(self.needs))}"
-            )
+        for name, modifier in input_modifiers.items():
+            served = modifier.plain_serves
+            if self.plain_teacher and served is not None and self.needs - served:
+                raise UserError(
+                    f"method '{method}': {name} with the teacher's logits of the plain images "
+                    f"serves terms that read logits only; this one reads "
+                    f"{', '.join(sorted(self.needs))}"
+                )
+        self.map_settings = _map_settings(method, input_modifiers)
         self.parts = (CE, *terms)
         self.phases = phases_of({name: term.stretches for name, term in terms.items()})
         self.peers = peer_models(method, settings)
@@ -267,6 +272,14 @@ def _built(
         else:
             terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
     return terms, logit_modifiers, input_modifiers
+
+
+def _map_settings(method: str, modifiers: Mapping[str, InputModifier]) -> Mapping[str, Any]:
+    """Which maps all modifiers read that read some."""
+    readers = [modifier for modifier in modifiers.values() if modifier.reads_maps]
+    if any(one.map_settings != readers[0].map_settings for one in readers):
+        raise UserError(f"method '{method}': {', '.join(modifiers)} read different maps")
+    return readers[0].map_settings if readers else {}
 
 
 def _check_peers(method: str, peers: Iterable[str]) -> None:

@@ -31,6 +31,7 @@ TERMS = {
     "dml": "trainables.methods.dml:DML",
     "ewa": "trainables.methods.ewa:EWA",
     "fitnet": "trainables.methods.fitnet:FitNet",
+    "ig": "trainables.methods.ig:IG",
     "kd": "trainables.methods.kd:KD",
     "ls": "trainables.methods.ls:LS",
     "mixup": "trainables.methods.mixup:Mixup",
@@ -130,7 +131,10 @@ def needs_teacher(method: str) -> bool:
 
 
 def _reads_teacher(name: str) -> bool:
-    return name not in WITHOUT_TEACHER if name in TERMS else bool(term_class(name).needs)
+    if name in TERMS:
+        return name not in WITHOUT_TEACHER
+    kind = term_class(name)
+    return bool(kind.needs) or getattr(kind, "reads_maps", False)
 
 
 def canonical_method(method: str) -> str:

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.data.views import Offsets
+from trainables.methods.changes import Mix as Mix
+from trainables.methods.changes import Normalisation, Overlay
 from trainables.methods.phases import THROUGHOUT, Stretch
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.tasks.single_label import SINGLE_LABEL
@@ -19,22 +21,6 @@ from trainables.tasks.task import Task
 
 STUDENT = "student"
 """The student among the networks of a trial, beside the names of its peers."""
-
-
-class Mix(NamedTuple):
-    """How every image of a batch is mixed with another one.
-
-    Attributes:
-        partner: positions in the batch, ``[B]``.
-        share: λ, the share of an image itself in [0, 1], a scalar on the device.
-    """
-
-    partner: Tensor
-    share: Tensor
-
-    def __call__(self, values: Tensor) -> Tensor:
-        """λ · values + (1 − λ) · values of the partners; ``[B, ...]``."""
-        return values[self.partner].lerp(values, self.share.to(values.dtype))
 
 
 class Batch(NamedTuple):
@@ -52,6 +38,8 @@ class Batch(NamedTuple):
         task: of the data set.
         maps: of a part that `InputModifier.reads_maps`: the stored attribution map of each image
             under the very crop and flip of its view, ``[B, 1, H, W]``, at least 0.
+        overlay: what is laid over the images; None where nothing is.
+        normalisation: of the images that an `InputModifier` is given; None where nobody knows.
     """
 
     target: Tensor
@@ -64,6 +52,8 @@ class Batch(NamedTuple):
     peers: Mapping[str, Outputs] = MappingProxyType({})
     task: Task = SINGLE_LABEL
     maps: Tensor | None = None
+    overlay: Overlay | None = None
+    normalisation: Normalisation | None = None
 
     def shares(self, classes: int) -> Tensor:
         """The share of every class in the label of each image, ``[B, classes]`` float32."""
@@ -283,15 +273,19 @@ class InputModifier(nn.Module):
         needs: as a term's; empty for one that works without a teacher.
         plain_teacher: whether the teacher sees the views unchanged, so that its outputs can be
             looked up. `taught` then brings them in line with what the student sees.
+        plain_serves: of a plain teacher's outputs, those that still mean something; None: all.
         mixes_labels: whether an image may afterwards belong to more than one class.
         reads_maps: whether it reads the teacher's stored attribution maps: `Batch.maps`.
+        map_settings: which: ``target``, ``baseline``, ``steps``, ``alignment``, as `ig` has them.
         Config: the modifier's config class.
     """
 
     needs: frozenset[str] = frozenset()
     plain_teacher: bool = False
+    plain_serves: ClassVar[frozenset[str] | None] = frozenset({"logits"})
     mixes_labels: ClassVar[bool] = False
     reads_maps: ClassVar[bool] = False
+    map_settings: Mapping[str, Any] = MappingProxyType({})
     Config: ClassVar[type]
 
     def __init__(self, config: Any) -> None:

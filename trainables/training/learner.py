@@ -97,7 +97,7 @@ class Learner:
                 for name, model in self.method.peers.items()
             }
             _check_peers(config.method, self.method, self.networks, shape)
-        self.lesson = stream.lesson(self.method)
+        self.lesson, self.maps = stream.lesson(self.method), stream.maps(self.method)
         self.contributions: dict[str, dict[str, int]] = {}
         self.note_costs(parse_chain(config.compression)[0])
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -183,7 +183,12 @@ class Learner:
         with self.random:
             progress = epoch / self.config.epochs
             target = self.stream.labels[feed.there]
-            batch = Batch(target, feed.there, epoch, progress, feed.offsets, task=self.stream.task)
+            batch = Batch(
+                *(target, feed.there, epoch, progress, feed.offsets),
+                task=self.stream.task,
+                maps=self.maps(feed) if self.maps else None,
+                normalisation=self.normalisation,
+            )
             batch = self.method.draw(batch)
             taught = self._taught(feed, batch)
             inputs = self.method.images(self.floats(feed.views), batch)
@@ -221,7 +226,8 @@ class Learner:
             return None
         if self.method.plain_teacher:
             return self.method.taught(self.lesson(feed), batch)
-        return self.lesson.changed(feed, lambda images: self.method.images(images, batch), batch)
+        theirs = batch._replace(normalisation=self.lesson.normalisation)
+        return self.lesson.changed(feed, lambda images: self.method.images(images, theirs), batch)
 
     def _update(self, name: str, loss: Tensor, epoch: float) -> None:
         try:

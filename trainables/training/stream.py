@@ -6,6 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from trainables.attribution.map_settings import MapSettings
 from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset
@@ -13,18 +14,21 @@ from trainables.data.resident import place_images
 from trainables.data.views import ViewPlan
 from trainables.engine.precision import choose_precision, computing
 from trainables.errors import UserError
+from trainables.methods.changes import Normalisation
 from trainables.methods.method import Method
 from trainables.methods.term import Batch, class_shares
 from trainables.models.features import FIELDS
 from trainables.models.outputs import Outputs
 from trainables.tasks.registry import TASKS
+from trainables.teachers.maps import StoredMaps
 from trainables.teachers.remembering import RememberingTeacher, remembering
 from trainables.teachers.teacher import Teacher
 from trainables.training.answers import check_answers
 from trainables.training.feeding import Feed, Feeder
+from trainables.training.shown_maps import PlacedMaps, ShownMaps, place_maps
 
 SHOWN = (
-    *("dataset", "image_size", "split_seed", "val_fraction", "train_fraction"),
+    *("dataset", "image_size", "split_seed", "val_fraction", "train_fraction", "resample"),
     *("seed", "batch_size", "view_seed", "crop_padding", "resized_crops", "flip"),
 )
 """Settings that decide what students are shown. Those of a stream agree in them."""
@@ -85,6 +89,11 @@ class Lesson:
             return self.teacher(views, None, self.depth, self.keys, shares)
 
     @property
+    def normalisation(self) -> Normalisation:
+        """Of the images as the teacher takes them."""
+        return self.teacher.card.mean, self.teacher.card.std
+
+    @property
     def counts(self) -> tuple[int, int]:
         """How many answers were wanted of the tables, and how many of them were found."""
         return (self.answers.asked, self.answers.found) if self.answers else (0, 0)
@@ -112,6 +121,7 @@ class Stream:
         dataset: its data.
         teacher: the frozen teacher; None where no method reads one.
         device: where everything lives.
+        maps: attribution maps to read; None: the teacher's, computed where they are not stored.
 
     Attributes:
         train_indices, val_indices: positions of the training images that are trained on, and of
@@ -130,11 +140,13 @@ class Stream:
         dataset: Dataset,
         teacher: Teacher | None,
         device: torch.device,
+        maps: StoredMaps | None = None,
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
         self.teacher, self.task = teacher, TASKS[dataset.task]
         labels, seed = dataset.train.labels, config.split_seed
         indices, self.val_indices = self.task.split(labels, config.val_fraction, seed)
+        seed = config.seed if config.resample else seed
         self.train_indices = self.task.subset(labels, indices, config.train_fraction, seed)
         if not len(self.train_indices):
             raise UserError(
@@ -152,6 +164,7 @@ class Stream:
         images = place_images(dataset.train.images, device, config.images)
         self.feeder = Feeder(images, self.views, device)
         self._lessons: dict[object, Lesson] = {}
+        self._given, self._maps = maps, dict[object, ShownMaps]()
 
     def check(self, config: TrialConfig, method: Method) -> None:
         """Refuses a student of another repeat, which would learn something else than it says.
@@ -160,7 +173,7 @@ class Stream:
             ValueError: its config differs in what is shown or taught.
         """
         differ = [key for key in SHOWN if getattr(config, key) != getattr(self.config, key)]
-        if method.needs and _teaching(config) != _teaching(self.config):
+        if (method.needs or method.map_settings) and _teaching(config) != _teaching(self.config):
             differ.append("teacher, its precision or cache")
         if differ:
             raise ValueError(f"a student of another repeat: its {', '.join(differ)} differ")
@@ -202,6 +215,25 @@ class Stream:
                 self.teacher, self.labels, method.needs, method.depth, precision, answers
             )
         return self._lessons[asked]
+
+    def maps(self, method: Method) -> ShownMaps | None:
+        """The attribution maps that a method reads; None for one that reads none."""
+        if not method.map_settings:
+            return None
+        asked = tuple(sorted(method.map_settings.items()))
+        if asked not in self._maps:
+            settings = {**method.map_settings}
+            alignment = settings.pop("alignment")
+            placed = self._placed(MapSettings(**settings))
+            self._maps[asked] = ShownMaps(placed, self.train_indices, self.views, alignment)
+        return self._maps[asked]
+
+    def _placed(self, settings: MapSettings) -> PlacedMaps:
+        if self._given:
+            rows = torch.arange(len(self.dataset.train), device=self.device)
+            return PlacedMaps(self._given, rows)
+        assert self.teacher is not None
+        return place_maps(self.teacher, self.dataset, settings, self.train_indices, self.device)
 
     def _tables(self, needs: frozenset[str], precision: str) -> RememberingTeacher | None:
         assert self.teacher is not None

@@ -15,6 +15,7 @@ from trainables.methods.method import Method
 from trainables.methods.term import STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.task import Score
+from trainables.teachers.maps import StoredMaps
 from trainables.teachers.start import Start
 from trainables.teachers.teacher import Teacher
 from trainables.training.answers import check_score
@@ -45,6 +46,7 @@ class Training:
         device: where everything lives.
         steps: what changes the student, in the order of the chain.
         start: what the student begins with; None for fresh weights.
+        maps: attribution maps to read; None: the teacher's, computed where they are not stored.
 
     Attributes:
         epoch: epochs done.
@@ -61,9 +63,10 @@ class Training:
         device: torch.device,
         steps: Sequence[Step] = (),
         start: Start | None = None,
+        maps: StoredMaps | None = None,
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.stream = Stream(config, dataset, teacher, device)
+        self.stream = Stream(config, dataset, teacher, device, maps)
         self.learner = Learner(config, student, self.stream, steps, start)
         self.epoch = 0
         self.begun: list[str] | None = None
@@ -186,6 +189,11 @@ class Training:
     def teacher_precision(self) -> str | None:
         """Of the teacher's; None where nothing is read of one."""
         return self.learner.lesson.precision if self.learner.lesson else None
+
+    @property
+    def attribution_maps(self) -> dict[str, Any] | None:
+        """What is known of the teacher's maps; None where none are read."""
+        return self.learner.maps.facts if self.learner.maps else None
 
     @property
     def hit_rate(self) -> float | None:

@@ -161,6 +161,8 @@ def batch_of(target: Tensor) -> Batch:
         progress=0.5,
         inputs=some_images(len(target)),
         peers={name: random_outputs(OURS, len(target), 6 + int(name)) for name in PEERS},
+        maps=some_images(len(target))[:, :1].abs(),
+        normalisation=((0.5,) * IMAGE[0], (0.25,) * IMAGE[0]),
     )
 
 
@@ -762,7 +764,8 @@ def test_terms_join_a_modifier_of_images_or_say_why_not(changer: Changer, name: 
         with pytest.raises(UserError, match=f"'{name}' reads the one true class"):
             parse_method(method)
         return
-    if modifier.plain_teacher and kind.needs - {"logits"}:
+    serves = modifier.plain_serves
+    if modifier.plain_teacher and serves is not None and kind.needs - serves:
         with pytest.raises(UserError, match="terms that read logits only"):
             joined(method, **changer.settings)
         return
