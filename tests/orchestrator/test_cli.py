@@ -14,7 +14,8 @@ import torch
 import yaml
 
 from orchestrator.cli import main
-from orchestrator.commands.parser import EXAMPLES, VERBS, build_parser, parse
+from orchestrator.commands.examples import EXAMPLES
+from orchestrator.commands.parser import VERBS, build_parser, parse
 from orchestrator.results.record import write_record
 from orchestrator.results.store import Store
 from orchestrator.sweeps.plan import Plan

@@ -212,10 +212,10 @@ def test_a_student_that_is_pruned_and_masked(digits: Dataset, quick: Quick, rule
         | {"sparsify.begin": 0.6, "sparsify.end": 0.6}
     )
     training = train(config, digits)
-    held = [training.learner.optimizers[STUDENT]]
+    held = [training.learner.updates.optimizers[STUDENT]]
     for _ in range(2):
         training.run_epoch()
-        held.append(training.learner.optimizers[STUDENT])
+        held.append(training.learner.updates.optimizers[STUDENT])
     assert held[0] is held[1]
     assert held[1] is not held[2]
     known = {id(w) for group in held[2].param_groups for w in group["params"]}
@@ -260,7 +260,7 @@ def test_networks_that_compute_in_bf16(digits: Dataset, quick: Quick, rule: str)
     """What a rule remembers is as exact as the weights are."""
     training = train(quick(optimizer=rule, lr=RATE, train_fraction=0.05, precision="bf16"), digits)
     training.run_epoch()
-    states = [*training.learner.optimizers[STUDENT].state.values()]
+    states = [*training.learner.updates.optimizers[STUDENT].state.values()]
     kept = [value for state in states for entry in state.values() for value in listed(entry)]
     assert {tensor.dtype for tensor in kept} == {torch.float32}
 

@@ -100,7 +100,7 @@ def test_peers_follow_the_learning_rate(digits: Dataset, quick: Quick) -> None:
     config = quick(method="dml", peers=2, schedule="step", milestones="0.5", epochs=2, lr=1e-2)
     training = train(config, digits)
     assert [training.run_epoch()["lr"] for _ in range(2)] == pytest.approx([1e-2, 1e-3])
-    groups = [one.param_groups[0] for one in training.learner.optimizers.values()]
+    groups = [one.param_groups[0] for one in training.learner.updates.optimizers.values()]
     assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-3, 1e-3])
     assert [group["momentum"] for group in groups] == [0.9, 0.9, 0.9]
 

@@ -220,7 +220,7 @@ def test_training_leaves_the_teacher_alone(digits: Dataset, quick: Quick, digits
     assert all(torch.equal(before[key], after[key]) for key in before)
     ours = {
         id(weight)
-        for group in training.learner.optimizers["student"].param_groups
+        for group in training.learner.updates.optimizers["student"].param_groups
         for weight in group["params"]
     }
     assert ours.isdisjoint(id(weight) for weight in teacher.network.parameters())
@@ -501,8 +501,10 @@ def test_the_learning_rate_reaches_the_optimizer(
     config = quick(optimizer=optimizer, schedule="step", milestones="0.5", epochs=2, lr=1e-3)
     training = train(config, digits)
     assert [row["lr"] for row in epochs(training, 2)] == pytest.approx([1e-3, 1e-4])
-    assert training.learner.optimizers["student"].param_groups[0]["lr"] == pytest.approx(1e-4)
-    assert type(training.learner.optimizers["student"]).__name__.lower() == optimizer
+    assert training.learner.updates.optimizers["student"].param_groups[0]["lr"] == pytest.approx(
+        1e-4
+    )
+    assert type(training.learner.updates.optimizers["student"]).__name__.lower() == optimizer
 
 
 @pytest.mark.parametrize("method", ["student", "kd+mixup", "dml", "dml+mixup"])

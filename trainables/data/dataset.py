@@ -22,6 +22,9 @@ _HASHED_BLOCK = 1 << 24
 SINGLE_LABEL = "single-label"
 """The task of a data set that names none."""
 
+MULTI_LABEL = "multi-label"
+"""The task of a data set whose images may be of several classes."""
+
 Sizes = tuple[tuple[int, int], ...]
 """The least and the greatest ``(width, height)`` of images, or the only one, or none known."""
 

@@ -18,12 +18,11 @@ from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from trainables.data.cache import content_of
-from trainables.data.dataset import VOID, Content, Dataset, Images, Masks
+from trainables.data.dataset import MULTI_LABEL, VOID, Content, Dataset, Images, Masks
 from trainables.data.decode import Allocate, EncodedSplit, decode_resized
 from trainables.data.labels import IGNORED
 from trainables.data.notes import listed
 from trainables.errors import UserError, unknown
-from trainables.tasks.multi_label import MULTI_LABEL
 
 CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -94,7 +93,7 @@ def load_voc2012(name: str, folder: Path, image_size: int | None) -> Dataset:
             Images(part.images, part.labels, _masks(samples, side))
             for part, samples in zip(images, splits, strict=True)
         )
-        return Content.measure(CLASSES, train, test, remarks, sizes, MULTI_LABEL.name)
+        return Content.measure(CLASSES, train, test, remarks, sizes, MULTI_LABEL)
 
     files = [file for part in splits for sample in part for file in sample[1:] if file]
     numbers = [len(part) for part in splits]

@@ -16,7 +16,6 @@ from trainables.data.dataset import Images
 from trainables.data.views import to_float
 from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
-from trainables.errors import Diverged
 from trainables.evaluation import score
 from trainables.measurement.costs import costs_of
 from trainables.methods.method import Method, check_readable
@@ -29,14 +28,12 @@ from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
 from trainables.once import warn_once
-from trainables.optimizers.making import groups_of, make_optimizer, named_weights
-from trainables.optimizers.rule import Weight
 from trainables.randomness import Randomness
 from trainables.tasks.task import Score
 from trainables.teachers.start import Start
 from trainables.training.feeding import Feed
-from trainables.training.schedule import learning_rate
 from trainables.training.stream import Stream
+from trainables.training.updates import Updates
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +55,7 @@ class Learner:
         normalisation: mean and deviation of the images that the networks see, per channel: those
             of the start, or of the data set.
         networks: the student (key ``student``) and those that learn beside it, by term and name.
-        optimizers: of each of them.
-        weights: what each of the optimizers has.
+        updates: the optimizers of each of them.
         random: what it draws from, in a context.
         contributions: what the student cost behind each part of the chain whose turn has come,
             by the part's name: the architecture as it began, and a step's last moment so far.
@@ -100,8 +96,7 @@ class Learner:
         self.lesson, self.maps = stream.lesson(self.method), stream.maps(self.method)
         self.contributions: dict[str, dict[str, int]] = {}
         self.note_costs(parse_chain(config.compression)[0])
-        self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.weights: dict[str, list[Weight]] = {}
+        self.updates = Updates(config, self.device)
         for name in self.networks:
             self._prepare(name)
 
@@ -122,9 +117,7 @@ class Learner:
             self._masked = bool(masks(network))
             compiled = self.config.compile and not _hinders(self.method)
             self.forward = CompiledNetwork(network) if compiled else network
-        adaptors = self.method if name == STUDENT else None  # trained with it
-        self.weights[name] = named_weights(network, adaptors)
-        self.optimizers[name] = make_optimizer(self.config, self.weights[name], self.device)
+        self.updates.begin(name, network, self.method if name == STUDENT else None)
 
     @property
     def student(self) -> Network:
@@ -133,8 +126,8 @@ class Learner:
 
     @property
     def optimizer_groups(self) -> dict[str, dict[str, Any]]:
-        """Which of the student's weights which rule updates: see `groups_of`."""
-        return groups_of(self.optimizers[STUDENT], self.weights[STUDENT], self.config.optimizer)
+        """Which of the student's weights which rule updates."""
+        return self.updates.groups(STUDENT)
 
     def note_costs(self, part: str) -> None:
         """What the student costs now is what a part of the chain has left."""
@@ -230,13 +223,7 @@ class Learner:
         return self.lesson.changed(feed, lambda images: self.method.images(images, theirs), batch)
 
     def _update(self, name: str, loss: Tensor, epoch: float) -> None:
-        try:
-            _descend(self.optimizers[name], loss, learning_rate(self.config, epoch))
-        except torch.linalg.LinAlgError as error:
-            raise Diverged(
-                f"{self.config.optimizer} found no eigenvectors in epoch {int(epoch) + 1}: the "
-                "gradients became too large or no numbers; lower lr or a term's weight"
-            ) from error
+        self.updates(name, loss, epoch)
         if name == STUDENT:
             with torch.no_grad():
                 for step in self.steps:
@@ -269,7 +256,7 @@ class Learner:
             "steps": [step.state_dict() for step in self.steps],
             "networks": {name: network.state_dict() for name, network in self.networks.items()},
             "method": self.method.state_dict(),
-            "optimizers": {name: one.state_dict() for name, one in self.optimizers.items()},
+            "optimizers": self.updates.state_dict(),
             "random": self.random.state_dict(),
         }
 
@@ -287,7 +274,7 @@ class Learner:
             step.load_state_dict(own)
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
+        self.updates.load_state_dict(state["optimizers"])
         self.method.load_state_dict(state["method"])
         self.random.load_state_dict(state["random"])
 
@@ -295,14 +282,6 @@ class Learner:
 def _greatest(taught: Outputs | None) -> Tensor | None:
     """The class of each image that the teacher holds for the likeliest, ``[B]``, if it says."""
     return None if taught is None or taught.logits is None else taught.logits.argmax(1)
-
-
-def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_ratio", 1.0)
-    optimizer.step()
 
 
 def _check_peers(

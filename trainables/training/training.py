@@ -106,7 +106,7 @@ class Training:
         self.epoch += 1
         terms = dict(zip(self.method.parts, means, strict=True))
         self._check_losses(terms, changed)
-        lr = self.learner.optimizers[STUDENT].param_groups[0]["lr"]
+        lr = self.learner.updates.optimizers[STUDENT].param_groups[0]["lr"]
         if self.epoch == self.config.epochs:
             take_steps(self.learner, self.epoch)
         seconds = time.perf_counter() - started

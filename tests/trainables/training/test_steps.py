@@ -236,7 +236,7 @@ def test_what_an_edit_leaves(digits: Dataset, quick: Quick, digits_teacher) -> N
         moments = (0.5,)
 
         def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-            optimizer = training.learner.optimizers["student"]
+            optimizer = training.learner.updates.optimizers["student"]
             momentum.extend(one["momentum_buffer"].abs().max() for one in optimizer.state.values())
             return ()
 
@@ -244,7 +244,7 @@ def test_what_an_edit_leaves(digits: Dataset, quick: Quick, digits_teacher) -> N
     training.run_epoch()
     assert count_params(training.student) < 0.7 * before
     assert training.method is method
-    held = training.learner.optimizers["student"].param_groups[0]["params"]
+    held = training.learner.updates.optimizers["student"].param_groups[0]["params"]
     assert [*map(id, held)] == [
         id(weight) for weight in (*training.student.parameters(), *method.parameters())
     ]
@@ -265,7 +265,7 @@ def test_other_shapes_have_other_adaptors(digits: Dataset, quick: Quick, digits_
     assert {size - 3 if size == 32 else size for shape in wide for size in shape} == {
         size for shape in narrow for size in shape
     }
-    held = training.learner.optimizers["student"].param_groups[0]["params"]
+    held = training.learner.updates.optimizers["student"].param_groups[0]["params"]
     assert {id(weight) for weight in training.method.parameters()} <= {*map(id, held)}
 
 
