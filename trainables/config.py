@@ -83,7 +83,9 @@ class TrialConfig:
     train_fraction: float = setting(
         1.0, "of the training images that are used (stratified)", above=0, at_most=1
     )
-    image_size: int | None = setting(None, "pixels per side, for folders of images", at_least=1)
+    image_size: int | None = setting(
+        None, "pixels per side, for folders of images and VOC", at_least=1
+    )
     crop_padding: int | None = setting(
         None, "pixels of zero padding before the crop; none: the data set's own", at_least=0
     )
