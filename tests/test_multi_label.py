@@ -190,7 +190,11 @@ def test_its_trials_are_shown_by_its_metric(results: str, capsys) -> None:
     assert frame[["val_acc", "test_acc", "teacher_test_acc"]].isna().all(axis=None)
     assert frame[["val_score", "test_score"]].notna().all(axis=None)
     assert frame.loc["kd", "teacher_test_score"] > 0.8
-    assert list(json.loads(frame.loc["kd", "metrics"])) == ["val_f1", "test_f1"]
+    metrics = json.loads(frame.loc["kd", "metrics"])
+    by_class = metrics.pop("test_by_class")
+    assert list(metrics) == ["val_f1", "val_image_ap", "test_f1", "test_image_ap"]
+    assert list(by_class) == ["red", "green", "blue"]
+    assert sum(by_class.values()) / 3 == pytest.approx(frame.loc["kd", "test_score"], abs=1e-9)
     (peer,) = json.loads(frame.loc["dml", "peers"])
     assert {"val_map", "test_map"} < peer.keys()
     curve = epochs(results, ["s"])

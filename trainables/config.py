@@ -96,7 +96,9 @@ class TrialConfig:
         "whether each seed has a train_fraction of its own (Monte-Carlo), or all have the same",
         implied=(False,),
     )
-    image_size: int | None = setting(None, "pixels per side, for folders of images", at_least=1)
+    image_size: int | None = setting(
+        None, "pixels per side, for folders of images and VOC", at_least=1
+    )
     crop_padding: int | None = setting(
         None, "pixels of zero padding before the crop; none: the data set's own", at_least=0
     )

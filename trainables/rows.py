@@ -1,6 +1,7 @@
 """Rows of ``trials`` and ``epochs`` as they are filled in: as begun, as trained."""
 
 import json
+import math
 import platform
 import resource
 from collections.abc import Mapping, Sequence
@@ -133,19 +134,23 @@ def metrics_of(
 
     Args:
         val, test: the metrics of a task by name, the headline first; empty where not measured.
-        tested_classes: the headline of every class on the test set, by the class's name; NaN,
-            which becomes null, for a class that has none there.
+        tested_classes: the headline of every class on the test set, by the class's name.
+
+    NaN, for which JSON has no word, becomes null: of a class that no image has, say.
     """
     parts = {"val": val, "test": test}
     beside: dict[str, Any] = {
-        f"{part}_{name}": value
+        f"{part}_{name}": _or_null(value)
         for part, values in parts.items()
         for name, value in [*values.items()][1:]
     }
     if tested_classes:
-        known = {name: None if value != value else value for name, value in tested_classes.items()}
-        beside["test_by_class"] = known
+        beside["test_by_class"] = {name: _or_null(one) for name, one in tested_classes.items()}
     return json.dumps(beside) if beside else None
+
+
+def _or_null(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str, Any]]) -> None:

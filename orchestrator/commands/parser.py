@@ -157,7 +157,7 @@ def _teacher(parser: argparse.ArgumentParser) -> None:
     importing.add_argument("file", metavar="FILE", help=".pt, .pth, .th or .safetensors")
     importing.add_argument("--dataset", metavar="NAME", help="default: cifar10")
     importing.add_argument(
-        "--image-size", type=int, metavar="N", help="pixels per side, for folders of images"
+        "--image-size", type=int, metavar="N", help="pixels per side, for folders of images and VOC"
     )
     importing.add_argument("--name", metavar="NAME", help="default: the architecture's")
     importing.add_argument(

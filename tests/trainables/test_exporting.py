@@ -11,14 +11,16 @@ import pytest
 import torch
 import torch.ao.quantization.fx._decomposed  # registers the operators below
 import torch.nn.functional as F
+from devkit import small
 from torch import Tensor, nn
 
 from trainables.compression.measure import size_bytes
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
+from trainables.data.sources import load_dataset
 from trainables.data.views import to_float
 from trainables.errors import UserError
-from trainables.exporting import export
+from trainables.exporting import dataset_of, export
 from trainables.job import Job, Run
 from trainables.models.blueprint import edit
 from trainables.models.edits import Bits
@@ -155,6 +157,17 @@ def test_an_integer_file_fed_raw_pixels_scores_what_its_row_says(
     ):
         export(wrong, small, tmp_path / "wrong.onnx", "onnx", normalise=True)
     assert [path.name for path in tmp_path.iterdir()] == ["int8.onnx"]
+
+
+def test_the_size_of_a_networks_images_is_that_of_its_card(student, tmp_path: Path) -> None:
+    """Where a user chooses it; 8x8 pixels of a digit are not a choice."""
+    card, _ = student
+    assert dataset_of(card, None).image_shape == (1, 8, 8)
+    kit = small(tmp_path)
+    found = load_dataset("voc2012", kit.folder, image_size=24)
+    shape, print_ = found.image_shape, found.fingerprint
+    card = replace(card, dataset="voc2012", image_shape=shape, data_fingerprint=print_)
+    assert dataset_of(card, str(kit.folder)).image_shape == (3, 24, 24)
 
 
 def test_it_is_said_where_the_test_set_is_not_there(

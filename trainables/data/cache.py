@@ -211,6 +211,7 @@ def _complete(content: Content, building: Path) -> None:
         "notes": content.notes,
         "sizes": content.sizes,
         "task": content.task,
+        "masked": [len(split.masks or ()) for split in (content.train, content.test)],
     }
     (building / _RECORD).write_text(json.dumps(record, indent=1))
 
@@ -219,10 +220,11 @@ def _open(entry: Path) -> Content | None:
     """The entry, or None where it is absent or damaged."""
     try:
         record = json.loads((entry / _RECORD).read_text())
+        train_masks, test_masks = record.get("masked", (0, 0))
         content = Content(
             classes=tuple(record["classes"]),
-            train=_open_split(entry, "train"),
-            test=_open_split(entry, "test"),
+            train=_open_split(entry, "train", train_masks),
+            test=_open_split(entry, "test", test_masks),
             train_digest=record["train_digest"],
             test_digest=record["test_digest"],
             mean=tuple(record["mean"]),
@@ -240,16 +242,22 @@ def _open(entry: Path) -> Content | None:
     return content if whole else None
 
 
-def _open_split(entry: Path, name: str) -> Images:
+def _open_split(entry: Path, name: str, masked: int) -> Images:
+    """The images of one set, of which ``masked`` have masks."""
     images = _private_view(entry / f"{name}_images.npy")
     labels = np.load(entry / f"{name}_labels.npy")
     if images.dtype != np.uint8 or images.ndim != 4 or labels.shape[:1] != images.shape[:1]:
         raise ValueError(f"{entry}: not decoded images")
-    masks = None
-    if (entry / f"{name}_masks.npy").exists():
-        positions = torch.from_numpy(np.load(entry / f"{name}_masked.npy"))
-        masks = Masks(positions, torch.from_numpy(_private_view(entry / f"{name}_masks.npy")))
+    masks = _open_masks(entry, name, (masked, *images.shape[2:])) if masked else None
     return Images(torch.from_numpy(images), torch.from_numpy(labels), masks)
+
+
+def _open_masks(entry: Path, name: str, shape: tuple[int, ...]) -> Masks:
+    positions = np.load(entry / f"{name}_masked.npy")
+    values = _private_view(entry / f"{name}_masks.npy")
+    if values.dtype != np.uint8 or values.shape != shape or positions.shape != shape[:1]:
+        raise ValueError(f"{entry}: not masks of its images")
+    return Masks(torch.from_numpy(positions), torch.from_numpy(values))
 
 
 def _private_view(file: Path) -> np.ndarray:

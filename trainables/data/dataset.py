@@ -77,7 +77,7 @@ class Dataset:
         name: as the user wrote it, for example ``"cifar10"``.
         classes: class names; the position is the label.
         train: the whole training set; `split.stratified_split` cuts the validation part from it.
-        fingerprint: sha256 (hex) over pixels, labels and classes of training and test set.
+        fingerprint: sha256 (hex) over pixels, labels, masks and classes of training and test set.
         crop_padding: default augmentation: zero pixels added on each side before the random crop.
         flip: default augmentation: whether a view may be mirrored left to right.
         resized_crops: default augmentation: boxes that are resized to the whole image, in place
@@ -174,7 +174,7 @@ class Content:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over pixels, labels, classes and task of both sets."""
+        """sha256 (hex) over pixels, labels, masks, classes and task of both sets."""
         record = [list(self.classes), self.train_digest, self.test_digest]
         record += [] if self.task == SINGLE_LABEL else [self.task]
         return hashlib.sha256(json.dumps(record).encode()).hexdigest()
@@ -234,12 +234,13 @@ class Content:
 
 
 def digest(split: Images) -> str:
-    """sha256 (hex) over the shape, the pixels and the labels of ``split``, and its masks."""
+    """sha256 (hex) over the shape, the pixels and the labels of ``split``, and masks if any."""
     digested = hashlib.sha256(json.dumps(list(split.images.shape)).encode())
     for block in _blocks(split.images, _HASHED_BLOCK):
         digested.update(block.contiguous().numpy().data)
     digested.update(label_bytes(split.labels))
     if split.masks is not None:
+        digested.update(json.dumps(list(split.masks.values.shape)).encode())
         digested.update(split.masks.positions.numpy().astype("<i8").tobytes())
         digested.update(split.masks.values.contiguous().numpy().data)
     return digested.hexdigest()

@@ -151,10 +151,10 @@ def _copies(splits: Sequence[EncodedSplit], seen: Sequence[Seen]) -> list[str]:
             f"warning: {int(again.sum()):,} of {len(again):,} test images are training images as "
             f"well, to the byte: accuracy on them says nothing (first: {_where(test, again)})"
         )
-    rows = train.labels.reshape(len(train.labels), -1)
-    order = np.lexsort((*rows.T, seen[0].digests))
-    digests, labels = seen[0].digests[order], rows[order]
-    torn = (digests[1:] == digests[:-1]) & (labels[1:] != labels[:-1]).any(axis=1)
+    keys = np.atleast_2d(train.labels.T)
+    order = np.lexsort((*keys, seen[0].digests))
+    digests, labels = seen[0].digests[order], keys[:, order]
+    torn = (digests[1:] == digests[:-1]) & (labels[:, 1:] != labels[:, :-1]).any(axis=0)
     if torn.any():
         images = np.isin(seen[0].digests, digests[1:][torn])
         found.append(

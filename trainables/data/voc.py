@@ -7,6 +7,7 @@ published.
 """
 
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from torchvision.datasets import VOCDetection
 from trainables.data.cache import content_of
 from trainables.data.dataset import MULTI_LABEL, VOID, Content, Dataset, Images, Masks
 from trainables.data.decode import Allocate, EncodedSplit, decode_resized
+from trainables.data.image_formats import image_size as size_of
 from trainables.data.labels import IGNORED
 from trainables.data.notes import listed
 from trainables.errors import UserError, unknown
@@ -128,11 +130,12 @@ def _samples(root: Path, file: Path, annotated: bool, main: bool) -> list[Sample
     try:
         names = file.read_text().split()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read: a list of images, a name a line") from error
+        why = "" if annotated else "; without Annotations it is this list that counts"
+        expected = "expected a name of an image a line"
+        raise UserError(f"{file}: cannot be read: {expected}{why}") from error
     if not names:
         raise UserError(f"{file}: expected names of images, found none")
-    if len(set(names)) < len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{file}: names {listed(twice)} more than once")
     found = []
     for name in names:
@@ -145,14 +148,10 @@ def _samples(root: Path, file: Path, annotated: bool, main: bool) -> list[Sample
         )
         for needed in sample[1:]:
             if needed is not None and not Path(needed).is_file():
-                raise UserError(f"{needed}: is missing, and {file.name} of {lists_of(file)} has it")
+                where = "/".join(file.parts[-3:])
+                raise UserError(f"{needed}: is missing, and {where} names {name}")
         found.append(sample)
     return found
-
-
-def lists_of(file: Path) -> str:
-    """``ImageSets/Main``."""
-    return f"{file.parent.parent.name}/{file.parent.name}"
 
 
 def _notes(
@@ -209,17 +208,19 @@ def _labels_of_xml(file: Path) -> np.ndarray:
     try:
         parsed = VOCDetection.parse_voc_xml(ElementTree.parse(file).getroot())
         objects = parsed["annotation"]["object"]
-        found = [(str(one["name"]), int(one.get("difficult", 0))) for one in objects]
-    except (OSError, ElementTree.ParseError, KeyError, TypeError, ValueError) as error:
+        found = [(str(one["name"]), str(one.get("difficult", "0"))) for one in objects]
+    except (OSError, ElementTree.ParseError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"{file}: is no annotation of VOC: {type(error).__name__}: {error}"
         ) from error
     labels = np.zeros(len(CLASSES), dtype=np.uint8)
-    for name, difficult in sorted(found, key=lambda one: -one[1]):
+    # Those that are easy to make out come last, and count.
+    for name, difficult in sorted(found, key=lambda one: one[1], reverse=True):
         if name not in CLASSES:
             raise UserError(f"{file}: {unknown('class', name, CLASSES)}")
-        # An object that is easy to make out comes last, and counts.
-        labels[CLASSES.index(name)] = IGNORED if difficult else 1
+        if difficult not in ("0", "1"):
+            raise UserError(f"{file}: difficult of a {name}: expected 0 or 1, not '{difficult}'")
+        labels[CLASSES.index(name)] = IGNORED if difficult == "1" else 1
     return labels
 
 
@@ -232,8 +233,8 @@ def read_mask(file: Path) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(file.read_bytes())) as image:
             mode, values = image.mode, np.asarray(image)
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's damaged PNG is a SyntaxError
-        raise UserError(f"{file}: the mask cannot be read: {error}") from error
+    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
+        raise UserError(f"{file}: the mask does not decode: {error}") from error
     if mode not in ("P", "L"):
         raise UserError(
             f"{file}: expected a mask of class numbers (a palette, or grey), it is {mode}"
@@ -257,15 +258,12 @@ def _masks(samples: Sequence[Sample], side: int) -> Masks | None:
         file = samples[place].mask
         assert file is not None
         mask = Image.fromarray(read_mask(file))
-        if mask.size != (size := _size(samples[place].image)):
+        image = samples[place].image
+        height, width = size_of(str(image), image.read_bytes())
+        if mask.size != (width, height):
             raise UserError(
-                f"{file}: the mask has {mask.width}x{mask.height} pixels, its image "
-                f"{size[0]}x{size[1]}"
+                f"{file}: the mask has {mask.width}x{mask.height} pixels, "
+                f"its image {width}x{height}"
             )
         values[row] = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
     return Masks(torch.tensor(positions), torch.from_numpy(values))
-
-
-def _size(file: Path) -> tuple[int, int]:
-    with Image.open(file) as image:
-        return image.size

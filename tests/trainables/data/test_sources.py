@@ -60,7 +60,10 @@ def test_a_data_set_is_loaded_once_per_process() -> None:
 
 def test_every_data_set_is_described() -> None:
     names = [known.name for known in SOURCES.values()]
-    assert names == ["digits", "cifar10", "cifar100", "imagefolder:PATH", "parquet:PATH"]
+    assert names == [
+        *("digits", "cifar10", "cifar100", "voc2012", "voc2012_segmentation"),
+        *("imagefolder:PATH", "parquet:PATH"),
+    ]
     assert all(known.description and known.expects for known in SOURCES.values())
 
 
@@ -69,6 +72,9 @@ def test_every_data_set_is_described() -> None:
     [
         ("cifra10", "unknown dataset 'cifra10'; did you mean .*cifar10"),
         ("cifar10", r"--data DIR \(or KDSWEEP_DATA\).*cifar10/\*\*/train\*.parquet"),
+        ("voc2012", r"--data DIR \(or KDSWEEP_DATA\).*VOCdevkit/VOC2012/ with JPEGImages"),
+        ("voc2021", "unknown dataset 'voc2021'; did you mean .*voc2012"),
+        ("voc2012:there", "unknown dataset 'voc2012:there'"),
         ("imagefolder:", "imagefolder:PATH"),
         ("imagefolder:nowhere", "no folder nowhere in .*--data"),
         ("parquet:nowhere", "no folder nowhere"),
@@ -96,6 +102,9 @@ def test_data_folder_comes_from_the_environment(
 
 
 def test_image_size_is_refused_where_it_is_fixed() -> None:
+    for name in ("cifar10", "cifar100"):
+        with pytest.raises(UserError, match=f"image_size: {name} has images of a fixed size"):
+            load_dataset(name, "anywhere", image_size=16)
     with pytest.raises(UserError, match="image_size"):
         load_dataset("digits", image_size=16)
     with pytest.raises(UserError, match="image_size"):

@@ -43,7 +43,12 @@ def made(name: str, **settings: object) -> Method:
 def batch() -> Batch:
     draw = torch.Generator().manual_seed(3)
     target = (torch.rand(IMAGES, CLASSES, generator=draw) < 0.4).to(torch.uint8)
-    return Batch(target, torch.arange(IMAGES), 0.0, 0.0, task=MULTI_LABEL)
+    return Batch(
+        *(target, torch.arange(IMAGES), 0.0, 0.0),
+        task=MULTI_LABEL,
+        maps=torch.rand(IMAGES, 1, *IMAGE[1:], generator=draw),
+        normalisation=((0.5,) * 3, (0.25,) * 3),
+    )
 
 
 @pytest.mark.parametrize("name", SERVED)

@@ -79,7 +79,7 @@ def test_a_score_is_the_mean_over_classes_that_some_image_has(dtype: torch.dtype
     score = MULTI_LABEL.score(zip(logits.split(16), target.split(16), strict=True))
     some = [0, 1, 3]
     expected = np.mean([reference(logits[:, c].numpy(), target[:, c].numpy()) for c in some])
-    assert list(score.values) == ["map", "f1"]
+    assert list(score.values) == ["map", "f1", "image_ap"]
     assert score.headline == score.values["map"] == pytest.approx(expected, abs=1e-12)
     assert score.acc is None
     log = np.logaddexp(0, np.where(target.numpy(), -logits.numpy(), logits.numpy()).astype(float))
@@ -89,7 +89,8 @@ def test_a_score_is_the_mean_over_classes_that_some_image_has(dtype: torch.dtype
 
 def test_without_any_yes_there_is_no_metric() -> None:
     score = MULTI_LABEL.score([(torch.zeros(4, 2), torch.zeros(4, 2, dtype=torch.uint8))])
-    assert np.isnan(score.headline)
+    assert np.isnan([*score.values.values(), *score.by_class]).all()
+    assert len(score.by_class) == 2
     assert score.loss == pytest.approx(np.log(2))
 
 
