@@ -184,6 +184,9 @@ def test_masks_are_missed_in_a_set_that_is_too_large_to_be_hashed(
         (entry_of(cache) / f"train_{name}.npy").unlink()
     assert_same(load(kit), first)
     assert len(decodings) == 2
+    another(np.zeros((1, SIDE, SIDE // 2), dtype=np.uint8))(entry_of(cache) / "train_masks.npy")
+    assert_same(load(kit), first)
+    assert len(decodings) == 3
 
 
 def test_masks_are_part_of_the_digest() -> None:
