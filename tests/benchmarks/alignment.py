@@ -80,7 +80,8 @@ def check(views: ViewPlan, offsets: Offsets, maps: Tensor, inside: Tensor) -> No
     """Whether what is compared are crops: some pixels of views are no image's, never most."""
     share = inside.double().mean().item()
     assert views.padding and 0.5 < share < 1, share
-    assert offsets.flip.any() and not offsets.flip.all()
+    assert offsets.flip.any()
+    assert not offsets.flip.all()
     assert maps.amax((1, 2)).eq(1).all()
 
 
@@ -115,7 +116,9 @@ def main() -> None:
         f"{options.images} training images, {settings}"
     )
     for area, columns in rows.items():
-        cells = [f"{name} {m['mean']:.3f} ± {m['standard_error']:.3f}" for name, m in columns.items()]
+        cells = [
+            f"{name} {m['mean']:.3f} ± {m['standard_error']:.3f}" for name, m in columns.items()
+        ]
         print(f"  {area:<20} {', '.join(cells)} (paired)")
     if options.json:
         words = said_words(sys.argv[1:])
