@@ -269,7 +269,9 @@ def main() -> None:
             networks.append(table(case, options, options.qat if place == 0 else []))
     if options.json:
         result = {
-            "command": " ".join(["python", "tests/benchmarks/quantisers.py", *said_words(sys.argv[1:])]),
+            "command": " ".join(
+                ["python", "tests/benchmarks/quantisers.py", *said_words(sys.argv[1:])]
+            ),
             "conditions": f"{torch.backends.cpu.get_cpu_capability()}, "
             f"{torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f} at the end; "
             f"torch {torch.__version__}",
