@@ -269,7 +269,9 @@ def main() -> None:
             networks.append(table(case, options, options.qat if place == 0 else []))
     if options.json:
         result = {
-            "command": " ".join(["python", "tests/benchmarks/quantisers.py", *_said(sys.argv[1:])]),
+            "command": " ".join(
+                ["python", "tests/benchmarks/quantisers.py", *said_words(sys.argv[1:])]
+            ),
             "conditions": f"{torch.backends.cpu.get_cpu_capability()}, "
             f"{torch.get_num_threads()} thread(s), load {os.getloadavg()[0]:.1f} at the end; "
             f"torch {torch.__version__}",
@@ -279,7 +281,7 @@ def main() -> None:
         Path(options.json).write_text(json.dumps(result, indent=1) + "\n")
 
 
-def _said(words: list[str]) -> list[str]:
+def said_words(words: list[str]) -> list[str]:
     """A command line without the folders of one machine."""
     return [
         word.partition("=")[0] + "=" + Path(word).name
