@@ -117,7 +117,9 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, stil
     ]
     # What the first attempt had done was not done again: the very same measurements came back.
     epochs = kdsweep("query", EPOCHS, "--csv", *results).split()[1:]
-    assert epochs[:2] == ["1,True", "2,True"]
+    # Of the second one the worker may have died between its checkpoint and its report.
+    assert epochs[0] == "1,True"
+    assert "2,False" not in epochs
     left = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
     assert left == ["student.safetensors"] * 4
     assert rows(*results) == expected

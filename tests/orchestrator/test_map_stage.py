@@ -16,7 +16,8 @@ from trainables.errors import UserError
 @pytest.fixture
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path / "cache"))
-    return Plan(load_study("digits"), "s", str(tmp_path / "results"))
+    study = load_study("digits", ["train_fraction=1"])  # of few images trials compute maps
+    return Plan(study, "s", str(tmp_path / "results"))
 
 
 @pytest.fixture

@@ -28,7 +28,8 @@ def test_a_shipped_study_can_be_run(name: str, shared_data: Path) -> None:
     study = load_study(name, ["dataset=cifar10"] if load_study(name).dataset == "cifar100" else [])
     if any(teacher.name is not None for teacher in study.teachers().values()):
         pytest.skip("needs an imported teacher")
-    check_networks(Plan(study, name, "unused", str(shared_data)))
+    data = shared_data / "voc2012_mini" if study.dataset == "voc2012" else shared_data
+    check_networks(Plan(study, name, "unused", str(data)))
 
 
 def test_the_mission_searches_every_method_there_is() -> None:

@@ -188,6 +188,7 @@ class TestConfigKey:
             {"val_fraction": 0.2},
             {"split_seed": 1},
             {"train_fraction": 0.5},
+            {"resample": True},
             {"image_size": 64},
             {"crop_padding": 2},
             {"resized_crops": 64},
