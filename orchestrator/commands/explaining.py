@@ -99,6 +99,8 @@ def _draw(
     names: Sequence[str],
 ) -> None:
     from orchestrator.results.explanation_pictures import draw_explanations
+    from orchestrator.results.record import teacher_file
+    from orchestrator.results.store import Store
     from trainables.attribution.pictured import first_of_each_class
     from trainables.exporting import dataset_of
     from trainables.students import read_student, read_teacher
@@ -106,7 +108,8 @@ def _draw(
     found = []
     teacher = next((name for row in rows if (name := _text(row["teacher"]))), None)
     if teacher is not None:
-        card, network = read_teacher(results, teacher)
+        file = teacher_file(Store(results, options.sweep), teacher)
+        card, network = read_teacher(results, file)
         size = f"{card.params:,} parameters"
         found.append((card, network, _title(f"teacher {card.name}", card, size)))
     else:

@@ -120,9 +120,28 @@ def data_folder(store: Store) -> str | None:
     Raises:
         UserError: no such sweep, or its ``study.yaml`` cannot be read.
     """
-    notes = _content(store).get(NOTES)
-    found = notes.get("data_dir") if isinstance(notes, dict) else None
+    found = _noted(store).get("data_dir")
     return found if isinstance(found, str) else None
+
+
+def teacher_file(store: Store, name: str) -> str:
+    """The file of a teacher that a sweep's rows call ``name``, without its ending.
+
+    A teacher that the sweep trained is filed under its recipe, and called by its model. In a sweep
+    that did not note its files the name is the file's.
+
+    Raises:
+        UserError: as `data_folder`.
+    """
+    notes = _noted(store)
+    files = notes.get("teacher_files")
+    found = files.get(name) if isinstance(files, dict) else notes.get("teacher_file")
+    return found if isinstance(found, str) else name
+
+
+def _noted(store: Store) -> dict[str, Any]:
+    notes = _content(store).get(NOTES)
+    return notes if isinstance(notes, dict) else {}
 
 
 def read_study(store: Store) -> Study:

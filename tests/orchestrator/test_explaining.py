@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from orchestrator.cli import main
 from orchestrator.results.explanation_pictures import Block, Column, draw_explanations
-from orchestrator.results.record import write_record
+from orchestrator.results.record import teacher_file, write_record
 from orchestrator.results.store import Store
 from search_spaces.load import load_study
 from trainables.attribution.pictured import explained, first_of_each_class
@@ -29,6 +29,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = str(tmp_path_factory.mktemp("results"))
     store = Store(folder, "s")
     notes = {"data_dir": None, "data_fingerprint": load_dataset("digits").fingerprint}
+    notes["teacher_file"] = "t-recipe"  # as a sweep files a teacher that it trained
     write_record(store, load_study("digits"), notes)
     for number, method in enumerate(("kd", "kd+swa", "student", "kd")):
         values = {"dataset": "digits", "student": "wrn_10_0.5", "epochs": 2, "lr": 0.1}
@@ -44,8 +45,30 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> str:
         store.add_trial(row)
     store.flush()
     card, network = read_student(folder, "s", "s-0")
-    save_network(teacher_folder(folder), f"t{SUFFIX}", network, replace(card, name="t"))
+    save_network(teacher_folder(folder), f"t-recipe{SUFFIX}", network, replace(card, name="t"))
     return folder
+
+
+def test_files_of_teachers_are_as_the_sweep_noted_them(tmp_path):
+    for name, notes, expected in (
+        ("one", {"teacher_file": "wrn-1a2b"}, "wrn-1a2b"),
+        ("pairs", {"teacher_files": {"wrn": "wrn-1a2b", "vgg": "vgg-3c4d"}}, "wrn-1a2b"),
+        ("old", {}, "wrn"),
+    ):
+        store = Store(str(tmp_path), name)
+        write_record(store, load_study("digits"), notes)
+        assert teacher_file(store, "wrn") == expected
+
+
+def test_each_question_of_many_has_an_answer(results):
+    card, network = read_student(results, "s", "s-0")
+    many = replace(card, task="multi-label")
+    images = load_dataset("digits").train.images[:2]
+    with torch.no_grad():
+        network.classifier.weight.zero_()
+        network.classifier.bias.copy_(torch.arange(10.0) - 4.5)
+    shown = explained(many, network, images, ["2", "7"], [str(n) for n in range(10)], [])
+    assert shown.said == ("not 2", "7")
 
 
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf"])

@@ -14,6 +14,7 @@ from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.models.shapes import evaluating
 from trainables.models.weights import Card
+from trainables.tasks.registry import TASKS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +22,8 @@ class Explained:
     """What a network makes of ``n`` images.
 
     Attributes:
-        said: the class that it answers to each.
+        said: the class that it answers to each. Where every class is a question by itself: the one
+            that the image is explained for, or ``not`` and its name.
         maps: by explainer ``[n, H, W]`` float32, and whether they are signed.
         attention: of every stage the mean over channels of its squares, ``[n, h, w]`` float32.
     """
@@ -79,10 +81,20 @@ def explained(
         outputs = network(pixels)
     maps = explain(network, resolve_explainers("+".join(explainers), {}), pixels, targets)
     return Explained(
-        said=tuple(own[best] for best in outputs.logits.argmax(1).tolist()),
+        said=_said(outputs.logits, targets, own, TASKS[card.task].independent),
         maps={name: (found.cpu(), _signed(name, found)) for name, found in maps.items()},
         attention=tuple(stage.float().square().mean(1) for stage in outputs.stages),
     )
+
+
+def _said(
+    logits: Tensor, targets: Tensor, names: Sequence[str], independent: bool
+) -> tuple[str, ...]:
+    if not independent:
+        return tuple(names[best] for best in logits.argmax(1).tolist())
+    yes = (logits.gather(1, targets[:, None])[:, 0] > 0).tolist()
+    asked = [names[target] for target in targets.tolist()]
+    return tuple(name if one else f"not {name}" for name, one in zip(asked, yes, strict=True))
 
 
 def _signed(name: str, maps: Tensor) -> bool:
