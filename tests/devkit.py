@@ -3,7 +3,13 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from trainables.data import sources
+from trainables.data.dataset import Dataset
+from trainables.data.sources import load_dataset
+from trainables.errors import UserError
 
 SIZE = (12, 8)
 """Width and height of its images."""
@@ -88,3 +94,18 @@ def small(folder: Path, place: str = "VOCdevkit/VOC2012") -> Devkit:
     kit.lists("Main", "a b c", "d e")
     kit.lists("Segmentation", "a", "d")
     return kit
+
+
+def load(kit: Devkit, name: str = "voc2012", size: int = 8) -> Dataset:
+    """As a new process would: nothing is remembered."""
+    sources._load.cache_clear()
+    return load_dataset(name, kit.folder, image_size=size)
+
+
+def refusal(kit: Devkit, name: str = "voc2012") -> str:
+    """The line by which its data set is refused."""
+    with pytest.raises(UserError) as caught:
+        load(kit, name)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message

@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from devkit import Devkit, regions, small, thing
+from devkit import Devkit, load, refusal, regions, small, thing
 
-from trainables.data import sources
 from trainables.data.dataset import Dataset
 from trainables.data.labels import IGNORED
 from trainables.data.sources import load_dataset
@@ -24,23 +23,9 @@ def kit(tmp_path: Path) -> Devkit:
     return small(tmp_path / "data")
 
 
-def load(kit: Devkit, name: str = "voc2012", size: int = 8) -> Dataset:
-    """As a new process would: nothing is remembered."""
-    sources._load.cache_clear()
-    return load_dataset(name, kit.folder, image_size=size)
-
-
 def yes(row: torch.Tensor) -> dict[str, int]:
     """Every class about which an image says something other than no."""
     return {CLASSES[place]: int(row[place]) for place in row.nonzero().flatten()}
-
-
-def refusal(kit: Devkit, name: str = "voc2012") -> str:
-    with pytest.raises(UserError) as caught:
-        load(kit, name)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_objects_are_labels(kit: Devkit) -> None:

@@ -1,20 +1,20 @@
 """Masks beside images: what becomes of their values, and which are refused."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
+import devkit
 import numpy as np
 import pytest
 import torch
-from devkit import SIZE, Devkit, regions, small
+from devkit import SIZE, Devkit, refusal, regions, small
 from PIL import Image
 
-from trainables.data import sources
-from trainables.data.dataset import VOID, Dataset, Images, Masks
-from trainables.data.sources import load_dataset
-from trainables.errors import UserError
+from trainables.data.dataset import VOID, Images, Masks
 
 SIDE = 16
+load = partial(devkit.load, size=SIDE)
 
 
 @pytest.fixture
@@ -22,23 +22,9 @@ def kit(tmp_path: Path) -> Devkit:
     return small(tmp_path / "data")
 
 
-def load(kit: Devkit, name: str = "voc2012", size: int = SIDE) -> Dataset:
-    """As a new process would: nothing is remembered."""
-    sources._load.cache_clear()
-    return load_dataset(name, kit.folder, image_size=size)
-
-
 def masks_of(part: Images) -> Masks:
     assert part.masks is not None
     return part.masks
-
-
-def refusal(kit: Devkit, name: str = "voc2012") -> str:
-    with pytest.raises(UserError) as caught:
-        load(kit, name)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_masks_are_there_where_a_file_is(kit: Devkit) -> None:
