@@ -82,6 +82,9 @@ def gpfq(
 class GPFQConfig(MSQConfig):
     """See `GPFQ`."""
 
+    scalar: float = setting(
+        1.16, "C: the largest character in radii of a layer", above=0, search=(0.5, 3.0)
+    )
     rounding: str = setting(
         "nearest", "to characters of the alphabet", choices=("nearest", "stochastic")
     )

@@ -125,15 +125,15 @@ def test_inputs_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("name", "bits", "key"),
+    ("settings", "key"),
     [
-        ("gpfq", 4, "11acb637bbb55970"),
-        ("rtn", 3, "a449068c654ed5e0"),
-        ("msq", 5, "669bce8cf4d972ac"),
+        ({"gpfq": 4}, "11acb637bbb55970"),
+        ({"rtn": 3}, "a449068c654ed5e0"),
+        ({"msq": 5, "msq.scalar": 1.16}, "669bce8cf4d972ac"),
     ],
 )
-def test_trials_keep_the_keys_that_they_had_without_the_setting(name, bits, key):
-    config = TrialConfig.from_mapping({"student": "resnet8", name: bits})
+def test_trials_keep_the_keys_that_they_had_without_the_setting(settings, key):
+    config, name = TrialConfig.from_mapping({"student": "resnet8"} | settings), next(iter(settings))
     facts = {"student": "resnet8", "data_fingerprint": "d", "teacher_fingerprint": None}
     assert config_key(config, **facts) == key
     other = config.replace(**{f"{name}.bn_images": 256})
