@@ -2,8 +2,9 @@
 
 The baseline of Zhang, Zhou and Saab (SIMODS 2023), with the alphabets of GPFQ.
 Their C of 1.16 is for GPFQ at 4 bits, whose later weights make up for one that is cut to the
-largest character. Here nothing does: at 1.16 an imported ResNet-20 loses 2 points at 8 bits, at 2
-none (``tests/benchmarks/quantisers.py``), which is the default.
+largest character. Here nothing does: with 1.16 an imported ResNet-20 loses 2 points at 8 bits, with
+2 none. So 2 is the default, better at 4 bits and more; at 2 and 3 bits a smaller C is
+(``tests/benchmarks/quantisers.py``).
 """
 
 from collections.abc import Mapping, Sequence
