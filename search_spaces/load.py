@@ -112,7 +112,7 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     content = _blocks(content)
     fixed: set[str] = set()
     for assignment in assignments:
-        key, value = _assignment(assignment)
+        key, value = assigned(assignment)
         if key.startswith("teacher."):
             _give_teacher(content["teacher"], key.removeprefix("teacher."), value)
             for pair in content["pairs"].values():
@@ -213,7 +213,12 @@ def _without(point: Any, keys: set[str]) -> Any:
     return {key: value for key, value in point.items() if key not in keys}
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assigned(text: str) -> tuple[str, Any]:
+    """The key and the value of ``KEY=VALUE``, which is YAML.
+
+    Raises:
+        UserError: it is not of that form.
+    """
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(f"--set {text}: expected KEY=VALUE")

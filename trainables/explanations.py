@@ -23,7 +23,7 @@ from trainables.attribution.scoring import Pairs, Said, headlines, means_of, pai
 from trainables.columns import TrialRow
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset, Images
-from trainables.data.views import to_float
+from trainables.data.views import Normalisation, to_float
 from trainables.errors import UserError
 from trainables.models.blueprint import build
 from trainables.models.outputs import Network
@@ -102,7 +102,7 @@ class Explained:
         self,
         row: TrialRow,
         student: Network,
-        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        normalisation: Normalisation,
         validation: Tensor,
     ) -> None:
         """Adds the scores to the row of a trial that is over.
@@ -134,7 +134,7 @@ class Explained:
         self,
         asked: Asked,
         student: Network,
-        normalisation: tuple[tuple[float, ...], tuple[float, ...]],
+        normalisation: Normalisation,
         explainers: Explainers,
     ) -> Said:
         independent = TASKS[self._dataset.task].independent
@@ -151,7 +151,7 @@ class Explained:
                 by_name[name] = {"error": taught.errors[name]}
                 continue
             try:
-                maps = maps_of(student, name, config, images, asked.pairs)
+                maps = maps_of(student, name, config, images, asked.pairs, normalisation)
             except UserError as error:  # the training is worth its row
                 log.warning("no maps by explainer %s: %s", name, error)
                 by_name[name] = {"error": str(error)}
@@ -207,6 +207,7 @@ def _taught(
     teacher: Teacher, pixels: Tensor, pairs: Pairs, dataset: Dataset, explainers: Explainers
 ) -> Taught:
     images, network = _as_taught(teacher, pixels), teacher.network
+    theirs = teacher.card.mean, teacher.card.std
     logits = logits_of(network, images)
     predicted = says(logits, TASKS[dataset.task].independent)[pairs.images, pairs.classes]
     with Randomness(SEED, torch.device("cpu")):
@@ -215,8 +216,8 @@ def _taught(
     taught = Taught(logits, {}, {}, {}, {})
     for name, config in explainers:
         try:
-            maps = maps_of(network, name, config, images, pairs)
-            chance = means_of(maps_of(fresh, name, config, images, pairs), maps, pairs)
+            maps = maps_of(network, name, config, images, pairs, theirs)
+            chance = means_of(maps_of(fresh, name, config, images, pairs, theirs), maps, pairs)
         except UserError as error:
             taught.errors[name] = f"teacher {teacher.card.name}: {error}"
             log.warning("no maps by explainer %s: %s", name, taught.errors[name])
@@ -252,13 +253,21 @@ def _masks(images: Images, chosen: Tensor, device: torch.device) -> Tensor | Non
     return masks.values[torch.searchsorted(masks.positions, chosen)].to(device)
 
 
-def maps_of(network: Network, name: str, config: Any, images: Tensor, pairs: Pairs) -> Tensor:
+def maps_of(
+    network: Network,
+    name: str,
+    config: Any,
+    images: Tensor,
+    pairs: Pairs,
+    normalisation: Normalisation,
+) -> Tensor:
     """Maps of all pairs by one explainer, ``[P, H, W]``.
 
     Raises:
         UserError: the network cannot be explained by it.
     """
-    return explain(network, {name: config}, images[pairs.images], pairs.classes)[name]
+    pixels, classes = images[pairs.images], pairs.classes
+    return explain(network, {name: config}, pixels, classes, normalisation=normalisation)[name]
 
 
 @torch.no_grad()

@@ -1,7 +1,9 @@
 """`kdsweep explain`: why a teacher and its students answer as they do, as a picture."""
 
+import json
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,38 +15,40 @@ _UNASKED = 3
 
 
 def explain(options: Namespace) -> int:
-    from trainables.attribution.registry import parse_explainers
-
     path = Path(options.output).expanduser()
-    names = parse_explainers(options.explainers)
+    explainers = _explainers(options.explainers, options.set)
     if options.images < 1:
         raise UserError(f"--images {options.images}: expected a whole number >= 1")
-    _check(path)
     from orchestrator.results import views
+    from orchestrator.results.explanation_pictures import check_picture
     from orchestrator.results.record import data_folder
     from orchestrator.results.store import Store
     from orchestrator.sweeps.sweep import absolute
 
+    check_picture(path)
     results = absolute(options.results)
     data_dir = options.data or data_folder(Store(results, options.sweep))
     frame = views.trials(results, [options.sweep])
     rows = _chosen(frame, options.sweep, options.trials)
-    _draw(path, options, results, data_dir, rows, names)
+    _draw(path, options, results, data_dir, rows, explainers)
     print(path)
     return 0
 
 
-def _check(path: Path) -> None:
-    """Refuses a file that could not be written, before anything is loaded for it.
+def _explainers(text: str, assignments: Sequence[str]) -> dict[str, Any]:
+    """The configs of the named explainers, by name.
 
     Raises:
-        UserError: another ending, or no such folder.
+        UserError: no such explainer, no such setting, or a value that is none of its.
     """
-    endings = (".png", ".svg", ".pdf")
-    if path.suffix not in endings:
-        raise UserError(f"-o {path}: expected a file that ends in {', '.join(endings)}")
-    if not path.parent.is_dir():
-        raise UserError(f"-o {path}: there is no folder {path.parent}")
+    from search_spaces.dimension import setting_of
+    from search_spaces.load import assigned
+    from trainables.attribution.registry import resolve_explainer_settings, resolve_explainers
+
+    values = dict(map(assigned, assignments))
+    for key in values:
+        setting_of(key)
+    return resolve_explainers(text, resolve_explainer_settings(text, values))
 
 
 def _chosen(frame: Any, sweep: str, asked: Sequence[str]) -> list[dict[str, Any]]:
@@ -90,43 +94,50 @@ def _best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return chosen
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Subject:
+    """A network that is explained: its card, its title, and the `ig` that it learned under."""
+
+    card: Any
+    network: Any
+    title: tuple[str, ...]
+    ig: Any = None
+
+
 def _draw(
     path: Path,
     options: Namespace,
     results: str,
     data_dir: str | None,
     rows: Sequence[dict[str, Any]],
-    names: Sequence[str],
+    explainers: Mapping[str, Any],
 ) -> None:
     from orchestrator.results.explanation_pictures import draw_explanations
     from orchestrator.results.record import teacher_file
     from orchestrator.results.store import Store
     from trainables.attribution.pictured import first_of_each_class
+    from trainables.data.dataset import Images
     from trainables.exporting import dataset_of
-    from trainables.students import read_student, read_teacher
+    from trainables.teachers.teacher import load_teacher
 
-    found = []
     teacher = next((name for row in rows if (name := _text(row["teacher"]))), None)
-    if teacher is not None:
-        file = teacher_file(Store(results, options.sweep), teacher)
-        card, network = read_teacher(results, file)
-        size = f"{card.params:,} parameters"
-        found.append((card, network, _title(f"teacher {card.name}", card, size)))
-    else:
+    file = teacher_file(Store(results, options.sweep), teacher) if teacher else None
+    if file is None:
         say("no teacher: these trials have none")
-    for row in rows:
-        card, network = read_student(results, options.sweep, row["trial_id"])
-        smaller = _number(row["compression_params"], 0.0)
-        size = f"{smaller:.3g}x fewer parameters" if smaller else f"{card.params:,} parameters"
-        found.append((card, network, _title(f"{card.name}: {row['method']}", card, size)))
-    dataset = dataset_of(found[0][0], data_dir)
+    subjects = _subjects(results, options.sweep, file, rows)
+    dataset = dataset_of(subjects[0].card, data_dir)
     test = dataset.read_test()
     chosen, classes = first_of_each_class(test, dataset.classes, options.images)
-    images = test.images[chosen]
-    blocks = []
-    for card, network, title in found:
-        say(f"explaining {card.name}")
-        blocks.append(_block(card, network, title, images, classes, dataset, names))
+    images = Images(test.images[chosen], test.labels[chosen])
+    blocks, overlays = [], []
+    for one in subjects:
+        say(f"explaining {one.card.name}")
+        block = _block(one, images.images, classes, dataset, explainers)
+        if one.ig and file:
+            taught = load_teacher(results, file, "cpu", dataset)
+            block.columns.extend(_overlays(taught, dataset, images, one.ig))
+            overlays.append(_said_of(one))
+        blocks.append(block)
     left = len(dataset.classes) - len(classes)
     more = f"; {left} more classes are left out" if left else ""
     note = (
@@ -135,23 +146,43 @@ def _draw(
         "attention: mean over a stage's channels of squared activations."
     )
     head = f"{options.sweep}: {dataset.name}"
-    draw_explanations(images.numpy(), classes, blocks, path, head, note)
+    note = "\n".join([note, *overlays])
+    draw_explanations(images.images.numpy(), classes, blocks, path, head, note)
+
+
+def _subjects(
+    results: str, sweep: str, teacher: str | None, rows: Sequence[dict[str, Any]]
+) -> list[_Subject]:
+    """The teacher, where there is one, and the students of trials."""
+    from trainables.students import read_student, read_teacher
+
+    found = []
+    if teacher is not None:
+        card, network = read_teacher(results, teacher)
+        title = _title(f"teacher {card.name}", card, f"{card.params:,} parameters")
+        found.append(_Subject(card=card, network=network, title=title))
+    for row in rows:
+        card, network = read_student(results, sweep, row["trial_id"])
+        smaller = _number(row["compression_params"], 0.0)
+        size = f"{smaller:.3g}x fewer parameters" if smaller else f"{card.params:,} parameters"
+        title = _title(f"{card.name}: {row['method']}", card, size)
+        found.append(_Subject(card=card, network=network, title=title, ig=_ig_of(row)))
+    return found
 
 
 def _block(
-    card: Any,
-    network: Any,
-    title: tuple[str, ...],
+    subject: _Subject,
     images: Any,
     classes: Sequence[str],
     dataset: Any,
-    names: Sequence[str],
+    explainers: Mapping[str, Any],
 ) -> Any:
     """One network's part of the picture."""
     from orchestrator.results.explanation_pictures import Block, Column
     from trainables.attribution.pictured import explained
 
-    shown = explained(card, network, images, classes, dataset.classes, names)
+    card, network = subject.card, subject.network
+    shown = explained(card, network, images, classes, dataset.classes, explainers)
     columns = [
         Column(title=name, values=maps.numpy(), signed=signed)
         for name, (maps, signed) in shown.maps.items()
@@ -162,7 +193,41 @@ def _block(
     ]
     if not columns:
         raise UserError(f"{card.name}: no explainer, and no feature maps to show instead")
-    return Block(title=title, said=shown.said, columns=columns)
+    return Block(title=subject.title, said=shown.said, columns=columns)
+
+
+def _ig_of(row: Mapping[str, Any]) -> Any:
+    """The settings of a trial's overlays; None of one that has none."""
+    from trainables.methods.registry import config_of, parse_method
+
+    if "ig" not in parse_method(str(row["method"])):
+        return None
+    return config_of("ig", json.loads(row["config"]))
+
+
+def _overlays(teacher: Any, dataset: Any, images: Any, config: Any) -> list[Any]:
+    """Columns with the images as the trial learned from such, under the teacher's maps."""
+    from orchestrator.results.explanation_pictures import Column
+    from trainables.teachers.overlaid import overlaid
+
+    if config.alignment == "shuffled" and len(images) < 2:
+        say("no overlay: of one image alone there is no other whose map it could have")
+        return []
+    return [
+        Column(title=f"overlay, e = {exponent:g}", values=found.numpy())
+        for exponent, found in overlaid(teacher, dataset, images, config).items()
+    ]
+
+
+def _said_of(subject: _Subject) -> str:
+    """What the overlays of a trial are."""
+    ig = subject.ig
+    whose = "another image's" if ig.alignment == "shuffled" else "its own"
+    return (
+        f"overlay: {subject.card.name} learned from {ig.probability:.3g} of its images like this: "
+        f"{ig.share:g} of the image, the rest {whose} map by the teacher's integrated gradients "
+        f"to a power e from 1 to {ig.exponent:g}."
+    )
 
 
 def _title(name: str, card: Any, size: str) -> tuple[str, ...]:

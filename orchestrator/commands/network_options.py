@@ -51,9 +51,16 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help=".png, .svg or .pdf")
     parser.add_argument(
         "--explainers",
-        default="grad_cam+smooth_grad",
+        default="grad_cam+integrated_gradients",
         metavar="A+B",
-        help="see kdsweep explainers; none: attention maps alone; default: grad_cam+smooth_grad",
+        help="see kdsweep explainers; none: attention maps alone; default: %(default)s",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a setting of an explainer, for example integrated_gradients.steps=20",
     )
     parser.add_argument(
         "--images", type=int, default=10, metavar="N", help="at most, one of a class; default: 10"

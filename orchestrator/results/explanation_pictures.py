@@ -17,7 +17,7 @@ _INK, _PALE = "#333333", "#777777"
 _FOR, _SIGNED = "viridis", "RdBu_r"
 _CELL, _GAP, _BETWEEN, _LEAST = 1.1, 0.16, 0.45, 2.7
 """Inches: of a map, around it, between networks, of a network's titles."""
-_LEFT, _BELOW = 1.25, 1.05
+_LEFT, _BELOW = 1.25, 0.92
 SUFFIXES = (".png", ".svg", ".pdf")
 
 
@@ -92,8 +92,9 @@ def draw_explanations(
     above = 0.75 + 0.16 * lines
     widths = [max(_LEAST, len(block.columns) * (_CELL + _GAP)) + _BETWEEN for block in blocks]
     width = max(_LEFT + _CELL + _BETWEEN + sum(widths), 8.0)
-    height = above + (_CELL + _GAP) * len(images) + _BELOW
-    sheet = _Sheet(Figure(figsize=(width, height), dpi=130), width, height, above)
+    below = _BELOW + 0.13 * note.count("\n")
+    height = above + (_CELL + _GAP) * len(images) + below
+    sheet = _Sheet(Figure(figsize=(width, height), dpi=130), width, height, above, below)
     sheet.text(0.1, 0.12, title, fontsize=12, va="top")
     for row, (image, name) in enumerate(zip(images, classes, strict=True)):
         axes = sheet.cell(_LEFT, row)
@@ -115,12 +116,14 @@ def draw_explanations(
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A figure in inches, from its upper left corner; rows of cells begin at ``above``."""
+    """A figure in inches, from its upper left corner; rows of cells are from ``above`` on, down to
+    ``below`` from the end."""
 
     figure: Figure
     width: float
     height: float
     above: float
+    below: float
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         bottom = self.height - top - height
@@ -177,7 +180,7 @@ def _draw_scales(sheet: _Sheet, signs: set[bool]) -> None:
     kinds = [(False, _FOR, "positive maps", ["0", "largest"])]
     kinds += [(True, _SIGNED, "signed maps", ["against", "0", "for the class"])]
     for number, (signed, colours, name, ends) in enumerate(k for k in kinds if k[0] in signs):
-        left, top = _LEFT + 3.4 * number, sheet.height - _BELOW + 0.18
+        left, top = _LEFT + 3.4 * number, sheet.height - sheet.below + 0.18
         scale = ScalarMappable(Normalize(-1 if signed else 0, 1), colours)
         axes = sheet.axes(left, top, 1.9, 0.12)
         bar = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal")

@@ -57,7 +57,7 @@ def _check(
     if quantised:
         _quantise(network)
     try:
-        check_explainers(network, config.explainer_configs, data.image_shape)
+        check_explainers(network, config.explainer_configs, data.image_shape, (data.mean, data.std))
     except UserError as error:
         raise UserError(f"explainers: {where}: {error}"[:290]) from error
 

@@ -106,8 +106,6 @@ def _compute(
             while (moment := ray.get(worker.advance.remote())) is not None:
                 progress.stage(moment.text, passing=moment.done is not None)
             return
-        except ray.exceptions.ActorDiedError as error:
-            why, cause = "attribution maps: their worker died", error
         except ray.exceptions.RayTaskError as error:
             meant = meaning(error.cause)
             if isinstance(meant, TrainingFailed | UserError) and not isinstance(meant, DeviceError):
@@ -115,6 +113,10 @@ def _compute(
             if not isinstance(meant, DeviceError | OutOfMemoryError):
                 raise
             why, cause = str(meant), error
+        except ray.exceptions.RayError as error:
+            if not (how := cluster.how_it_died(error)):
+                raise
+            why, cause = f"attribution maps: {how}", error
         finally:
             ray.kill(worker)
         if attempt == MAX_ATTEMPTS:

@@ -163,9 +163,6 @@ class _Stage:
         name = lesson.recipe.name
         try:
             row = ray.get(lesson.asked)
-        except ray.exceptions.ActorDiedError as error:
-            self._again(lesson, f"teacher {name}: its worker died", error)
-            return
         except ray.exceptions.RayTaskError as error:
             meant = meaning(error.cause)
             if isinstance(meant, DeviceError):
@@ -177,6 +174,11 @@ class _Stage:
                 return
             if isinstance(meant, TrainingFailed | UserError):
                 raise meant from error
+            raise
+        except ray.exceptions.RayError as error:
+            if how := cluster.how_it_died(error):
+                self._again(lesson, f"teacher {name}: {how}", error)
+                return
             raise
         if lesson.last:
             self._end(lesson)

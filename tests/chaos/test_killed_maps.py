@@ -31,7 +31,7 @@ def test_maps_go_on_where_a_sweep_was_killed(start, study, tmp_path, monkeypatch
     driver.wait_for(f"{COUNT}256 of 1,438")
     for pid in driver.workers("MapComputing"):
         os.kill(pid, signal.SIGKILL)
-    driver.wait_for("attribution maps: their worker died; trying again")
+    driver.wait_for("attribution maps: the worker died; trying again")
 
     (file,) = (folder / "teachers").glob("*.safetensors")
     card = find_teacher(str(folder), file.stem)

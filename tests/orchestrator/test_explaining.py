@@ -1,5 +1,7 @@
 """`kdsweep explain` on a teacher and students that were trained, and what the picture shows."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +11,23 @@ import torch
 from matplotlib.image import imread
 
 from orchestrator.cli import main
+from orchestrator.results import views
 from orchestrator.results.explanation_pictures import Block, Column, draw_explanations
 from orchestrator.results.record import teacher_file, write_record
 from orchestrator.results.store import Store
 from search_spaces.load import load_study
+from trainables.attribution.explaining import explain
 from trainables.attribution.pictured import explained, first_of_each_class
+from trainables.attribution.registry import resolve_explainers
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
 from trainables.data.sources import load_dataset
 from trainables.job import Job, Run
+from trainables.methods.ig import IGConfig
 from trainables.models.weights import SUFFIX, save_network
 from trainables.students import read_student
-from trainables.teachers.teacher import teacher_folder
+from trainables.teachers.overlaid import overlaid
+from trainables.teachers.teacher import Teacher, teacher_folder
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +74,7 @@ def test_each_question_of_many_has_an_answer(results):
     with torch.no_grad():
         network.classifier.weight.zero_()
         network.classifier.bias.copy_(torch.arange(10.0) - 4.5)
-    shown = explained(many, network, images, ["2", "7"], [str(n) for n in range(10)], [])
+    shown = explained(many, network, images, ["2", "7"], [str(n) for n in range(10)], {})
     assert shown.said == ("not 2", "7")
 
 
@@ -103,6 +110,16 @@ def test_what_the_picture_says(results, tmp_path, capsys):
         ("s -o a.jpg", "-o a.jpg: expected a file that ends in .png, .svg, .pdf"),
         ("s -o no/a.png", "-o no/a.png: there is no folder no"),
         ("s -o a.png --explainers grad_can", "unknown explainer 'grad_can'; did you mean grad_cam"),
+        (
+            "s -o a.png --set grad_cam.layer=1 --explainers lrp",
+            "grad_cam.layer: has no effect with",
+        ),
+        ("s -o a.png --set grad_cam.layr=1", "did you mean grad_cam.layer"),
+        ("s -o a.png --set integrated_gradients.steps=0", "integrated_gradients.steps: expected"),
+        (
+            "s -o a.png --set integrated_gradients.steps",
+            "--set integrated_gradients.steps: expected",
+        ),
         ("s -o a.png --images 0", "--images 0: expected a whole number >= 1"),
         ("s s-7 -o a.png", "unknown trial 's-7'"),
         ("s s-3 -o a.png", "trial 's-3' has no student: it has not completed"),
@@ -124,8 +141,9 @@ def test_the_maps_are_of_the_network_as_it_sees_the_image(results):
     chosen, classes = first_of_each_class(test, data.classes, 4)
     assert [data.classes[int(test.labels[i])] for i in chosen] == list(classes)
     turned = replace(card, class_names=tuple(reversed(data.classes)))
+    asked = resolve_explainers("gradients", {})
     found, other = (
-        explained(one, network, test.images[chosen], classes, data.classes, ["gradients"])
+        explained(one, network, test.images[chosen], classes, data.classes, asked)
         for one in (card, turned)
     )
     pixels = ((test.images[chosen] / 255 - card.mean[0]) / card.std[0]).requires_grad_()
@@ -138,6 +156,73 @@ def test_the_maps_are_of_the_network_as_it_sees_the_image(results):
         maps, _ = said.maps["gradients"]
         torch.testing.assert_close(maps.abs(), slope.sum(1).abs(), rtol=1e-3, atol=1e-5)
     assert len(found.attention) == 3
+
+
+def test_a_baseline_that_needs_the_normalisation_has_it(results):
+    """Of the card, whose images the network sees: black is 0 before, and another map than mean."""
+    card, network = read_student(results, "s", "s-0")
+    card = replace(card, mean=(0.3,), std=(0.4,))
+    data = load_dataset("digits")
+    images, classes = data.train.images[:2], [data.classes[i] for i in data.train.labels[:2]]
+    network.eval()
+    for baseline, dark in (("black", -0.75), ("white", 1.75), ("mean", 0.0)):
+        asked = {"integrated_gradients.steps": 300, "integrated_gradients.baseline": baseline}
+        asked = resolve_explainers("integrated_gradients", asked)
+        shown = explained(card, network, images, classes, data.classes, asked)
+        maps, _ = shown.maps["integrated_gradients"]
+        pixels = (images / 255 - 0.3) / 0.4
+        with torch.no_grad():
+            said, silent = (network(one).logits for one in (pixels, torch.full_like(pixels, dark)))
+        differences = (said - silent).gather(1, data.train.labels[:2, None])[:, 0]
+        torch.testing.assert_close(maps.sum((1, 2)), differences, rtol=0.03, atol=0.02)
+
+
+@pytest.mark.parametrize("alignment", ["aligned", "shuffled"])
+def test_overlays_are_as_trained_on(results, alignment):
+    card, network = read_student(results, "s", "s-0")
+    data = load_dataset("digits")
+    images = Images(data.train.images[:3], data.train.labels[:3])
+    config = IGConfig(share=0.25, exponent=3.0, steps=20, alignment=alignment)
+    found = overlaid(Teacher(network, card, torch.device("cpu")), data, images, config)
+    assert list(found) == [1.0, 3.0]
+    explainer = resolve_explainers("integrated_gradients", {"integrated_gradients.steps": 20})
+    pixels = (images.images / 255 - card.mean[0]) / card.std[0]
+    maps = explain(network, explainer, pixels, images.labels)["integrated_gradients"].abs()
+    for number, image in enumerate(images.images):
+        own = maps[number if alignment == "aligned" else (number + 1) % 3].numpy()
+        for exponent, shown in found.items():
+            power = (own / own.max()) ** exponent
+            over = (power - power.min()) / (power.max() - power.min())
+            expected = 0.25 * image[0].numpy() + 0.75 * 255 * over
+            assert np.abs(shown[number, 0].numpy() - expected).max() < 1.5
+
+
+def test_a_trial_of_ig_is_shown_under_its_overlays(results, tmp_path, capsys):
+    """Beside the maps of the default explainers; alone it cannot have another image's map."""
+    config = TrialConfig.from_mapping({"dataset": "digits", "teacher": "t", "method": "kd+ig"})
+    for number, changed in enumerate(({}, {"ig.alignment": "shuffled"})):
+        store = Store(results, f"ig{number}")
+        notes = {"data_dir": None, "data_fingerprint": load_dataset("digits").fingerprint}
+        write_record(store, load_study("digits"), notes | {"teacher_file": "t-recipe"})
+        (row,) = views.trials(results, ["s"]).query("trial_id == 's-0'").to_dict("records")
+        whole = json.dumps(config.replace(**changed).to_dict())
+        row |= {"sweep": f"ig{number}", "method": "kd+ig", "config": whole}
+        store.add_trial({key: value for key, value in row.items() if value == value})
+        store.flush()
+        shutil.copytree(f"{results}/s/checkpoints", f"{results}/ig{number}/checkpoints")
+        file = tmp_path / f"why{number}.svg"
+        words = ["s-0", "-o", str(file), "--images", "2" if not number else "1"]
+        words += ["--set", "integrated_gradients.steps=4", "--results", results]
+        assert main(["explain", f"ig{number}", *words]) == 0
+    said = capsys.readouterr().err
+    text = (tmp_path / "why0.svg").read_text()
+    for part in ("overlay, e = 1", "overlay, e = 2", "grad cam", "integrated gradients"):
+        assert text.count(f"<!-- {part} -->") == (2 if "overlay" not in part else 1), part
+    assert (
+        "s-0 learned from 0.1 of its images like this: 0.5 of the image, the rest its own" in text
+    )
+    assert "overlay, e" not in (tmp_path / "why1.svg").read_text()
+    assert "no overlay: of one image alone there is no other whose map it could have" in said
 
 
 def test_images_of_several_classes_are_shown_once():

@@ -23,6 +23,7 @@ from trainables.attribution import rules
 from trainables.attribution.propagation import Propagated, Rule
 from trainables.attribution.rules import Passed, per_image
 from trainables.attribution.steps import Linear
+from trainables.data.views import Normalisation
 from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.settings import setting
@@ -56,8 +57,10 @@ class EBP(Propagated):
     one = True
     Config = EBPConfig
 
-    def __init__(self, config: EBPConfig, network: Network) -> None:
-        super().__init__(config, network)
+    def __init__(
+        self, config: EBPConfig, network: Network, normalisation: Normalisation | None = None
+    ) -> None:
+        super().__init__(config, network, normalisation)
         own = self.canonical
         places = {str(number): place for number, place in enumerate(own.stages)}
         places |= {LAST: own.stages[-1]} if own.stages else {}

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from trainables.data.views import Normalisation
 from trainables.models.outputs import Network
 
 
@@ -20,6 +21,8 @@ class Explainer(ABC):
         config: its settings.
         network: as it is; an explainer that must change a network changes a copy of its own, and
             hooks of its own are gone when a method returns or raises.
+        normalisation: of the images that it will get; None where nobody knows it. A subclass with
+            an ``__init__`` of its own takes it too.
 
     Attributes:
         signed: whether positions of a map may also speak against the class: values below 0.
@@ -38,8 +41,10 @@ class Explainer(ABC):
     tolerance: float = 0.01
     Config: ClassVar[type]
 
-    def __init__(self, config: Any, network: Network) -> None:
-        self.config, self.network = config, network
+    def __init__(
+        self, config: Any, network: Network, normalisation: Normalisation | None = None
+    ) -> None:
+        self.config, self.network, self.normalisation = config, network, normalisation
 
     def check(self, images: Tensor) -> None:  # noqa: B027 (most have nothing to look at)
         """Looks at what only an image can tell of the network, before anything is explained.

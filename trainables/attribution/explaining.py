@@ -1,6 +1,8 @@
 """Explanations of images by a network, in batches, which leave the network as it was."""
 
 import itertools
+import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -11,9 +13,15 @@ from torch import Tensor
 from trainables.attribution.differentiation import images_at_once
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.registry import EXPLAINERS
+from trainables.data.views import Normalisation
 from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images, evaluating
+
+log = logging.getLogger(__name__)
+
+LONG = 60.0
+"""Seconds above which it is said beforehand how long explanations take."""
 
 
 def explain(
@@ -22,6 +30,7 @@ def explain(
     images: Tensor,
     targets: Tensor,
     batch: int | None = None,
+    normalisation: Normalisation | None = None,
 ) -> dict[str, Tensor]:
     """The maps of images by every explainer.
 
@@ -36,6 +45,7 @@ def explain(
         targets: the class for which each image is explained, int64 ``[N]``. Who explains one class
             for all images says so for each: ``torch.full((N,), c)``.
         batch: images at once; None: as `images_at_once` has it.
+        normalisation: mean and deviation of the images, which some baselines need.
 
     Returns:
         By explainer ``[N, H, W]`` float32, without gradients.
@@ -49,17 +59,24 @@ def explain(
     none = torch.zeros(0, *size, device=images.device)
     maps: dict[str, list[Tensor]] = {name: [none] for name in explainers}
     with as_explained(network):
-        made = _made(network, explainers, _plain(images[:1])) if count else {}
+        some = _plain(images[:1])
+        made = _made(network, explainers, some, normalisation) if count else {}
         for start in range(0, count, batch):
             there = slice(start, start + batch)
             pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
             for name, one in made.items():
+                began = time.perf_counter()
                 maps[name].append(one.maps(pixels, classes).detach().float())
+                if start == 0:
+                    _say_cost(name, began, batch, count, images.device)
         return {name: torch.cat(some) for name, some in maps.items()}
 
 
 def check_explainers(
-    network: Network, explainers: Mapping[str, Any], image_shape: tuple[int, int, int]
+    network: Network,
+    explainers: Mapping[str, Any],
+    image_shape: tuple[int, int, int],
+    normalisation: Normalisation | None = None,
 ) -> None:
     """Whether a network can have these explainers, before anything is trained.
 
@@ -67,12 +84,13 @@ def check_explainers(
         network: with weights, which need not be trained.
         explainers: configs by name.
         image_shape: ``(C, H, W)`` of the images it will see.
+        normalisation: as for `explain`.
 
     Raises:
         UserError: it cannot have one of them, by name.
     """
     with as_explained(network):
-        _made(network, explainers, blank_images(network, image_shape))
+        _made(network, explainers, blank_images(network, image_shape), normalisation)
 
 
 @contextmanager
@@ -125,13 +143,29 @@ def _plain(images: Tensor) -> Tensor:
     return images.detach().float().clone()
 
 
-def _made(network: Network, explainers: Mapping[str, Any], images: Tensor) -> dict[str, Explainer]:
+def _made(
+    network: Network,
+    explainers: Mapping[str, Any],
+    images: Tensor,
+    normalisation: Normalisation | None,
+) -> dict[str, Explainer]:
     """The explainers, each of which can explain the network."""
     made = {}
     for name, config in explainers.items():
-        made[name] = EXPLAINERS[name](config, network)
+        made[name] = EXPLAINERS[name](config, network, normalisation)
         made[name].check(images)
     return made
+
+
+def _say_cost(name: str, began: float, done: int, count: int, device: torch.device) -> None:
+    """Says how long an explainer will take, once its first batch is done, if that is long."""
+    if count <= done:
+        return
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    left = (time.perf_counter() - began) / done * (count - done)
+    if left > LONG:
+        log.warning("explaining %d images by %s takes %.0f min more", count, name, left / 60)
 
 
 def _check_targets(network: Network, images: Tensor, targets: Tensor) -> None:

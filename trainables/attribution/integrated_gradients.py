@@ -27,6 +27,7 @@ from torch import Tensor
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.folding import folded
 from trainables.attribution.map_settings import BASELINES, QUADRATURES, STEPS
+from trainables.data.views import Normalisation
 from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.settings import setting
@@ -149,13 +150,8 @@ class IntegratedGradientsConfig:
 class IntegratedGradients(Explainer):
     """Integrated gradients of the class's logit, with their sign.
 
-    Args:
-        config, network: as for every explainer.
-        normalisation: mean and deviation of the images' channels, for pixels in [0, 1]; None
-            where nobody knows them, and only the mean can be a baseline.
-
     Raises:
-        UserError: a baseline that needs the normalisation.
+        UserError: a baseline that needs the normalisation, which nobody knows.
     """
 
     signed = True
@@ -167,15 +163,14 @@ class IntegratedGradients(Explainer):
         self,
         config: IntegratedGradientsConfig,
         network: Network,
-        normalisation: tuple[Channels, Channels] | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
-        super().__init__(config, network)
+        super().__init__(config, network, normalisation)
         if normalisation is None and config.baseline != "mean":
             raise UserError(
                 f"integrated_gradients.baseline: expected mean, got {config.baseline!r}: what "
                 f"{config.baseline} is in normalised images is not known here"
             )
-        self._normalisation = normalisation
         self._points = quadrature(config.quadrature, config.steps)
         self._folded: Network | None = None
 
@@ -210,5 +205,5 @@ class IntegratedGradients(Explainer):
 
     def _baseline(self, images: Tensor) -> Tensor:
         channels = images.shape[1]
-        mean, std = self._normalisation or ((0.0,) * channels, (1.0,) * channels)
+        mean, std = self.normalisation or ((0.0,) * channels, (1.0,) * channels)
         return baseline_image(self.config.baseline, mean, std).to(images.device)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainables.attribution.explaining import explain
-from trainables.attribution.registry import EXPLAINERS, resolve_explainers
+from trainables.attribution.registry import EXPLAINERS
 from trainables.data.dataset import Images
 from trainables.data.views import to_float
 from trainables.errors import UserError
@@ -57,7 +58,7 @@ def explained(
     images: Tensor,
     classes: Sequence[str],
     known: Sequence[str],
-    explainers: Sequence[str],
+    explainers: Mapping[str, Any],
 ) -> Explained:
     """Images as a network sees them, explained for one class each; the network stays as it is.
 
@@ -67,7 +68,7 @@ def explained(
         images: uint8 ``[n, C, H, W]``.
         classes: for which class each is explained.
         known: of the data set, for a card that does not name its own.
-        explainers: their names; at their defaults.
+        explainers: configs by name.
 
     Raises:
         UserError: an explainer that the network cannot have, or a class that it does not know.
@@ -79,7 +80,7 @@ def explained(
     pixels = to_float(images, card.mean, card.std)
     with evaluating(network), torch.no_grad():
         outputs = network(pixels)
-    maps = explain(network, resolve_explainers("+".join(explainers), {}), pixels, targets)
+    maps = explain(network, explainers, pixels, targets, normalisation=(card.mean, card.std))
     return Explained(
         said=_said(outputs.logits, targets, own, TASKS[card.task].independent),
         maps={name: (found.cpu(), _signed(name, found)) for name, found in maps.items()},

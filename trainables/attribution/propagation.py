@@ -13,6 +13,7 @@ from trainables.attribution.canonical import Canonical
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.rules import Passed
 from trainables.attribution.steps import Affine, Gated, Linear, Pointwise, Route, Step, Sum, Values
+from trainables.data.views import Normalisation
 from trainables.models.outputs import Network
 
 Watch = Callable[[Step, Tensor, Passed], None]
@@ -155,8 +156,10 @@ class Propagated(Explainer):
     one: ClassVar[bool] = False
     precise: ClassVar[bool] = False
 
-    def __init__(self, config: Any, network: Network) -> None:
-        super().__init__(config, network)
+    def __init__(
+        self, config: Any, network: Network, normalisation: Normalisation | None = None
+    ) -> None:
+        super().__init__(config, network, normalisation)
         self.canonical = Canonical(network, self.name)
         self._forward = self.canonical
         if self.precise:

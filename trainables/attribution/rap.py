@@ -34,6 +34,7 @@ from trainables.attribution import rules
 from trainables.attribution.propagation import Propagated, Rule
 from trainables.attribution.rules import Passed, per_image
 from trainables.attribution.steps import Linear
+from trainables.data.views import Normalisation
 from trainables.models.outputs import Network
 from trainables.settings import setting
 
@@ -61,8 +62,10 @@ class RAP(Propagated):
     precise = True
     Config = RAPConfig
 
-    def __init__(self, config: RAPConfig, network: Network) -> None:
-        super().__init__(config, network)
+    def __init__(
+        self, config: RAPConfig, network: Network, normalisation: Normalisation | None = None
+    ) -> None:
+        super().__init__(config, network, normalisation)
         self.signed = config.part == "signed"
 
     def rule(self) -> Rule:

@@ -20,6 +20,9 @@ from trainables.data.orbit import number_of_views
 from trainables.data.resized_crops import crop_boxes, crop_resize
 from trainables.worker import kept
 
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and deviation of every channel, of pixels from 0 to 1."""
+
 _VIEW = 3
 
 

@@ -4,10 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from trainables.data.views import normalised
-
-Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-"""Mean and deviation of every channel, of pixels from 0 to 1."""
+from trainables.data.views import Normalisation, normalised
 
 
 class Mix(NamedTuple):

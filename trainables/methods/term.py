@@ -11,9 +11,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from trainables.data.views import Offsets
+from trainables.data.views import Normalisation, Offsets
 from trainables.methods.changes import Mix as Mix
-from trainables.methods.changes import Normalisation, Overlay
+from trainables.methods.changes import Overlay
 from trainables.methods.phases import THROUGHOUT, Stretch
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.tasks.single_label import SINGLE_LABEL

@@ -11,10 +11,9 @@ from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset
 from trainables.data.resident import place_images
-from trainables.data.views import ViewPlan
+from trainables.data.views import Normalisation, ViewPlan
 from trainables.engine.precision import choose_precision, computing
 from trainables.errors import UserError
-from trainables.methods.changes import Normalisation
 from trainables.methods.method import Method
 from trainables.methods.term import Batch, class_shares
 from trainables.models.features import FIELDS
