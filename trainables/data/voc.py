@@ -99,7 +99,8 @@ def load_voc2012(name: str, folder: Path, image_size: int | None) -> Dataset:
 
     files = [file for part in splits for sample in part for file in sample[1:] if file]
     numbers = [len(part) for part in splits]
-    content = content_of(name, files, side, decode, reading=[numbers, main, annotated])
+    masks = sum(sample.mask is not None for part in splits for sample in part)
+    content = content_of(name, files, side, decode, reading=[numbers, main, annotated], masks=masks)
     return content.dataset(
         name,
         crop_padding=0,
@@ -107,6 +108,7 @@ def load_voc2012(name: str, folder: Path, image_size: int | None) -> Dataset:
         resized_crops=RESIZED_CROPS,
         notes=notes,
         sources=(f"{lists.name}/train.txt", f"{lists.name}/val.txt"),
+        squeezed=True,
     )
 
 
