@@ -81,6 +81,14 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def worker_gone() -> tuple[type[Exception], ...]:
+    """How Ray says that a worker is gone: it died, or was ended because its machine's memory ran
+    out, whoever took it."""
+    import ray
+
+    return ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError
+
+
 def _start(worker: dict[str, str]) -> None:
     """A cluster of one's own. On a busy machine Ray may give up on its own processes: then again.
 

@@ -106,7 +106,7 @@ def _compute(
             while (moment := ray.get(worker.advance.remote())) is not None:
                 progress.stage(moment.text, passing=moment.done is not None)
             return
-        except ray.exceptions.ActorDiedError as error:
+        except cluster.worker_gone() as error:
             why, cause = "attribution maps: their worker died", error
         except ray.exceptions.RayTaskError as error:
             meant = meaning(error.cause)

@@ -163,7 +163,7 @@ class _Stage:
         name = lesson.recipe.name
         try:
             row = ray.get(lesson.asked)
-        except ray.exceptions.ActorDiedError as error:
+        except cluster.worker_gone() as error:
             self._again(lesson, f"teacher {name}: its worker died", error)
             return
         except ray.exceptions.RayTaskError as error:
