@@ -193,8 +193,8 @@ def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) ->
             {
                 "name": name,
                 "params": count_params(training.learner.networks[name]),
-                f"val_{row.metric}": val.headline if val else None,
-                f"test_{row.metric}": score.headline,
+                f"val_{row.metric}": _or_null(val.headline) if val else None,
+                f"test_{row.metric}": _or_null(score.headline),
             }
         )
     if peers:

@@ -68,4 +68,5 @@ def _size(dataset: Dataset) -> str:
     if not dataset.sizes or set(dataset.sizes) == {(width, height)}:
         return shape
     found = " to ".join(f"{w}x{h}" for w, h in dataset.sizes)
-    return f"{shape}, resized from {found}: the largest part of that shape, from the centre"
+    part = "the largest part of that shape, from the centre"
+    return f"{shape}, resized from {found}: {'all of it, squeezed' if dataset.squeezed else part}"

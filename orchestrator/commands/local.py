@@ -152,6 +152,8 @@ def _run(
     missing = plan.missing(config)
     if missing:
         open_folder(plan.results).check_writable()
+    for note in plan.notes:
+        say(note)
     for recipe in missing:
         say(f"training the teacher {recipe.name} first")
         _train_teacher(plan, recipe, say)

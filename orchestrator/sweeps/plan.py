@@ -168,14 +168,18 @@ class Plan:
         return replace(self, cards=cards | self.starts.cards(self.dataset))
 
     @property
+    def notes(self) -> list[str]:
+        """What a user should know of the data, a line each; before anything is trained on them."""
+        return [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
+
+    @property
     def remarks(self) -> list[str]:
-        """What a user should know of the data and the teachers, a line each."""
-        notes = [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
+        """What a user should know of the teachers, a line each."""
         about = (remark(card, self.dataset) for card in self.cards.values())
         files = {teacher.file for teacher in self.teachers.values()}
         taught = {file: card for file, card in self.cards.items() if file in files}
         begun = self.starts.remarks(taught, self.dataset)
-        return [*notes, *(line for line in about if line), *begun]
+        return [*(line for line in about if line), *begun]
 
     def student(self, config: TrialConfig) -> str:
         """The canonical name of the network that a config asks for.

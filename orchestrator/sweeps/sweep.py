@@ -228,6 +228,8 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     """
     progress, options, ending = session.progress, session.options, session.ending
     try:
+        for note in session.plan.notes:
+            progress.stage(note)
         plan = with_teachers(session.plan, progress)
         note_teachers(plan)
         for remark in plan.remarks:

@@ -3,10 +3,13 @@
 import logging
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from orchestrator.results.store import Store
 from orchestrator.sweeps.searcher import Starts, StudySearcher
@@ -63,6 +66,28 @@ class Room:
         self._full = full
 
 
+@contextmanager
+def surviving_workers_without_memory() -> Iterator[None]:
+    """Has Tune go on where Ray ends a worker because its machine's memory ran out, whoever took it.
+
+    Tune's manager of actors knows those that died, and takes every other error of Ray's for a fault
+    that ends all trials. A worker that was ended is dead: its trial is tried again.
+    """
+    failed = RayActorManager._actor_task_failed
+
+    def as_dead(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            log.debug("a worker was ended", exc_info=exception)
+            exception = RayActorError(error_msg="its machine's memory ran out")
+        failed(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = as_dead
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = failed
+
+
 def tune_trials(
     searcher: StudySearcher,
     sweep: str,
@@ -90,7 +115,8 @@ def tune_trials(
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # Of what Tune itself writes nothing is read again.
-    with tempfile.TemporaryDirectory(prefix="kdsweep-") as scratch:
+    scratched = tempfile.TemporaryDirectory(prefix="kdsweep-")
+    with surviving_workers_without_memory(), scratched as scratch:
         tune.Tuner(
             DistillTrainable,
             tune_config=tune.TuneConfig(

@@ -137,3 +137,24 @@ def test_a_bug_says_first_how_to_go_on(start, study, tmp_path):
     assert driver.wait() == 1
     assert driver.err[0] == "kdsweep: f ended by an error (RuntimeError: a bug of ours); " + RESUME
     assert "RuntimeError: a bug of ours\n" in driver.err[1:]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("taught", [False, True])
+def test_where_others_take_the_memory_trials_fail_and_the_sweep_ends(
+    start, study, tmp_path, monkeypatch, taught
+):
+    """Ray ends workers before the machine's memory runs out, here at once and again and again."""
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.02")
+    changes = {} if taught else {"teacher": None}
+    path = study("f", dimensions={"method": ["student"]}, **changes)
+    words = ["--set", "compression=explicit", "--set", "student=wrn_10_0.5", "--set", "epochs=200"]
+    driver = start("run", path, *words, "--results", str(tmp_path / "results"))
+    assert driver.wait() == 1
+    said = "".join(driver.out + driver.err)
+    if taught:
+        assert driver.err[-1].startswith("kdsweep: teacher wrn_16_1: the worker died")
+    else:
+        assert said.count("f-00000: the worker process died") == 2
+        assert "0 trials completed, 1 failed" in said
+    assert "Traceback" not in said

@@ -96,3 +96,15 @@ def test_mistakes(chosen, trial_row, seeds, top, expected):
 def test_nothing_to_confirm(chosen, trial_row):
     with pytest.raises(UserError, match="no finished trial"):
         chosen([trial_row(0, status="failed")])
+
+
+def test_seeds_that_resample_go_on_doing_so(chosen, trial_row):
+    """Each confirmed seed has training images of its own, out of all of them."""
+    settings = KD | {"resample": True, "train_fraction": 0.8}
+    groups = chosen([trial_row(0, "kd", 2, val_acc=0.75, settings=settings)], seeds=3)
+    assert described(groups) == [("kd", 2.0), ("student", 2.0)]
+    for group in groups:
+        assert [config.seed for config in group] == [FIRST_SEED + k for k in range(3)]
+        for config in group:
+            assert (config.resample, config.train_fraction) == (True, 0.8)
+            assert config.val_fraction == 0

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from devkit import small
 from PIL import Image
 
 from orchestrator.cli import main
@@ -72,6 +73,17 @@ def test_many_classes_and_sizes_are_summed_up(capsys, tmp_path: Path) -> None:
     assert table["classes"].startswith("30: class00, class01, ")
     assert table["classes"].endswith("class09 and 20 more")
     assert table["image"].startswith("3x224x224, resized from 8x8 to 30x20")
+
+
+def test_whether_something_is_cut_off_is_said(
+    capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDSWEEP_DATA", str(small(tmp_path / "voc").folder))
+    assert shown(capsys, "voc2012")["image"] == "3x227x227, resized from 12x8: all of it, squeezed"
+    root = write_folder(tmp_path / "pets", {"cat": 1, "dog": 1})
+    Image.new("RGB", (12, 8)).save(root / "train" / "cat" / "wide.png")
+    expected = "resized from 8x8 to 12x8: the largest part of that shape, from the centre"
+    assert shown(capsys, f"imagefolder:{root}")["image"] == f"3x224x224, {expected}"
 
 
 def test_digits_are_shown_without_a_guess(capsys) -> None:

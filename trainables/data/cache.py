@@ -51,6 +51,7 @@ def content_of(
     decode: Callable[[Allocate], Content],
     *,
     reading: object = None,
+    masks: int = 0,
 ) -> Content:
     """What ``decode`` returns, from the cache where ``files`` were decoded before.
 
@@ -63,15 +64,16 @@ def content_of(
             images, and returns them in the arrays that it was given.
         reading: whatever else decides what is made of the files, such as the names of classes;
             plain values.
+        masks: how many masks it will return beside the images, of their size.
 
     Raises:
-        UserError: the disk of the cache has no room for the images, or, where the folder cannot
-            be written, the memory; and whatever ``decode`` raises.
+        UserError: the disk of the cache has no room for images and masks, or, where the folder
+            cannot be written, the memory; and whatever ``decode`` raises.
 
     A damaged entry is decoded again. Where the folder cannot be written, every process decodes
     for itself, into its memory, with a warning.
     """
-    kind, in_memory = name.partition(":")[0], functools.partial(_in_memory, name)
+    kind, in_memory = name.partition(":")[0], functools.partial(_in_memory, name, masks)
     try:
         entry = cache_folder() / f"{kind}-{_key(kind, files, image_size, reading)}"
         if content := _open(entry):
@@ -84,12 +86,12 @@ def content_of(
         return decode(in_memory)
     try:
         # Whoever held the lock before us may have built it.
-        return _open(entry) or _build(name, entry, decode)
+        return _open(entry) or _build(name, entry, decode, masks)
     finally:
         lock.release()
 
 
-def _build(name: str, entry: Path, decode: Callable[[Allocate], Content]) -> Content:
+def _build(name: str, entry: Path, decode: Callable[[Allocate], Content], masks: int) -> Content:
     """Decode into files, and share them with the other processes where that is possible.
 
     They get their name when they are whole. The caller holds the lock of ``entry``.
@@ -103,7 +105,7 @@ def _build(name: str, entry: Path, decode: Callable[[Allocate], Content]) -> Con
             for old in (building, entry):
                 if old.exists():
                     shutil.rmtree(old)
-            _check_room(name, shapes, entry.parent)
+            _check_room(name, masks, shapes, entry.parent)
             building.mkdir()
             return [
                 _create(building / f"{split}_images.npy", shape)
@@ -112,7 +114,7 @@ def _build(name: str, entry: Path, decode: Callable[[Allocate], Content]) -> Con
         except OSError as error:
             _warn(error)
             in_files = False
-            return _in_memory(name, shapes)
+            return _in_memory(name, masks, shapes)
 
     try:
         content = decode(allocate)
@@ -133,31 +135,34 @@ def _build(name: str, entry: Path, decode: Callable[[Allocate], Content]) -> Con
         shutil.rmtree(building, ignore_errors=True)
 
 
-def _in_memory(name: str, shapes: Sequence[Shape]) -> list[np.ndarray]:
+def _in_memory(name: str, masks: int, shapes: Sequence[Shape]) -> list[np.ndarray]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if _bytes(shapes) > memory:
+    if _bytes(shapes, masks) > memory:
         raise UserError(
-            f"{_need(name, shapes)}, more than this machine's memory; choose a smaller image_size"
+            f"{_need(name, masks, shapes)}, more than this machine's memory; "
+            "choose a smaller image_size"
         )
     return [np.empty(shape, dtype=np.uint8) for shape in shapes]
 
 
-def _check_room(name: str, shapes: Sequence[Shape], folder: Path) -> None:
+def _check_room(name: str, masks: int, shapes: Sequence[Shape], folder: Path) -> None:
     free = shutil.disk_usage(folder).free
-    if _bytes(shapes) > free:
+    if _bytes(shapes, masks) > free:
         raise UserError(
-            f"{_need(name, shapes)} in KDSWEEP_CACHE, but {cache_root()} has {_gib(free)} free; "
+            f"{_need(name, masks, shapes)} in KDSWEEP_CACHE, "
+            f"but {cache_root()} has {_gib(free)} free; "
             f"set KDSWEEP_CACHE to a larger disk or choose a smaller image_size"
         )
 
 
-def _need(name: str, shapes: Sequence[Shape]) -> str:
+def _need(name: str, masks: int, shapes: Sequence[Shape]) -> str:
     images, (_, _, height, width) = sum(shape[0] for shape in shapes), shapes[0]
-    return f"{name}: {images} images of {width}x{height} pixels need {_gib(_bytes(shapes))}"
+    what = f"{images} images{f' and {masks} masks' if masks else ''} of {width}x{height} pixels"
+    return f"{name}: {what} need {_gib(_bytes(shapes, masks))}"
 
 
-def _bytes(shapes: Sequence[Shape]) -> int:
-    return sum(math.prod(shape) for shape in shapes)
+def _bytes(shapes: Sequence[Shape], masks: int) -> int:
+    return sum(math.prod(shape) for shape in shapes) + masks * math.prod(shapes[0][2:])
 
 
 def _gib(size: int) -> str:

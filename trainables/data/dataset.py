@@ -89,6 +89,8 @@ class Dataset:
         sources: where the training and the test images come from, in words.
         sizes: of the images before they were brought to one size.
         task: what is asked of a network: a name of `trainables.tasks.registry`.
+        squeezed: whether images of another shape were squeezed to that of the others, and nothing
+            cut off.
     """
 
     name: str
@@ -105,6 +107,7 @@ class Dataset:
     sizes: Sizes = ()
     task: str = SINGLE_LABEL
     resized_crops: int = 0
+    squeezed: bool = False
 
     def read_test(self) -> Images:
         """The test set. Asked for once, after a trial's last epoch; nothing is selected on it."""
@@ -188,11 +191,12 @@ class Content:
         resized_crops: int = 0,
         notes: tuple[str, ...] = (),
         sources: tuple[str, str] = ("", ""),
+        squeezed: bool = False,
     ) -> Dataset:
         """The `Dataset` with this content and the given default augmentation.
 
         Args:
-            name, crop_padding, flip, resized_crops, sources: see `Dataset`.
+            name, crop_padding, flip, resized_crops, sources, squeezed: see `Dataset`.
             notes: what is to be said before the content's own.
         """
         return Dataset(
@@ -210,6 +214,7 @@ class Content:
             sizes=self.sizes,
             task=self.task,
             resized_crops=resized_crops,
+            squeezed=squeezed,
         )
 
     def _alike(self) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Where a set of images is while networks train on it: on the device, or on the host.
+"""Where a set of images, or of their maps, is while networks train on it: on the device, or on the
+host.
 
 A set that leaves a GPU room enough lies on it as one tensor. A larger one stays on the host, in
 memory or in a memory-mapped file; its batches are gathered ahead of the training and sent.
@@ -39,7 +40,7 @@ class PlacedImages(ABC):
     Wherever the set is, the batches are the same.
 
     Args:
-        images: uint8 ``[N, C, H, W]``.
+        images: ``[N, C, H, W]``: uint8, or maps of any type.
         device: where batches are wanted.
     """
 
@@ -58,8 +59,8 @@ class PlacedImages(ABC):
             there: the same, on the device.
 
         Returns:
-            uint8 ``[B, C, H, W]`` on the device. It need not have arrived yet: what is asked of
-            the device later finds it.
+            ``[B, C, H, W]`` on the device, of the set's type. It need not have arrived yet: what is
+            asked of the device later finds it.
 
         Raises:
             IndexError: an index is not one of the set (on a GPU, an error of the device).
@@ -104,7 +105,7 @@ class ImagesOnHost(PlacedImages):
             pool.shutdown(cancel_futures=True)
 
     def _gathered(self, indices: Tensor) -> Tensor:
-        """uint8 ``[B, C, H, W]`` on the host, from where a GPU can copy it by itself."""
+        """``[B, C, H, W]`` on the host, from where a GPU can copy it by itself."""
         _read_ahead(self.images, indices)
         # PyTorch keeps pinned memory and gives it out again when it has been copied.
         pinned = self.device.type == "cuda"
@@ -124,21 +125,35 @@ def place_images(images: Tensor, device: torch.device, where: str = "auto") -> P
             the device if the set takes at most `SHARE` of a GPU's free memory, or `HOST_SHARE`
             of the computer's where the device is a CPU.
     """
-    if where == "auto" and device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        if images.nbytes > SHARE * free:
-            warn_once(
-                log,
-                f"the images stay in the host's memory: they take {images.nbytes / 2**30:.1f} GiB, "
-                f"more than {SHARE:.0%} of the {free / 2**30:.1f} GiB that are free on the GPU",
-            )
-            where = "host"
-    if where == "auto" and device.type == "cpu":
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        where = "host" if images.nbytes > HOST_SHARE * memory else "device"
-    if where == "host":
+    if stays_on_host("images", images.nbytes, device, where):
         return ImagesOnHost(images, device)
     return ImagesOnDevice(images.to(device), device)
+
+
+def stays_on_host(what: str, size: int, device: torch.device, where: str) -> bool:
+    """Whether something stays on the host while it is trained on; said where a GPU lacks room.
+
+    Args:
+        what: it is, for the line.
+        size: of it, in bytes.
+        device, where: as for `place_images`.
+    """
+    if where != "auto":
+        return where == "host"
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        if size <= SHARE * free:
+            return False
+        warn_once(
+            log,
+            f"the {what} stay in the host's memory: they take {size / 2**30:.1f} GiB, "
+            f"more than {SHARE:.0%} of the {free / 2**30:.1f} GiB that are free on the GPU",
+        )
+        return True
+    if device.type == "cpu":
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return size > HOST_SHARE * memory
+    return False
 
 
 def _read_ahead(images: Tensor, indices: Tensor) -> None:

@@ -6,24 +6,22 @@ training set is VOC's ``train``, the test set its ``val``, because labels of its
 published.
 """
 
-import io
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
-import torch
-from PIL import Image
 from torchvision.datasets import VOCDetection
 
 from trainables.data.cache import content_of
-from trainables.data.dataset import MULTI_LABEL, VOID, Content, Dataset, Images, Masks
+from trainables.data.dataset import MULTI_LABEL, Content, Dataset, Images, Masks
 from trainables.data.decode import Allocate, EncodedSplit, decode_resized
-from trainables.data.image_formats import image_size as size_of
 from trainables.data.labels import IGNORED
-from trainables.data.notes import listed
+from trainables.data.notes import listed, plural
+from trainables.data.voc_masks import contradicting, read_mask, read_masks
 from trainables.errors import UserError, unknown
 
 CLASSES = (
@@ -92,14 +90,16 @@ def load_voc2012(name: str, folder: Path, image_size: int | None) -> Dataset:
         ]
         images, remarks, sizes = decode_resized(encoded, side, allocate, squash=True)
         train, test = (
-            Images(part.images, part.labels, _masks(samples, side))
+            replace(part, masks=_masks(samples, side))
             for part, samples in zip(images, splits, strict=True)
         )
+        remarks += _contradictions(zip((train, test), splits, strict=True))
         return Content.measure(CLASSES, train, test, remarks, sizes, MULTI_LABEL)
 
     files = [file for part in splits for sample in part for file in sample[1:] if file]
     numbers = [len(part) for part in splits]
-    content = content_of(name, files, side, decode, reading=[numbers, main, annotated])
+    masks = sum(sample.mask is not None for part in splits for sample in part)
+    content = content_of(name, files, side, decode, reading=[numbers, main, annotated], masks=masks)
     return content.dataset(
         name,
         crop_padding=0,
@@ -107,6 +107,7 @@ def load_voc2012(name: str, folder: Path, image_size: int | None) -> Dataset:
         resized_crops=RESIZED_CROPS,
         notes=notes,
         sources=(f"{lists.name}/train.txt", f"{lists.name}/val.txt"),
+        squeezed=True,
     )
 
 
@@ -128,22 +129,25 @@ def _samples(root: Path, file: Path, annotated: bool, main: bool) -> list[Sample
             segmentation, its mask.
     """
     try:
-        names = file.read_text().split()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = "" if annotated else "; without Annotations it is this list that counts"
         expected = "expected a name of an image a line"
         raise UserError(f"{file}: cannot be read: {expected}{why}") from error
+    names = [name for line in lines if (name := line.strip())]
+    if several := [name for name in names if name.split() != [name]]:
+        raise UserError(f"{file}: expected a name of an image a line, found '{several[0]}'")
     if not names:
         raise UserError(f"{file}: expected names of images, found none")
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise UserError(f"{file}: names {listed(twice)} more than once")
     found = []
     for name in names:
-        mask = root / "SegmentationClass" / f"{name}.png"
+        mask = _file(root / "SegmentationClass", name, ".png")
         sample = Sample(
             name,
-            root / "JPEGImages" / f"{name}.jpg",
-            root / "Annotations" / f"{name}.xml" if annotated else None,
+            _file(root / "JPEGImages", name, ".jpg", ".jpeg"),
+            _file(root / "Annotations", name, ".xml") if annotated else None,
             mask if not main or mask.is_file() else None,
         )
         for needed in sample[1:]:
@@ -152,6 +156,16 @@ def _samples(root: Path, file: Path, annotated: bool, main: bool) -> list[Sample
                 raise UserError(f"{needed}: is missing, and {where} names {name}")
         found.append(sample)
     return found
+
+
+def _file(folder: Path, name: str, *endings: str) -> Path:
+    """The file of a name, its ending in small letters or capitals; where there is none, as VOC
+    would call it."""
+    as_voc = folder / f"{name}{endings[0]}"
+    if as_voc.is_file():
+        return as_voc
+    others = [folder / f"{name}{end}" for one in endings for end in (one, one.upper())]
+    return next((file for file in others if file.is_file()), as_voc)
 
 
 def _notes(
@@ -196,7 +210,7 @@ def labels_of(sample: Sample) -> np.ndarray:
         labels, source = _labels_of_xml(sample.annotation), sample.annotation
     else:
         assert sample.mask is not None
-        values, source = read_mask(sample.mask), sample.mask
+        values, source = read_mask(sample.mask, len(CLASSES)), sample.mask
         labels = np.isin(np.arange(1, len(CLASSES) + 1), values).astype(np.uint8)
     if not labels.any():
         raise UserError(f"{source}: the image is of no class; expected one object at least")
@@ -224,46 +238,17 @@ def _labels_of_xml(file: Path) -> np.ndarray:
     return labels
 
 
-def read_mask(file: Path) -> np.ndarray:
-    """The classes of an image's pixels: uint8 ``[H, W]``, k + 1 for class k, 0 and `VOID`.
-
-    Raises:
-        UserError: the file is no image of such values.
-    """
-    try:
-        with Image.open(io.BytesIO(file.read_bytes())) as image:
-            mode, values = image.mode, np.asarray(image)
-    except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise UserError(f"{file}: the mask does not decode: {error}") from error
-    if mode not in ("P", "L"):
-        raise UserError(
-            f"{file}: expected a mask of class numbers (a palette, or grey), it is {mode}"
-        )
-    beyond = np.unique(values[(values > len(CLASSES)) & (values != VOID)])
-    if len(beyond):
-        raise UserError(
-            f"{file}: expected classes up to {len(CLASSES)} and {VOID} for void, "
-            f"it has {listed([str(one) for one in beyond])}"
-        )
-    return values
-
-
 def _masks(samples: Sequence[Sample], side: int) -> Masks | None:
-    """Of those images that have one, squeezed as the images are."""
-    positions = [place for place, sample in enumerate(samples) if sample.mask is not None]
-    if not positions:
-        return None
-    values = np.empty((len(positions), side, side), dtype=np.uint8)
-    for row, place in enumerate(positions):
-        file = samples[place].mask
-        assert file is not None
-        mask = Image.fromarray(read_mask(file))
-        image = samples[place].image
-        height, width = size_of(str(image), image.read_bytes())
-        if mask.size != (width, height):
-            raise UserError(
-                f"{file}: the mask has {mask.width}x{mask.height} pixels, "
-                f"its image {width}x{height}"
-            )
-        values[row] = np.asarray(mask.resize((side, side), Image.Resampling.NEAREST))
-    return Masks(torch.tensor(positions), torch.from_numpy(values))
+    files, images = [sample.mask for sample in samples], [sample.image for sample in samples]
+    return read_masks(files, images, side, len(CLASSES))
+
+
+def _contradictions(parts: Iterable[tuple[Images, Sequence[Sample]]]) -> tuple[str, ...]:
+    """Says where a mask and an annotation may be of two images."""
+    odd = [samples[place].mask for part, samples in parts for place in contradicting(part)]
+    if not odd:
+        return ()
+    return (
+        f"warning: {plural(len(odd), 'mask')} of a class that the image's annotation has not "
+        f"(first: {odd[0]})",
+    )

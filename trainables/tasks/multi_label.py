@@ -7,6 +7,11 @@ With σ the sigmoid and y in {0, 1}, the cross-entropy is
 mean over images *and* classes, n of them, as terms of one softmax over (yes, no) take it, too: a
 method's weights mean the same for few classes and many. A target of `IGNORED` counts neither way:
 not in the loss, and not in a metric.
+
+Where a logit that counts is NaN or infinite, a metric is NaN: such logits have no order. A constant
+logit has the precision of chance, the share of images that say yes. A class to which all images say
+yes is always found, and has a precision of 1, whoever answers; so has every class of a single
+image.
 """
 
 from collections.abc import Iterable
@@ -35,11 +40,12 @@ def average_precision(logits: Tensor, target: Tensor) -> Tensor:
         target: ``[N, classes]`` of 0, 1 and `IGNORED`.
 
     Returns:
-        ``[classes]`` float64 in [0, 1]; NaN for a class to which no image says yes.
+        ``[classes]`` float64 in [0, 1]; NaN for a class to which no image says yes, or with a logit
+        that is no finite number.
     """
     yes, precision, within_tie = _curve(logits, target)
     interpolated = _interpolated(precision.masked_fill(within_tie, 0.0))
-    return (yes * interpolated).sum(0) / yes.sum(0)
+    return _known((yes * interpolated).sum(0) / yes.sum(0), logits, target)
 
 
 def eleven_point_precision(logits: Tensor, target: Tensor) -> Tensor:
@@ -58,7 +64,7 @@ def eleven_point_precision(logits: Tensor, target: Tensor) -> Tensor:
         # Recall of at least tenths / 10, in integers.
         reached = 10 * found >= tenths * yes.sum(0)
         points.append(torch.where(reached, interpolated, 0.0).amax(0))
-    return torch.stack(points).mean(0).masked_fill(yes.sum(0) == 0, torch.nan)
+    return _known(torch.stack(points).mean(0), logits, target)
 
 
 def step_precision(logits: Tensor, target: Tensor) -> Tensor:
@@ -71,7 +77,7 @@ def step_precision(logits: Tensor, target: Tensor) -> Tensor:
     # An image counts with the precision behind the last one of the same logit.
     places = torch.arange(len(yes), device=yes.device)[:, None].expand_as(within_tie)
     last = places.masked_fill(within_tie, len(yes)).flip(0).cummin(dim=0).values.flip(0)
-    return (yes * precision.gather(0, last)).sum(0) / yes.sum(0)
+    return _known((yes * precision.gather(0, last)).sum(0) / yes.sum(0), logits, target)
 
 
 def image_precision(logits: Tensor, target: Tensor) -> Tensor:
@@ -84,7 +90,8 @@ def image_precision(logits: Tensor, target: Tensor) -> Tensor:
         logits, target: as of `average_precision`.
 
     Returns:
-        ``[N]`` float64 in [0, 1]; NaN for an image without a class.
+        ``[N]`` float64 in [0, 1]; NaN for an image without a class, or with a logit that is no
+        finite number.
     """
     return step_precision(logits.T, target.T)
 
@@ -105,6 +112,12 @@ def _interpolated(precision: Tensor) -> Tensor:
     return precision.flip(0).cummax(dim=0).values.flip(0)
 
 
+def _known(values: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """Values of columns, with NaN for those that have no yes, or a logit that is no number."""
+    no_number = (~logits.isfinite() & (target != IGNORED)).any(0)
+    return values.masked_fill(~(target == 1).any(0) | no_number, torch.nan)
+
+
 def f1(logits: Tensor, target: Tensor) -> Tensor:
     """2 TP / (2 TP + FP + FN) where σ(z) > 0.5 is a yes.
 
@@ -112,12 +125,12 @@ def f1(logits: Tensor, target: Tensor) -> Tensor:
         logits, target: as for `average_precision`.
 
     Returns:
-        ``[classes]`` float64 in [0, 1]; NaN for a class to which no image says yes.
+        As `average_precision`.
     """
     counts = target != IGNORED
     yes, said = (target == 1) & counts, (logits > 0) & counts
     values = 2 * (yes & said).sum(0).double() / (yes.sum(0) + said.sum(0))
-    return values.masked_fill(~yes.any(0), torch.nan)
+    return _known(values, logits, target)
 
 
 class MultiLabel(Task):
@@ -148,7 +161,7 @@ class MultiLabel(Task):
     def subset(self, labels: Tensor, indices: Tensor, fraction: float, seed: int) -> Tensor:
         return iterative_subset(labels, indices, fraction, seed)
 
-    def score(self, said: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    def measured(self, said: Iterable[tuple[Tensor, Tensor]]) -> Score:
         parts = list(said)
         logits = torch.cat([part for part, _ in parts])
         target = torch.cat([part for _, part in parts])

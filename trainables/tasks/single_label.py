@@ -12,7 +12,11 @@ from trainables.tasks.task import Score, Task
 
 
 class SingleLabel(Task):
-    """Targets are class indices, int64 ``[N]``; the metric is the accuracy."""
+    """Targets are class indices, int64 ``[N]``; the metric is the accuracy.
+
+    Of classes with the same logit the first is what the network says: one that says the same of
+    all classes has the accuracy of the first one's share.
+    """
 
     name = "single-label"
     metrics = (ACC,)
@@ -32,7 +36,7 @@ class SingleLabel(Task):
     def subset(self, labels: Tensor, indices: Tensor, fraction: float, seed: int) -> Tensor:
         return stratified_subset(labels, indices, fraction, seed)
 
-    def score(self, said: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    def measured(self, said: Iterable[tuple[Tensor, Tensor]]) -> Score:
         sums, count = None, 0
         for logits, target in said:
             if sums is None:

@@ -3,10 +3,12 @@
 A data set names its task (`Dataset.task`); see `trainables.tasks.registry`.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import ClassVar, NamedTuple
 
+import torch
 from torch import Tensor
 
 from trainables.tasks.metrics import Metric
@@ -35,6 +37,12 @@ class Score(NamedTuple):
     def acc(self) -> float | None:
         """The accuracy in [0, 1]; None for a task that has none."""
         return self.values.get("acc")
+
+    @property
+    def without_numbers(self) -> "Score":
+        """The same with NaN in place of every number."""
+        nan = math.nan
+        return Score(nan, dict.fromkeys(self.values, nan), (nan,) * len(self.by_class))
 
 
 class Task(ABC):
@@ -103,11 +111,27 @@ class Task(ABC):
             ValueError: ``fraction`` is outside (0, 1].
         """
 
-    @abstractmethod
     def score(self, said: Iterable[tuple[Tensor, Tensor]]) -> Score:
-        """How good answers are. Waits for the device once, at the end.
+        """How good answers are. Waits for the device at the end only.
+
+        Of a network that says NaN or an infinite value to any of the images, the loss and every
+        metric are NaN, however good the rest is: sorted or compared, NaN may pass for the
+        greatest number there is.
 
         Args:
             said: logits ``[B, classes]`` float32 and targets ``[B, ...]`` of one batch after the
                 other, on one device; at least one batch.
         """
+        finite: list[Tensor] = []
+
+        def seen() -> Iterator[tuple[Tensor, Tensor]]:
+            for logits, target in said:
+                finite.append(logits.isfinite().all())
+                yield logits, target
+
+        found = self.measured(seen())
+        return found if bool(torch.stack(finite).all()) else found.without_numbers
+
+    @abstractmethod
+    def measured(self, said: Iterable[tuple[Tensor, Tensor]]) -> Score:
+        """`score`, which looks for NaN and infinite logits by itself. Reads all batches."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from trainables.attribution.map_settings import MapSettings
 from trainables.data.dataset import Dataset
 from trainables.data.progress_line import ProgressLine
+from trainables.data.resident import ImagesOnHost, stays_on_host
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
 from trainables.teachers.attributing import Attributing
@@ -36,7 +37,7 @@ POLL_SECONDS = 0.5
 
 
 class StoredMaps(NamedTuple):
-    """Maps of all training images, on the device where they are read.
+    """Maps of all training images, on the device where they are read, or on the host.
 
     Attributes:
         values: float16 ``[N, H, W]``, from 0 to 1, of the images as they are (without crop or
@@ -45,18 +46,25 @@ class StoredMaps(NamedTuple):
         facts: what they are, for the row: ``explainer``, ``target``, ``baseline``, ``steps``,
             ``quadrature``, and ``completeness_error``: the mean over all images of
             `completeness_errors`.
+        on_host: whether they stay on the host, which sends those of a batch.
     """
 
     values: Tensor
     facts: Mapping[str, Any]
+    on_host: bool = False
 
-    def of(self, there: Tensor) -> Tensor:
-        """The maps of images: ``[B, 1, H, W]``.
+    def of(self, there: Tensor, here: Tensor | None = None) -> Tensor:
+        """The maps of images: ``[B, 1, H, W]``, on the device.
 
         Args:
-            there: positions in the training set, int64 ``[B]``, on the maps' device.
+            there: positions in the training set, int64 ``[B]``, on the device.
+            here: the same on the CPU, so that nobody waits for the device where maps are on the
+                host; None: copied from there.
         """
-        return self.values.index_select(0, there).unsqueeze(1)
+        if not self.on_host:
+            return self.values.index_select(0, there).unsqueeze(1)
+        placed = ImagesOnHost(self.values.unsqueeze(1), there.device)
+        return placed.batch(there.cpu() if here is None else here, there)
 
 
 class Moment(NamedTuple):
@@ -75,7 +83,11 @@ _KEPT: Store[StoredMaps] = Store("attribution maps")
 
 
 def stored_maps(
-    teacher: Teacher, dataset: Dataset, settings: MapSettings, device: torch.device
+    teacher: Teacher,
+    dataset: Dataset,
+    settings: MapSettings,
+    device: torch.device,
+    where: str = "auto",
 ) -> StoredMaps:
     """A teacher's maps of a training set; what is missing is computed now.
 
@@ -86,13 +98,14 @@ def stored_maps(
         dataset: its training images are explained.
         settings: what the maps are.
         device: where they are computed and then read.
+        where: they are meanwhile, as for `place_images`.
 
     Raises:
         UserError: there is no room for them, or the file is damaged beyond use.
         TeacherBroken: a map is not finite.
     """
     key = map_key(teacher.card.fingerprint, dataset, settings)
-    known = (map_path(key), key, str(device))
+    known = (map_path(key), key, str(device), where)
     if known not in _KEPT:
         label = _label(teacher.card.name)
         line = ProgressLine(label, key.images)
@@ -102,7 +115,7 @@ def stored_maps(
             else:
                 line.show(moment.done)
         line.close()
-        _KEPT[known] = _loaded(key, device)
+        _KEPT[known] = _loaded(key, device, where)
     found = _KEPT[known] = _KEPT.pop(known)  # the last one
     while len(_KEPT) > ENTRIES:
         del _KEPT[next(iter(_KEPT))]
@@ -262,11 +275,13 @@ def maps_are_there(key: MapKey) -> bool:
         return False
 
 
-def _loaded(key: MapKey, device: torch.device) -> StoredMaps:
+def _loaded(key: MapKey, device: torch.device, where: str) -> StoredMaps:
+    on_host = stays_on_host("attribution maps", key.map_bytes, device, where)
     with MapFile(map_path(key), key) as file:
-        values = torch.from_numpy(file.values()).to(device)
+        values = torch.from_numpy(file.values())
         error = float(file.errors().mean(dtype="float64"))
-    return StoredMaps(values, key.settings.facts | {"completeness_error": error})
+    facts = key.settings.facts | {"completeness_error": error}
+    return StoredMaps(values if on_host else values.to(device), facts, on_host)
 
 
 def _label(teacher: str) -> str:

@@ -26,8 +26,8 @@ class PlacedMaps(NamedTuple):
     """Stored maps, and where among them that of an image is.
 
     Attributes:
-        stored: the maps, on the device.
-        rows: int64 ``[N]`` by the image's position in the training set, there as well; those of
+        stored: the maps.
+        rows: int64 ``[N]`` by the image's position in the training set, on the device; those of
             images that are not trained on mean nothing.
     """
 
@@ -41,11 +41,12 @@ def place_maps(
     settings: MapSettings,
     trained: Tensor,
     device: torch.device,
+    where: str = "auto",
 ) -> PlacedMaps:
     """A teacher's maps of the images that are trained on; computed where they are not stored.
 
     Args:
-        teacher, dataset, settings, device: as for `stored_maps`.
+        teacher, dataset, settings, device, where: as for `stored_maps`.
         trained: their positions in the training set, int64 ``[M]``, on the CPU.
     """
     train = dataset.train
@@ -57,7 +58,7 @@ def place_maps(
         images = Images(train.images[trained], train.labels[trained])
         dataset = replace(dataset, train=images, fingerprint=digest.hexdigest())
         rows[trained] = torch.arange(len(trained))
-    return PlacedMaps(stored_maps(teacher, dataset, settings, device), rows.to(device))
+    return PlacedMaps(stored_maps(teacher, dataset, settings, device, where), rows.to(device))
 
 
 class ShownMaps:
@@ -85,6 +86,7 @@ class ShownMaps:
             there, theirs = trained, trained[others(len(trained))]
             self.rows = self.rows.clone()
             self.rows[there.to(self.rows.device)] = placed.rows[theirs.to(self.rows.device)]
+        self._here = self.rows.cpu()
         self._last: tuple[Feed, Tensor] | None = None
 
     def __call__(self, feed: Feed) -> Tensor:
@@ -94,7 +96,7 @@ class ShownMaps:
         return self._last[1]
 
     def _shown(self, feed: Feed) -> Tensor:
-        maps = self.stored.of(self.rows[feed.there]).float()
+        maps = self.stored.of(self.rows[feed.there], self._here[feed.indices]).float()
         return maps if self.alignment == SHUFFLED else self.views.show(maps, feed.offsets)
 
     @property

@@ -232,7 +232,8 @@ class Stream:
             rows = torch.arange(len(self.dataset.train), device=self.device)
             return PlacedMaps(self._given, rows)
         assert self.teacher is not None
-        return place_maps(self.teacher, self.dataset, settings, self.train_indices, self.device)
+        what = self.teacher, self.dataset, settings, self.train_indices
+        return place_maps(*what, self.device, self.config.images)
 
     def _tables(self, needs: frozenset[str], precision: str) -> RememberingTeacher | None:
         assert self.teacher is not None

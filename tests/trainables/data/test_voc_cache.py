@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from trainables.data import cache as stored
 from trainables.data import sources, voc
 from trainables.data.dataset import VOID, Dataset, Images, Masks, digest
 from trainables.data.sources import load_dataset
+from trainables.errors import UserError
 
 SIDE = 16
 
@@ -187,6 +189,24 @@ def test_masks_are_missed_in_a_set_that_is_too_large_to_be_hashed(
     another(np.zeros((1, SIDE, SIDE // 2), dtype=np.uint8))(entry_of(cache) / "train_masks.npy")
     assert_same(load(kit), first)
     assert len(decodings) == 3
+
+
+@pytest.mark.parametrize(("free", "fits"), [(4351, False), (4352, True)])
+def test_masks_take_room_as_well(
+    kit: Devkit, monkeypatch: pytest.MonkeyPatch, cache: Path, free: int, fits: bool
+) -> None:
+    """Five images of 3x16x16 and two masks, before anything is decoded."""
+    usage = shutil.disk_usage(kit.folder)._replace(free=free)
+    monkeypatch.setattr(stored.shutil, "disk_usage", lambda folder: usage)
+    if fits:
+        assert len(load(kit).train) == 3
+        return
+    kit.image_file("a").write_bytes(b"never read")
+    need = (
+        f"voc2012: 5 images and 2 masks of 16x16 pixels need 0.0 GiB in KDSWEEP_CACHE, but {cache}"
+    )
+    with pytest.raises(UserError, match=re.escape(need)):
+        load(kit)
 
 
 def test_masks_are_part_of_the_digest() -> None:
