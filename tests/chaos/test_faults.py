@@ -153,7 +153,7 @@ def test_where_others_take_the_memory_trials_fail_and_the_sweep_ends(
     assert driver.wait() == 1
     said = "".join(driver.out + driver.err)
     if taught:
-        assert driver.err[-1].startswith("kdsweep: teacher wrn_16_1: the worker died")
+        assert driver.err[-1].startswith("kdsweep: teacher wrn_16_1: the worker was ended, as")
     else:
         assert said.count("f-00000: the worker process died") == 2
         assert "0 trials completed, 1 failed" in said
