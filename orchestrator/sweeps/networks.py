@@ -25,7 +25,7 @@ def check_networks(plan: Plan) -> None:
             an explainer cannot explain.
     """
     checkpoint_seconds()
-    for step in plan.recipes:
+    for step in plan.teachers.recipes:
         _check_method(plan, step.config, step.blueprint, step.upper, f"teacher {step.name}")
     built: set[tuple[Any, ...]] = set()
     checked: set[tuple[Any, ...]] = set()
@@ -46,7 +46,7 @@ def check_networks(plan: Plan) -> None:
                 continue
             built.add(networks)
             where = f"student {student.label}, method {config.method}"
-            _check_method(plan, config, student, plan.teacher(config), where)
+            _check_method(plan, config, student, plan.teachers.of(config), where)
 
 
 def _check_steps(

@@ -86,7 +86,7 @@ class OptunaSource:
             return None
         self._trained += 1
         trial = self.optuna.ask()
-        drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
+        drawn = self.study.space.draw(lambda key, dimension: _suggest(trial, key, dimension))
         self._live[trial.number] = trial
         asked = self.optuna.get_trials(deepcopy=False)[trial.number]
         assert asked.datetime_start is not None
@@ -134,7 +134,7 @@ def _trial(study: Study, known: Known) -> FrozenTrial:
     """A proposal of an earlier run as Optuna had it then."""
     row, rows = known.row, known.told
     fixed = FixedTrial(json.loads(row["params"]))
-    study.draw(lambda key, dimension: _suggest(cast(optuna.Trial, fixed), key, dimension))
+    study.space.draw(lambda key, dimension: _suggest(cast(optuna.Trial, fixed), key, dimension))
     state, values = (TrialState.RUNNING, None) if rows is None else _outcome(study, rows)
     trial = optuna.trial.create_trial(
         state=state,
