@@ -10,11 +10,12 @@ from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import check_distinct, check_shared
 from trainables.attribution.registry import explainer_of, parse_explainers
 from trainables.compression.registry import CHOICES, PARTS, canonical_chain
-from trainables.config import MAX_SEED, NO_EXPLAINERS, settings_with
+from trainables.config import settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
 from trainables.objectives import check_objective
 from trainables.optimizers.registry import DEFAULT, PREFIX
+from trainables.trial_settings import MAX_SEED, NO_EXPLAINERS
 
 
 def check_study(study: Study) -> None:

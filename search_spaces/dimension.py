@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.attribution.registry import explainer_of, explainer_settings, parse_explainers
 from trainables.compression.registry import PARTS, chain_settings, part_settings
-from trainables.config import NO_EXPLAINERS, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, method_settings, term_class, term_names
 from trainables.optimizers.registry import DEFAULT, PREFIX, all_rule_settings, rule_settings
 from trainables.settings import Setting, settings_of
+from trainables.trial_settings import NO_EXPLAINERS
 
 Value = bool | int | float | str
 

@@ -18,10 +18,11 @@ from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
 from search_spaces.space import Space
 from search_spaces.teacher import TeacherSpec
-from trainables.config import MAX_SEED, TrialConfig, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.constraints import Constraint, read_constraint, read_constraints
 from trainables.objectives import check_objective, runtimes_for
 from trainables.registry import Registry
+from trainables.trial_settings import MAX_SEED
 
 MAX_REPEATS = 10_000
 

@@ -7,9 +7,9 @@ import pytest
 from orchestrator.sweeps.checks import check_search
 from search_spaces.dimension import Dimension, grid_values
 from search_spaces.load import parse_study
-from trainables.config import MAX_SEED
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
+from trainables.trial_settings import MAX_SEED
 
 BASE = {
     "name": "s",

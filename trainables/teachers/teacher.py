@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.compression.registry import CHOICES
-from trainables.config import SCRATCH, TEACHER, TrialConfig, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.data.dataset import Dataset, Images
 from trainables.data.views import to_float
 from trainables.errors import UserError, unknown
@@ -21,6 +21,7 @@ from trainables.models.weights import SUFFIX, Card, read_card, read_network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.classes import aligned, class_order
+from trainables.trial_settings import SCRATCH, TEACHER
 from trainables.worker import kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
