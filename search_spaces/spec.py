@@ -213,6 +213,11 @@ class Study(Strict):
         """Whether there is more to try than `first_points`."""
         return self.sampler not in LISTS and bool(self.space)
 
+    def budget(self, points: int) -> int:
+        """How many configs are to be trained, of which so many are points to try first."""
+        wanted = self.trials or points
+        return wanted if self.asks_sampler else min(wanted, points)
+
     def first_points(self) -> list[dict[str, Value]]:
         """What is tried before the sampler is asked: the listed points, then the cover.
 

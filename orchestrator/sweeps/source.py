@@ -62,9 +62,7 @@ class OptunaSource:
             self.optuna.enqueue_trial(point)
         self.optuna.sampler = make_sampler(study, max(len(points), len(known)) if known else 0)
         self._asks_sampler = study.asks_sampler
-        self._budget = study.trials or len(points)
-        if not self._asks_sampler:
-            self._budget = min(self._budget, len(points))
+        self._budget = study.budget(len(points))
         answers = [proposal.answered for proposal in known if proposal.told is not None]
         self._trained = len(known) - sum(answers)
         # Since the last that brought something new.

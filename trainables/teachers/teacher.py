@@ -114,10 +114,14 @@ def list_teachers(results: str) -> dict[str, Card | UserError]:
 def made_how(card: Card) -> str:
     """How a teacher came about, in a few words that tell two of one network apart."""
     try:
-        config = TrialConfig.from_mapping(json.loads(card.origin))
+        return trained_how(TrialConfig.from_mapping(json.loads(card.origin)))
     except ValueError:  # no JSON, or of another version
         origin = card.origin if not card.origin.startswith("{") else "another version"
         return f"from {origin}" + (f", input {card.normalisation}" if card.normalisation else "")
+
+
+def trained_how(config: TrialConfig) -> str:
+    """How a teacher is trained, in a few words: its epochs, and what is not as everywhere."""
     plain = TrialConfig(student=config.student).to_dict()
     told = {"method", *settings_with("words"), *CHOICES} - {"start"}
     settings = [
