@@ -218,8 +218,7 @@ def term_keys(method: str) -> frozenset[str]:
     Raises:
         UserError: no such method.
     """
-    full = method_settings(method)
-    return frozenset(full) | {key.partition(".")[2] for key in full}
+    return frozenset(_with_bare(method_settings(method)))
 
 
 @functools.cache
@@ -229,8 +228,7 @@ def chain_keys(compression: str) -> frozenset[str]:
     Raises:
         UserError: no such compression.
     """
-    full = chain_settings(compression)
-    return frozenset(full) | {key.rpartition(".")[2] for key in full}
+    return frozenset(_with_bare(chain_settings(compression)))
 
 
 def applies(key: str, values: Mapping[str, Any]) -> bool:

@@ -17,7 +17,7 @@ Draw = Callable[[str, Dimension], Value]
 MAX_CORNERS = 2000
 
 
-class Space(Mapping[str, Dimension]):
+class Space(dict[str, Dimension]):
     """All dimensions by key: the choice of a pair, where there are pairs, and the written ones.
 
     A setting of a term exists where the method has the term, one of a compression's part where the
@@ -29,19 +29,10 @@ class Space(Mapping[str, Dimension]):
     """
 
     def __init__(self, study: "Study") -> None:
-        self._study = study
         choice = {"choices": list(study.pairs)}
-        pair = {PAIR: Dimension.model_validate(choice)} if study.pairs else {}
-        self._dimensions = {**pair, **study.dimensions}
-
-    def __getitem__(self, key: str) -> Dimension:
-        return self._dimensions[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._dimensions)
-
-    def __len__(self) -> int:
-        return len(self._dimensions)
+        super().__init__({PAIR: Dimension.model_validate(choice)} if study.pairs else {})
+        self.update(study.dimensions)
+        self._study = study
 
     def draw(self, draw: Draw) -> dict[str, Value]:
         """Draws every dimension that exists in a trial, those that decide others first.

@@ -17,27 +17,41 @@ from trainables.keys import parted
 from trainables.methods.registry import canonical_method, needs_teacher, resolve_settings
 from trainables.optimizers.registry import resolve_rule
 from trainables.runtimes.registry import RUNTIMES
-from trainables.settings import Role, Scalar, read, settings_of
+from trainables.settings import Role, Scalar, read, setting, settings_of
 from trainables.trial_settings import (
+    MAX_SEED,
     NO_EXPLAINERS,
     Computing,
     Images,
     Measuring,
     Networks,
     Optimisation,
-    Sample,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrialConfig(Sample, Measuring, Computing, Images, Optimisation, Networks):
+class TrialConfig(Measuring, Computing, Images, Optimisation, Networks):
     """One student trained once.
 
-    Besides the fields, which begin with those of the last base, the settings of the method's
+    Besides the fields, of which those of the last base come first, the settings of the method's
     terms, of the compression's parts, of the update rule and of the explainers belong to it:
     ``terms``, ``chain``, ``rule`` and ``explaining`` hold them by full key (``kd.temperature``,
     ``factor``, ``optimizer.beta1``, ``grad_cam.layer``), complete and checked.
     """
+
+    seed: int = setting(
+        0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED, role="seed"
+    )
+    view_seed: int = setting(
+        0,
+        "augmented views; shared by the configs of a repeat",
+        at_least=0,
+        at_most=MAX_SEED,
+        role="seed",
+    )
+    stage: str = setting(
+        "search", "search, or confirm a choice", choices=("search", "confirm"), role="stage"
+    )
 
     terms: Mapping[str, Scalar] = field(default_factory=dict)
     chain: Mapping[str, Scalar] = field(default_factory=dict)
@@ -60,7 +74,11 @@ class TrialConfig(Sample, Measuring, Computing, Images, Optimisation, Networks):
                     f"compression '{self.compression}': its '{key}' is another setting's name, too"
                 )
         self.check_start()
-        self.check_crops()
+        if self.resized_crops and self.crop_padding:
+            raise UserError(
+                f"resized_crops: {self.resized_crops} beside crop_padding: {self.crop_padding}; "
+                "expected one kind of crop: leave one of them out"
+            )
         self.milestone_epochs()
         for name in self.runtimes:
             RUNTIMES.check(name)
@@ -114,4 +132,4 @@ class TrialConfig(Sample, Measuring, Computing, Images, Optimisation, Networks):
 
 def settings_with(*roles: Role) -> list[str]:
     """The trial's own settings that have one of these roles."""
-    return [key for key, setting in settings_of(TrialConfig).items() if setting.role in roles]
+    return [key for key, one in settings_of(TrialConfig).items() if one.role in roles]

@@ -1,7 +1,6 @@
-"""What a trial has settings of: a record for each subject. A config is all of them.
+"""What a trial has settings of: a record for each subject, of which its config is made.
 
-The order of the records in `trainables.config.TrialConfig`, and of the fields in each, is that of
-configs, schemas and tables.
+The order of the fields is that of configs, schemas and tables.
 """
 
 from dataclasses import dataclass
@@ -130,18 +129,6 @@ class Images:
     )
     flip: bool | None = setting(None, "horizontal flips; none: the data set's own")
 
-    def check_crops(self) -> None:
-        """Refuses two kinds of crops at once.
-
-        Raises:
-            UserError: by their keys.
-        """
-        if self.resized_crops and self.crop_padding:
-            raise UserError(
-                f"resized_crops: {self.resized_crops} beside crop_padding: {self.crop_padding}; "
-                "expected one kind of crop: leave one of them out"
-            )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Computing:
@@ -209,22 +196,3 @@ class Measuring:
     def runtimes(self) -> list[str]:
         """The runtimes that the student is timed with, each once."""
         return list(dict.fromkeys(name.strip() for name in self.latencies.split("+")))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """Which of the equal trainings it is, and what for."""
-
-    seed: int = setting(
-        0, "initialisation and order of the images", at_least=0, at_most=MAX_SEED, role="seed"
-    )
-    view_seed: int = setting(
-        0,
-        "augmented views; shared by the configs of a repeat",
-        at_least=0,
-        at_most=MAX_SEED,
-        role="seed",
-    )
-    stage: str = setting(
-        "search", "search, or confirm a choice", choices=("search", "confirm"), role="stage"
-    )

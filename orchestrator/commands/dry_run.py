@@ -12,7 +12,7 @@ from orchestrator.sweeps.sweep import Options, prepared
 from search_spaces.dimension import Dimension
 from search_spaces.spec import LISTS, Study
 from trainables.config import TrialConfig
-from trainables.data.notes import listed
+from trainables.data.notes import listed, plural
 from trainables.errors import UserError
 from trainables.files import open_folder
 from trainables.teacher_training import Filed, Recipe, lineage
@@ -86,7 +86,8 @@ def _teacher(plan: Plan, teacher: Recipe | Filed) -> str:
 def _trials(study: Study) -> str:
     points = len(study.first_points())
     configs = study.budget(points)
-    text = f"{configs:,} configs x {study.repeats} seeds = {configs * study.repeats:,} trainings"
+    text = f"{plural(configs, 'config')} x {plural(study.repeats, 'seed')}"
+    text += f" = {plural(configs * study.repeats, 'training')}"
     if not study.asks_sampler and configs < points:
         text += f", of {points:,} points"
     return text

@@ -69,18 +69,14 @@ class Group:
 class Twins:
     """Trials of equal configs: the first one runs, the others wait for its row, or have it.
 
-    Args:
-        rows: those that answer equal trials, by `config_key`.
+    Attributes:
+        rows: those that answer all equal trials, by `config_key`.
     """
 
     def __init__(self, rows: Mapping[str, Row]) -> None:
-        self._rows = dict(rows)
+        self.rows = dict(rows)
         self._runs: dict[str, str] = {}
         self._waiting: dict[str, list[Ask]] = {}
-
-    def row(self, key: str) -> Row | None:
-        """The row that answers all trials of a key; None where there is none yet."""
-        return self._rows.get(key)
 
     def begin(self, ask: Ask) -> bool:
         """Whether an attempt may begin; one that may not waits for the trial that runs."""
@@ -96,7 +92,7 @@ class Twins:
         interruption: none that has begun is left for another one.
         """
         if row["status"] == "completed" or refused(row):
-            self._rows[key] = row
+            self.rows[key] = row
         self._runs.pop(key, None)
         return self._waiting.pop(key, [])
 
@@ -151,8 +147,8 @@ class Book:
         while True:
             if self._queue:
                 ask = self._queue.popleft()
-                if (row := self._twins.row(ask.key)) is not None:
-                    self._answer(ask, row)
+                if ask.key in self._twins.rows:
+                    self._answer(ask, self._twins.rows[ask.key])
                 elif self._twins.begin(ask):
                     self._live.add(ask.trial_id)
                     return ask

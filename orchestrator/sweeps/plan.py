@@ -104,11 +104,6 @@ class Plan:
         """What a trial's student begins with: see `Starts.of`."""
         return self.starts.of(config, self.teachers.of(config))
 
-    def card(self, config: TrialConfig) -> Card | None:
-        """The card of a trial's teacher; None where it is not trained yet, or there is none."""
-        teacher = self.teachers.of(config)
-        return self.cards.get(teacher.file) if teacher else None
-
     def missing(self, config: TrialConfig | None = None) -> list[Recipe]:
         """The teachers to train now, of one trial or of all: see `Teachers.missing`."""
         return self.teachers.missing(self.cards, config)
@@ -179,6 +174,7 @@ class Plan:
         between two checkpoints of a trial; the default is 60.
         """
         teacher, start = self.teachers.of(config), self.start(config)
+        seconds = checkpoint_seconds()
         job = Job(
             config=config.to_dict(),
             sweep=self.sweep,
@@ -194,10 +190,8 @@ class Plan:
             gpus=self.gpus,
             constraints=self.study.constraints,
         )
-        seconds = checkpoint_seconds()
-        if seconds is not None:
-            job = replace(job, checkpoint_seconds=seconds)
-        return replace(job, **changes)
+        timed = {} if seconds is None else {"checkpoint_seconds": seconds}
+        return replace(job, **timed | changes)
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""

@@ -255,4 +255,4 @@ def test_as_many_trainings_are_announced_as_a_sweep_gives(changes, tmp_path):
     content = {**STUDY, "name": "s", "dimensions": dimensions, "cover": cover, **changes}
     study = parse_study(content)
     source = OptunaSource(study, Journal(open_folder(tmp_path)), "s")
-    assert f"= {source.total} trainings" in _trials(study)
+    assert f" = {source.total} training" in f"{_trials(study)},"

@@ -190,7 +190,8 @@ def test_every_teacher_is_trained_once_and_none_before_its_own():
 def test_a_trial_gets_the_teacher_of_its_pair(tmp_path):
     made = trained(paired(tmp_path))
     assert made.missing() == []
-    cards = {pair: made.card(config) for pair, config in of_pairs(made).items()}
+    files = {pair: made.teachers.of(config).file for pair, config in of_pairs(made).items()}
+    cards = {pair: made.cards.get(file) for pair, file in files.items()}
     assert [card.model for card in cards.values()] == ["wrn_10_1", "resnet14", "resnet8"]
     for pair, config in of_pairs(made).items():
         file = made.job(config, "t", 1).teacher
