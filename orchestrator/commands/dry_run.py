@@ -24,7 +24,8 @@ _SHOWN = 20
 def dry_run(study: Study, options: Options, name: str | None) -> int:
     """Checks what `sweep.run` checks before it starts anything, and says what it would run.
 
-    In place of a probe file, the rights of a local results folder are looked at.
+    In place of a probe file, the rights of a local results folder are looked at. Images of
+    folders are kept in the data cache once they are decoded, as by every verb that reads them.
 
     Args:
         study, options, name: as for `sweep.run`.
@@ -56,7 +57,7 @@ def dry_run(study: Study, options: Options, name: str | None) -> int:
         print(f"guess: name: {plan.sweep}, since something there is called {study.name}")
     for guess in _guesses(plan, study, options, configs):
         print(f"guess: {guess}")
-    print("nothing was started or written")
+    print("nothing was started, no result was written")
     return 0
 
 

@@ -81,7 +81,7 @@ def test_it_says_what_would_run(said, tmp_path):
         "factor 2, 4",
         "kd.temperature 1 to 8, log",
         "lr 0.1 to 0.3 in steps of 0.1, where method is kd",
-        "nothing was started or written",
+        "nothing was started, no result was written",
     ):
         assert line in text.splitlines(), text
     (teacher,) = [line for line in text.splitlines() if line.startswith("teacher")]
