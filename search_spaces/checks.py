@@ -6,15 +6,16 @@ from typing import Any
 
 from search_spaces.dimension import Dimension, Value, applies, check_known, setting_of
 from search_spaces.pairs import PAIR
-from search_spaces.spec import OF_STUDY, Draw, Study
+from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import check_distinct, check_shared
 from trainables.attribution.registry import explainer_of, parse_explainers
 from trainables.compression.registry import CHOICES, PARTS, canonical_chain
-from trainables.config import MAX_SEED, NO_EXPLAINERS, settings_with
+from trainables.config import settings_with
 from trainables.errors import UserError
 from trainables.methods.registry import PLAIN, canonical_method, method_settings
 from trainables.objectives import check_objective
 from trainables.optimizers.registry import DEFAULT, PREFIX
+from trainables.trial_settings import MAX_SEED, NO_EXPLAINERS
 
 
 def check_study(study: Study) -> None:
@@ -99,12 +100,12 @@ def _check_explained(study: Study) -> None:
 def _check_corners(study: Study, corner: dict[str, Value]) -> None:
     for kind in _kinds(study, corner):
         chosen = {**corner, **{key: value for key, value in kind.items() if value is not None}}
-        drawn = study.draw(_first_value(chosen))
+        drawn = study.space.corner(chosen)
         study.config(drawn)
         # That some values are wrong shows only in a config.
         for key in [key for key in drawn if key not in chosen]:
             for value in study.space[key].ends()[1:]:
-                study.config(study.draw(_first_value({**chosen, key: value})))
+                study.config(study.space.corner({**chosen, key: value}))
 
 
 def _kinds(study: Study, corner: Mapping[str, Value]) -> Iterator[dict[str, Any]]:
@@ -121,10 +122,6 @@ def _values_of(
     if key in study.dimensions:
         return study.dimensions[key].ends()
     return [study.shared(corner.get(PAIR)).get(key, default)]
-
-
-def _first_value(corner: Mapping[str, Value]) -> Draw:
-    return lambda key, dimension: corner.get(key, dimension.ends()[0])
 
 
 # What somebody who writes a study meant otherwise

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainables.attribution.registry import explainer_of, explainer_settings, parse_explainers
 from trainables.compression.registry import PARTS, chain_settings, part_settings
-from trainables.config import NO_EXPLAINERS, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, method_settings, term_class, term_names
 from trainables.optimizers.registry import DEFAULT, PREFIX, all_rule_settings, rule_settings
 from trainables.settings import Setting, settings_of
+from trainables.trial_settings import NO_EXPLAINERS
 
 Value = bool | int | float | str
 
@@ -217,8 +218,7 @@ def term_keys(method: str) -> frozenset[str]:
     Raises:
         UserError: no such method.
     """
-    full = method_settings(method)
-    return frozenset(full) | {key.partition(".")[2] for key in full}
+    return frozenset(_with_bare(method_settings(method)))
 
 
 @functools.cache
@@ -228,8 +228,7 @@ def chain_keys(compression: str) -> frozenset[str]:
     Raises:
         UserError: no such compression.
     """
-    full = chain_settings(compression)
-    return frozenset(full) | {key.rpartition(".")[2] for key in full}
+    return frozenset(_with_bare(chain_settings(compression)))
 
 
 def applies(key: str, values: Mapping[str, Any]) -> bool:

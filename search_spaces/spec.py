@@ -1,32 +1,28 @@
 """Study: what to try, typed. One YAML file is one study."""
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from search_spaces.dimension import (
-    MAX_GRID,
     Dimension,
     Strict,
     Value,
     applies,
-    grid_values,
     layered,
     written_out,
 )
-from search_spaces.form import check_form, check_teachers, decides_first
+from search_spaces.form import check_form, check_teachers
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
+from search_spaces.space import Space
 from search_spaces.teacher import TeacherSpec
-from trainables.config import MAX_SEED, TrialConfig, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.constraints import Constraint, read_constraint, read_constraints
-from trainables.errors import UserError
 from trainables.objectives import check_objective, runtimes_for
 from trainables.registry import Registry
-
-Draw = Callable[[str, Dimension], Value]
+from trainables.trial_settings import MAX_SEED
 
 MAX_REPEATS = 10_000
 
@@ -143,11 +139,9 @@ class Study(Strict):
         return self
 
     @property
-    def space(self) -> dict[str, Dimension]:
-        """All dimensions, by key: the choice of a pair, where there are pairs, and the written."""
-        if not self.pairs:
-            return self.dimensions
-        return {PAIR: Dimension.model_validate({"choices": list(self.pairs)}), **self.dimensions}
+    def space(self) -> Space:
+        """All dimensions, by key, and which of them a trial has."""
+        return Space(self)
 
     @property
     def bounds(self) -> tuple[Constraint, ...]:
@@ -161,23 +155,6 @@ class Study(Strict):
         return aims | {f"constraints.{name}": name for name in self.constraints}
 
     # What a trial is
-
-    def draw(self, draw: Draw) -> dict[str, Value]:
-        """Draws every dimension that exists in a trial, those that decide others first.
-
-        A setting of a term exists where the method has the term, one of a compression's part
-        where the trial's compression has the part, one of an update rule where the trial has the
-        rule, anything else where its ``when`` holds.
-
-        Args:
-            draw: gives a value for a dimension, by its key.
-        """
-        values: dict[str, Value] = {}
-        space = self.space
-        for key in sorted(space, key=decides_first):
-            if self._exists(key, values):
-                values[key] = draw(key, space[key])
-        return values
 
     def shared(self, pair: Value | None = None) -> dict[str, Any]:
         """The settings that all trials share, or all of a pair: the fixed ones and its own."""
@@ -231,14 +208,15 @@ class Study(Strict):
         weights = {"weights": self.teacher.weights} if self.teacher.weights else {}
         return layered(self.fixed, self.teacher.own | weights)
 
-    def grid(self) -> Iterator[dict[str, Value]]:
-        """Every combination of choices, each once, in the written order."""
-        yield from self._product(list(self.space))
-
     @property
     def asks_sampler(self) -> bool:
         """Whether there is more to try than `first_points`."""
         return self.sampler not in LISTS and bool(self.space)
+
+    def budget(self, points: int) -> int:
+        """How many configs are to be trained, of which so many are points to try first."""
+        wanted = self.trials or points
+        return wanted if self.asks_sampler else min(wanted, points)
 
     def first_points(self) -> list[dict[str, Value]]:
         """What is tried before the sampler is asked: the listed points, then the cover.
@@ -249,47 +227,10 @@ class Study(Strict):
             return [{}]
         points = [dict(point) for point in self.points]
         if self.cover:
-            points += self._product(self.cover)
+            points += self.space.grid(self.cover)
         if self.sampler == "grid":
-            points += self.grid()
+            points += self.space.grid()
         return points
-
-    def check_budget(self) -> None:
-        """What a sweep needs to know, and a single trial does not.
-
-        Raises:
-            UserError: nothing says how many configs are to be trained.
-        """
-        if self.asks_sampler and self.trials is None:
-            raise UserError(
-                "trials: expected how many configs to train, as in `trials: 100` or --trials 100; "
-                "`sampler: grid` trains all there are"
-            )
-
-    def _exists(self, key: str, values: Mapping[str, Value]) -> bool:
-        if key == PAIR:
-            return True
-        known = {**self.shared(values.get(PAIR)), **values}
-        if any(
-            known.get(other) not in allowed for other, allowed in self.dimensions[key].when.items()
-        ):
-            return False
-        return applies(key, {**dict.fromkeys(self.dimensions), **known})
-
-    def _product(self, keys: list[str]) -> list[dict[str, Value]]:
-        """All combinations of the listed dimensions that exist together."""
-        found: dict[tuple[tuple[str, Value], ...], dict[str, Value]] = {}
-        ordered = sorted(keys, key=decides_first)
-        for combination in itertools.product(*(grid_values(self.space[k], k) for k in ordered)):
-            chosen = dict(zip(ordered, combination, strict=True))
-            values: dict[str, Value] = {}
-            for key in ordered:
-                if self._exists(key, values):
-                    values[key] = chosen[key]
-            found.setdefault(tuple(values.items()), values)
-            if len(found) > MAX_GRID:
-                raise UserError(f"dimensions: the grid has more than {MAX_GRID:,} points")
-        return list(found.values())
 
 
 OF_STUDY = {

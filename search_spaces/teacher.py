@@ -6,11 +6,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from search_spaces.dimension import layered, setting_of, settings_of_terms, term_keys
-from trainables.config import WEIGHTS, TrialConfig, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
 from trainables.optimizers.registry import DEFAULT, all_rule_settings, rule_settings
 from trainables.settings import settings_of
+from trainables.trial_settings import WEIGHTS
 
 _NOT_TRAINING = {"method", *settings_with("words", "stage", "measurement")}
 TRAINING = [key for key in settings_of(TrialConfig) if key not in _NOT_TRAINING]

@@ -29,7 +29,7 @@ trainables.optimizers
 trainables.teachers
 trainables.engine
 trainables.experiment
-trainables.config trainables.keys
+trainables.config trainables.keys trainables.trial_settings
 trainables.methods
 trainables.measurement
 trainables.compression

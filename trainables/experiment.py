@@ -8,10 +8,11 @@ from typing import Any
 from trainables.attribution.registry import explainer_of
 from trainables.columns import TrialRow
 from trainables.compression.registry import chain_settings, parse_chain
-from trainables.config import SCRATCH, TrialConfig, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.methods.registry import method_settings, needs_teacher
 from trainables.optimizers.registry import rule_settings
 from trainables.settings import Role, settings_of
+from trainables.trial_settings import SCRATCH
 
 # In rows of before there were chains, amounts that were not asked for.
 _WERE_NULL = ("depth", "width", "factor")

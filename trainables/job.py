@@ -11,7 +11,7 @@ import torch
 from trainables.columns import TrialRow
 from trainables.compression.chain import Chain
 from trainables.compression.measure import count_params, macs_of
-from trainables.config import SCRATCH, TrialConfig
+from trainables.config import TrialConfig
 from trainables.constraints import read_constraints
 from trainables.data.sources import load_dataset
 from trainables.errors import DeviceError, OutOfMemoryError
@@ -38,6 +38,7 @@ from trainables.tasks.task import Score
 from trainables.teachers.start import check_start, load_start
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
+from trainables.trial_settings import SCRATCH
 from trainables.worker import WORKER
 
 log = logging.getLogger(__name__)

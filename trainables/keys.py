@@ -11,22 +11,30 @@ from trainables.optimizers.registry import OPTIMIZERS, PREFIX, rule_settings
 
 
 def parted(
-    values: Mapping[str, Any], method: str, compression: str, optimizer: str, further: Iterable[str]
-) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """The settings of a method, and by full key those of a compression and of an update rule.
+    values: Mapping[str, Any],
+    further: Iterable[str],
+    *,
+    method: str,
+    compression: str,
+    optimizer: str,
+    explainers: str,
+) -> dict[str, Any]:
+    """The settings of a method's ``terms``, and by full key those of its ``chain``, ``rule``, ....
 
     A bare name (``criterion``) is that of every term that has it, or of the one step; those of an
-    update rule are written in full. Where the full key is given as well, that counts.
+    update rule and of explainers (``explaining``) are written in full. Where the full key is given
+    as well, that counts.
 
     Args:
         values: by full key or bare name.
-        method, compression: ``+``-joined terms and parts.
-        optimizer: name of the rule.
         further: names that errors count among the right ones.
+        method, compression, explainers: ``+``-joined terms, parts, explainers.
+        optimizer: name of the rule.
 
     Raises:
         UserError: a key that none of them has, or a bare name of a step and of something else.
     """
+    values, explaining = _without_explaining(values, explainers)
     of_rule = rule_settings(optimizer)
     of_terms, of_chain = method_settings(method), chain_settings(compression)
     terms: dict[str, Any] = {}
@@ -53,21 +61,13 @@ def parted(
             raise unknown("key", key, {*further, *of_terms, *of_chain, *of_rule, *bare})
         elif value is not None:
             raise UserError(f"{key}: has no effect with compression {compression}")
-    return terms, chain, rule
+    return {"terms": terms, "chain": chain, "rule": rule, "explaining": explaining}
 
 
-def without_explaining(
+def _without_explaining(
     values: Mapping[str, Any], explainers: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings that are none of an explainer, and those of a trial's explainers.
-
-    Args:
-        values: by key; those of explainers are written in full.
-        explainers: of the trial, joined by ``+``.
-
-    Raises:
-        UserError: a setting of another explainer, or one that its explainer does not have.
-    """
+    """The settings that are none of an explainer, and those of a trial's explainers."""
     rest: dict[str, Any] = {}
     explaining: dict[str, Any] = {}
     chosen = parse_explainers(explainers)

@@ -11,7 +11,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 from trainables.errors import UserError, nearest, unknown
 from trainables.registry import Registry
@@ -102,34 +102,23 @@ class Setting:
         )
 
 
-def setting(
-    default: Scalar,
-    help: str,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[Scalar, ...] | Registry[Any] = (),
-    search: tuple[float, float] | None = None,
-    log: bool = False,
-    weight: bool = False,
-    role: Role = "recipe",
-    implied: tuple[Scalar, ...] = (),
-) -> Any:
+class Facts(TypedDict, total=False):
+    """What may be said of a field besides its default and its help: see `Setting`."""
+
+    above: float
+    at_least: float
+    at_most: float
+    choices: tuple[Scalar, ...] | Registry[Any]
+    search: tuple[float, float]
+    log: bool
+    weight: bool
+    role: Role
+    implied: tuple[Scalar, ...]
+
+
+def setting(default: Scalar, help: str, **facts: Unpack[Facts]) -> Any:
     """A dataclass field that carries a `Setting`; arguments as its attributes."""
-    facts = {
-        "help": help,
-        "above": above,
-        "at_least": at_least,
-        "at_most": at_most,
-        "choices": choices,
-        "search": search,
-        "log": log,
-        "weight": weight,
-        "role": role,
-        "implied": implied,
-    }
-    return dataclasses.field(default=default, metadata=facts)
+    return dataclasses.field(default=default, metadata={"help": help, **facts})
 
 
 @functools.cache

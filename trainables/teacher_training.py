@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from trainables.config import WEIGHTS, TrialConfig
+from trainables.config import TrialConfig
 from trainables.data.sources import load_dataset
 from trainables.errors import TrainingFailed, UserError
 from trainables.experiment import config_key
@@ -23,6 +23,7 @@ from trainables.models.weights import Card, read_network
 from trainables.teachers.filing import file_teacher
 from trainables.teachers.pretrained import fingerprint_of, read_features
 from trainables.teachers.teacher import find_teacher, teacher_folder
+from trainables.trial_settings import WEIGHTS
 
 log = logging.getLogger(__name__)
 
@@ -225,9 +226,8 @@ class TeacherTraining:
             UserError, TrainingFailed: with the teacher's name.
         """
         with self._named():
-            card = None if self.replacing else self.recipe.find(self.results)
-            if card is None:
-                card = self._file()
+            found = None if self.replacing else self.recipe.find(self.results)
+            card = found or self._file()
         for name in (STUDENT, PROGRESS):
             self.job.folder.delete(name)
         return card

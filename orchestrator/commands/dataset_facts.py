@@ -11,9 +11,8 @@ _FIRST = 10
 _UNEVEN = 10
 """From this ratio of the largest to the smallest class on, accuracy hides what happens to some."""
 
-_GUESSED_FLIP = (
-    "a guess: images are mirrored, which is wrong for digits, letters or arrows; "
-    "then set flip: false"
+GUESSED_FLIP = (
+    "images are mirrored, which is wrong for digits, letters or arrows; then set flip: false"
 )
 
 
@@ -34,14 +33,18 @@ def facts_of(dataset: Dataset) -> list[tuple[str, str]]:
         ("image", _size(dataset)),
         ("views", f"{plan.number_of_views:,} of an image: {crops}, {mirrored}"),
     ]
-    # Folders of somebody's own: nobody has said whether their classes look the same in a mirror.
-    if dataset.flip and ":" in dataset.name:
-        facts.append(("flip", _GUESSED_FLIP))
+    if guesses_flip(dataset):
+        facts.append(("flip", f"a guess: {GUESSED_FLIP}"))
     return [
         *facts,
         ("mean, std", f"{rounded(dataset.mean)}, {rounded(dataset.std)}"),
         ("fingerprint", dataset.fingerprint),
     ]
+
+
+def guesses_flip(dataset: Dataset) -> bool:
+    """Whether nobody has said if the classes look the same in a mirror: a folder of one's own."""
+    return dataset.flip and ":" in dataset.name
 
 
 def _classes(classes: tuple[str, ...]) -> str:

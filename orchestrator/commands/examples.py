@@ -5,7 +5,8 @@ EXAMPLES = {
   kdsweep run digits                                  the demonstration
   kdsweep run pareto_cifar10 --data DATA --trials 200
   kdsweep run my.yaml --set epochs=60 --set 'method=kd+at' --results s3://bucket/results
-  kdsweep run pareto_cifar10 --address auto --gpus-per-trial 0.25""",
+  kdsweep run pareto_cifar10 --address auto --gpus-per-trial 0.25
+  kdsweep run my.yaml --data DATA --dry-run           what would run, and what is guessed""",
     "resume": """
   kdsweep resume digits""",
     "confirm": """

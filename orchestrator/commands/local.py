@@ -56,7 +56,7 @@ def run_trial(
     check_validation(study, lambda: plan.dataset, None)
     plan = plan.with_teachers()
     check_networks(plan)
-    config = study.config(study.draw(default_value))
+    config = study.config(study.space.draw(default_value))
     return _run(plan, config, say, profile)
 
 
@@ -103,13 +103,14 @@ def run_teachers(
     """
     plan = Plan(study, study.name, absolute(options.results), options.data_dir).with_teachers()
     open_folder(plan.results).check_writable()
-    if not plan.recipes:
+    if not plan.teachers.recipes:
         raise UserError(f"study '{study.name}' trains no teacher; set teacher.model")
-    for recipe in plan.recipes if replacing else plan.missing():
+    for recipe in plan.teachers.recipes if replacing else plan.missing():
         say(f"training the teacher {recipe.name}")
         _train_teacher(plan, recipe, say, replacing=replacing)
     plan = plan.with_teachers()
-    return [plan.cards[recipe.key] for recipe in plan.recipes if recipe.key in plan.cards]
+    recipes = plan.teachers.recipes
+    return [plan.cards[recipe.key] for recipe in recipes if recipe.key in plan.cards]
 
 
 def _train_teacher(plan: Plan, recipe: Recipe, say: Say, *, replacing: bool = False) -> None:

@@ -66,6 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
     made["run"].add_argument("--trials", type=int, metavar="N", help="configs to train")
     made["run"].add_argument("--name", metavar="SWEEP", help="of the sweep; default: the study's")
     _set(made["run"])
+    made["run"].add_argument(
+        "--dry-run", action="store_true", help="check all, say what would run, and start nothing"
+    )
     for name in ("resume", "confirm"):
         made[name].add_argument("sweep", metavar="SWEEP")
     made["confirm"].add_argument("--seeds", type=int, default=3, metavar="K", help="default: 3")

@@ -18,6 +18,10 @@ def run(options: Namespace) -> int:
     study = load_study(options.study, assignments)
     from orchestrator.sweeps import sweep  # which loads much that a refused study needs not
 
+    if options.dry_run:
+        from orchestrator.commands.dry_run import dry_run
+
+        return dry_run(study, options_of(options), options.name)
     return _end(sweep.run(study, options_of(options), options.name))
 
 

@@ -16,9 +16,9 @@ from orchestrator.results.chains import model_of, told
 from orchestrator.results.front import common
 from trainables.columns import TRIALS
 from trainables.compression.registry import CHOICES
-from trainables.config import TEACHER
 from trainables.errors import UserError
 from trainables.methods.registry import needs_teacher
+from trainables.trial_settings import TEACHER
 
 _STUDENT = ["sweep", "dataset", "model", "steps"]
 # How a teacher's trials ask for their student.

@@ -60,6 +60,42 @@ class Group:
     trained: bool = False
     told: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether every repeat has its row."""
+        return len(self.rows) == len(self.proposal.configs)
+
+
+class Twins:
+    """Trials of equal configs: the first one runs, the others wait for its row, or have it.
+
+    Attributes:
+        rows: those that answer all equal trials, by `config_key`.
+    """
+
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self.rows = dict(rows)
+        self._runs: dict[str, str] = {}
+        self._waiting: dict[str, list[Ask]] = {}
+
+    def begin(self, ask: Ask) -> bool:
+        """Whether an attempt may begin; one that may not waits for the trial that runs."""
+        if self._runs.setdefault(ask.key, ask.trial_id) == ask.trial_id:
+            return True
+        self._waiting.setdefault(ask.key, []).append(ask)
+        return False
+
+    def end(self, key: str, row: Row) -> list[Ask]:
+        """A trial has ended for good; those that waited for it, in order.
+
+        They are answered if it completed, else they take their turn, as they would after an
+        interruption: none that has begun is left for another one.
+        """
+        if row["status"] == "completed" or refused(row):
+            self.rows[key] = row
+        self._runs.pop(key, None)
+        return self._waiting.pop(key, [])
+
 
 class Book:
     """The trials of a source, from their proposal to their last row.
@@ -98,9 +134,7 @@ class Book:
         self.source, self.plan, self.store, self.watcher = source, plan, store, watcher
         self._pause = pause
         self._ledger = Ledger(store, plan, stage)
-        self._completed = self._ledger.completed()
-        self._owner: dict[str, str] = {}
-        self._waiting: dict[str, list[Ask]] = {}
+        self._twins = Twins(self._ledger.completed())
         self._live: set[str] = set()
         self._queue: deque[Ask] = deque()
         self.booked = self._ledger.count()
@@ -113,11 +147,12 @@ class Book:
         while True:
             if self._queue:
                 ask = self._queue.popleft()
-                if self._answer(ask):
-                    continue
-                self._live.add(ask.trial_id)
-                self._owner[ask.key] = ask.trial_id
-                return ask
+                if ask.key in self._twins.rows:
+                    self._answer(ask, self._twins.rows[ask.key])
+                elif self._twins.begin(ask):
+                    self._live.add(ask.trial_id)
+                    return ask
+                continue
             proposal = self.source.ask()
             if proposal is None:
                 self.finished = not self._live
@@ -191,18 +226,11 @@ class Book:
                 self._queue.append(ask)
         self._tell_if_whole(group)
 
-    def _answer(self, ask: Ask) -> bool:
-        """Answers a trial from an equal one's row, now or when that one ends."""
-        if ask.key in self._completed:
-            twin = self._completed[ask.key]
-            self.watcher.answered(ask.trial_id, str(twin["trial_id"]))
-            ask.group.rows[ask.repeat] = twin
-            self._tell_if_whole(ask.group)
-            return True
-        if self._owner.get(ask.key, ask.trial_id) != ask.trial_id:
-            self._waiting.setdefault(ask.key, []).append(ask)
-            return True
-        return False
+    def _answer(self, ask: Ask, row: Row) -> None:
+        """Answers a trial from an equal one's row."""
+        self.watcher.answered(ask.trial_id, str(row["trial_id"]))
+        ask.group.rows[ask.repeat] = row
+        self._tell_if_whole(ask.group)
 
     def _note(self, ask: Ask, result: Mapping[str, Any]) -> None:
         rows = result["epochs"]
@@ -237,19 +265,14 @@ class Book:
         self._await(self.store.add_trial(row))
         self.watcher.ended(row)
         ask.group.rows[ask.repeat], ask.group.trained = row, True
-        if row["status"] == "completed" or refused(row):
-            self._completed[ask.key] = row
-        # Equal trials that waited: answered if this one completed, else they take their turn, as
-        # they would after an interruption: none that has begun is left for another one.
-        self._owner.pop(ask.key, None)
-        self._queue.extendleft(reversed(self._waiting.pop(ask.key, [])))
+        self._queue.extendleft(reversed(self._twins.end(ask.key, row)))
         self._tell_if_whole(ask.group)
 
     def _tell_if_whole(self, group: Group) -> None:
-        proposal = group.proposal
-        if len(group.rows) < len(proposal.configs) or group.told:
+        if group.told or not group.whole:
             return
         group.told = True
+        proposal = group.proposal
         rows = [row for _, row in sorted(group.rows.items())]
         self.source.tell(proposal.number, rows, answered=not group.trained)
         if proposal.row is not None:

@@ -31,7 +31,11 @@ def check_search(study: Study, dataset: Callable[[], Dataset]) -> None:
     Raises:
         UserError: one of them is missing, by its key.
     """
-    study.check_budget()
+    if study.asks_sampler and study.trials is None:
+        raise UserError(
+            "trials: expected how many configs to train, as in `trials: 100` or --trials 100; "
+            "`sampler: grid` trains all there are"
+        )
     deciding = [
         key for key, name in study.judged.items() if "validation" in check_objective(name).needs
     ]

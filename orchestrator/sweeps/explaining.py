@@ -34,7 +34,7 @@ def check_explained(plan: Plan, config: TrialConfig, student: Blueprint) -> None
         UserError: an explainer cannot explain the student, or the teacher that it is compared
             with; or there is neither a teacher nor a mask.
     """
-    teacher, data = plan.teacher(config), plan.dataset
+    teacher, data = plan.teachers.of(config), plan.dataset
     if teacher is None and data.train.masks is None and data.read_test().masks is None:
         raise UserError(
             f"explainers: {config.explainers}: nothing to score: there is no teacher to compare "

@@ -1,11 +1,10 @@
 """Before trials run: the attribution maps that methods of a sweep read, computed on Ray."""
 
-import itertools
 from collections.abc import Iterator
 from typing import Any
 
 from orchestrator.sweeps import cluster
-from orchestrator.sweeps.plan import MAX_CORNERS, Plan
+from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.progress import Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from search_spaces.pairs import PAIR
@@ -28,7 +27,7 @@ def wanted_maps(plan: Plan) -> Wanted:
     """
     found: Wanted = {}
     for config in _kinds(plan):
-        teacher = plan.teacher(config)
+        teacher = plan.teachers.of(config)
         for name in _readers(config.method):
             few = config.train_fraction * (1 - config.val_fraction) < FEW
             if teacher is not None and not few:
@@ -77,11 +76,7 @@ def _kinds(plan: Plan) -> Iterator[TrialConfig]:
     """Configs with every combination of what decides which maps are read."""
     study = plan.study
     names = {PAIR, "method", "teacher", *_all_readers(plan)}
-    space = {key: one for key, one in study.space.items() if key.partition(".")[0] in names}
-    ends = [dimension.ends() for dimension in space.values()]
-    for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
-        chosen = dict(zip(space, values, strict=True))
-        yield study.config(study.draw(lambda key, dim, c=chosen: c.get(key, dim.ends()[0])))  # type: ignore[misc]
+    return (study.config(drawn) for drawn in study.space.corners(names))
 
 
 def _all_readers(plan: Plan) -> set[str]:

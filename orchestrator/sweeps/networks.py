@@ -7,13 +7,14 @@ import torch
 from orchestrator.sweeps.explaining import check_explained
 from orchestrator.sweeps.plan import Plan, checkpoint_seconds, naming
 from trainables.compression.chain import Chain, check_steps
-from trainables.config import NO_EXPLAINERS, TrialConfig
+from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.registry import peer_models
 from trainables.models.blueprint import Blueprint, build, shapes_of
 from trainables.models.outputs import Shapes
 from trainables.teacher_training import Filed, Recipe
+from trainables.trial_settings import NO_EXPLAINERS
 
 
 def check_networks(plan: Plan) -> None:
@@ -25,7 +26,7 @@ def check_networks(plan: Plan) -> None:
             an explainer cannot explain.
     """
     checkpoint_seconds()
-    for step in plan.recipes:
+    for step in plan.teachers.recipes:
         _check_method(plan, step.config, step.blueprint, step.upper, f"teacher {step.name}")
     built: set[tuple[Any, ...]] = set()
     checked: set[tuple[Any, ...]] = set()
@@ -46,7 +47,7 @@ def check_networks(plan: Plan) -> None:
                 continue
             built.add(networks)
             where = f"student {student.label}, method {config.method}"
-            _check_method(plan, config, student, plan.teacher(config), where)
+            _check_method(plan, config, student, plan.teachers.of(config), where)
 
 
 def _check_steps(

@@ -60,7 +60,7 @@ def check_data(plan: Plan, notes: Mapping[str, Any]) -> None:
 
 
 def _teacher_files(plan: Plan) -> dict[str, Any]:
-    files = {name: teacher.file for name, teacher in plan.teachers.items()}
+    files = {name: teacher.file for name, teacher in plan.teachers.named.items()}
     if plan.study.pairs:
         return {"teacher_files": files}
     return {"teacher_file": next(iter(files.values()), None)}

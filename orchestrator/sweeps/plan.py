@@ -1,6 +1,5 @@
 """A study made ready to run: its data and teachers are known, its configs can be keyed."""
 
-import itertools
 import math
 import os
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.sweeps.starts import Starts
-from orchestrator.sweeps.teachers import teachers_of
+from orchestrator.sweeps.teachers import Teachers
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
@@ -20,19 +19,19 @@ from trainables.compression.registry import PARTS
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
-from trainables.errors import UserError, unknown
+from trainables.errors import UserError
 from trainables.experiment import config_key
 from trainables.job import Job
 from trainables.models.blueprint import Blueprint
 from trainables.models.weights import Card
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
-from trainables.teacher_training import Filed, Recipe, lineage
-from trainables.teachers.classes import class_order, remark
+from trainables.teacher_training import Filed, Recipe
+from trainables.teachers.classes import remark
 from trainables.teachers.start import check_start
-from trainables.teachers.teacher import find_teacher
 
-MAX_CORNERS = 2000
+SHAPING = ("method", "student", "start", "compression")
+"""Settings that shape the networks, besides those of a compression's parts."""
 UNTRAINED = "untrained"
 """In the place of a start's fingerprint while its teacher is not there yet."""
 CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
@@ -84,25 +83,13 @@ class Plan:
         return TASKS[self.dataset.task]
 
     @cached_property
-    def teachers(self) -> dict[str, Recipe | Filed]:
-        """The teachers of trials by the names that configs have for them.
+    def teachers(self) -> Teachers:
+        """Those of the study's trials.
 
         Raises:
             UserError: an imported teacher is missing, or an unknown network.
         """
-        return teachers_of(self.study, self.results, self.data_dir)
-
-    def teacher(self, config: TrialConfig) -> Recipe | Filed | None:
-        """The teacher of a trial: how it is trained, or where it is.
-
-        Raises:
-            UserError: the config is of another study.
-        """
-        if config.teacher is None:
-            return None
-        if config.teacher not in self.teachers:
-            raise unknown("teacher", config.teacher, self.teachers)
-        return self.teachers[config.teacher]
+        return Teachers(self.study, self.results, self.data_dir)
 
     @cached_property
     def starts(self) -> Starts:
@@ -115,38 +102,11 @@ class Plan:
 
     def start(self, config: TrialConfig) -> Recipe | Filed | None:
         """What a trial's student begins with: see `Starts.of`."""
-        return self.starts.of(config, self.teacher(config))
-
-    def card(self, config: TrialConfig) -> Card | None:
-        """The card of a trial's teacher; None where it is not trained yet, or there is none."""
-        teacher = self.teacher(config)
-        return self.cards.get(teacher.file) if teacher else None
-
-    @cached_property
-    def recipes(self) -> list[Recipe]:
-        """All teachers that are trained, each once, and none before its own teacher."""
-        found = {
-            upper.key: upper
-            for teacher in self.teachers.values()
-            for upper in lineage(teacher)
-            if isinstance(upper, Recipe)
-        }
-        return list(found.values())
+        return self.starts.of(config, self.teachers.of(config))
 
     def missing(self, config: TrialConfig | None = None) -> list[Recipe]:
-        """The teachers to train now, none before its own: of one trial, or of all.
-
-        What is above a teacher that exists is not needed.
-        """
-        teachers = [self.teacher(config)] if config else self.teachers.values()
-        wanted: dict[str, Recipe] = {}
-        for teacher in teachers:
-            chain: list[Recipe] = []
-            while isinstance(teacher, Recipe) and teacher.key not in self.cards:
-                chain.insert(0, teacher)
-                teacher = teacher.upper
-            wanted |= {step.key: step for step in chain}
-        return list(wanted.values())
+        """The teachers to train now, of one trial or of all: see `Teachers.missing`."""
+        return self.teachers.missing(self.cards, config)
 
     def with_teachers(self) -> "Plan":
         """The plan with the cards of those teachers that exist by now.
@@ -154,18 +114,8 @@ class Plan:
         Raises:
             UserError: an imported teacher is missing, or one was made for other data.
         """
-        cards = {}
-        for teacher in [step for top in self.teachers.values() for step in lineage(top)]:
-            card = (
-                teacher.find(self.results)
-                if isinstance(teacher, Recipe)
-                else find_teacher(self.results, teacher.file)
-            )
-            if card is None:
-                continue
-            cards[teacher.file] = card
-            class_order(card, self.dataset)
-        return replace(self, cards=cards | self.starts.cards(self.dataset))
+        cards = self.teachers.cards(self.dataset) | self.starts.cards(self.dataset)
+        return replace(self, cards=cards)
 
     @property
     def notes(self) -> list[str]:
@@ -176,7 +126,7 @@ class Plan:
     def remarks(self) -> list[str]:
         """What a user should know of the teachers, a line each."""
         about = (remark(card, self.dataset) for card in self.cards.values())
-        files = {teacher.file for teacher in self.teachers.values()}
+        files = {teacher.file for teacher in self.teachers.named.values()}
         taught = {file: card for file, card in self.cards.items() if file in files}
         begun = self.starts.remarks(taught, self.dataset)
         return [*(line for line in about if line), *begun]
@@ -208,7 +158,7 @@ class Plan:
 
     def key(self, config: TrialConfig) -> str:
         """The config's key: see `trainables.experiment.config_key`."""
-        teacher, start = self.teacher(config), self.start(config)
+        teacher, start = self.teachers.of(config), self.start(config)
         return config_key(
             config,
             student=self.student(config),
@@ -227,7 +177,8 @@ class Plan:
         ``KDSWEEP_CHECKPOINT_SECONDS`` in the environment of the driver sets the least time
         between two checkpoints of a trial; the default is 60.
         """
-        teacher, start = self.teacher(config), self.start(config)
+        teacher, start = self.teachers.of(config), self.start(config)
+        seconds = checkpoint_seconds()
         job = Job(
             config=config.to_dict(),
             sweep=self.sweep,
@@ -243,27 +194,16 @@ class Plan:
             gpus=self.gpus,
             constraints=self.study.constraints,
         )
-        seconds = checkpoint_seconds()
-        if seconds is not None:
-            job = replace(job, checkpoint_seconds=seconds)
-        return replace(job, **changes)
+        timed = {} if seconds is None else {"checkpoint_seconds": seconds}
+        return replace(job, **timed | changes)
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
-        shaping = {PAIR, "method", "student", "start", "compression", *PARTS}
-        space = {
-            key: found
-            for key, found in self.study.space.items()
-            if key.partition(".")[0] in shaping
-        }
-        ends = [dimension.ends() for dimension in space.values()]
-        for values in itertools.islice(itertools.product(*ends), MAX_CORNERS):
-            corner = dict(zip(space, values, strict=True))
-            drawn = self.study.draw(lambda key, dim, c=corner: c.get(key, dim.ends()[0]))  # type: ignore[misc]
+        for drawn in self.study.space.corners({PAIR, *SHAPING, *PARTS}):
             yield drawn.get(PAIR), self.study.config(drawn)
 
     def _teacher_params(self, config: TrialConfig) -> int | None:
-        teacher = self.teacher(config)
+        teacher = self.teachers.of(config)
         if teacher is None:
             return None
         if teacher.file in self.cards:

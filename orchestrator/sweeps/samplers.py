@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search_spaces.dimension import Dimension
 from search_spaces.spec import LISTS, SAMPLERS, Study
-from trainables.config import MAX_SEED
+from trainables.trial_settings import MAX_SEED
 
 OURS = ("tpe", "nsga2", "random", *LISTS)
 """Samplers that keep nothing of one trial for the next but random numbers."""

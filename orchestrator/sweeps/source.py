@@ -62,9 +62,7 @@ class OptunaSource:
             self.optuna.enqueue_trial(point)
         self.optuna.sampler = make_sampler(study, max(len(points), len(known)) if known else 0)
         self._asks_sampler = study.asks_sampler
-        self._budget = study.trials or len(points)
-        if not self._asks_sampler:
-            self._budget = min(self._budget, len(points))
+        self._budget = study.budget(len(points))
         answers = [proposal.answered for proposal in known if proposal.told is not None]
         self._trained = len(known) - sum(answers)
         # Since the last that brought something new.
@@ -86,7 +84,7 @@ class OptunaSource:
             return None
         self._trained += 1
         trial = self.optuna.ask()
-        drawn = self.study.draw(lambda key, dimension: _suggest(trial, key, dimension))
+        drawn = self.study.space.draw(lambda key, dimension: _suggest(trial, key, dimension))
         self._live[trial.number] = trial
         asked = self.optuna.get_trials(deepcopy=False)[trial.number]
         assert asked.datetime_start is not None
@@ -134,7 +132,7 @@ def _trial(study: Study, known: Known) -> FrozenTrial:
     """A proposal of an earlier run as Optuna had it then."""
     row, rows = known.row, known.told
     fixed = FixedTrial(json.loads(row["params"]))
-    study.draw(lambda key, dimension: _suggest(cast(optuna.Trial, fixed), key, dimension))
+    study.space.draw(lambda key, dimension: _suggest(cast(optuna.Trial, fixed), key, dimension))
     state, values = (TrialState.RUNNING, None) if rows is None else _outcome(study, rows)
     trial = optuna.trial.create_trial(
         state=state,

@@ -99,7 +99,24 @@ class Session:
 def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     """Starts a new sweep.
 
-    Everything that can be checked is checked before anything is written or started.
+    Raises:
+        UserError: whatever the user can mend, by name.
+    """
+    plan = prepared(study, options, name)
+    open_folder(plan.results).check_writable()
+    with ExitStack() as held:
+
+        def begin() -> Source:
+            held.enter_context(_locked(plan.results, plan.sweep))
+            check_free(plan.results, plan.sweep)  # still
+            write_study(plan)
+            return _optuna_source(plan)
+
+        return _conduct(plan, options, begin, "search")
+
+
+def prepared(study: Study, options: Options, name: str | None = None) -> Plan:
+    """A new sweep of which everything is checked that can be before it writes or starts anything.
 
     Raises:
         UserError: whatever the user can mend, by name.
@@ -115,16 +132,7 @@ def run(study: Study, options: Options, name: str | None = None) -> Outcome:
     check_search(study, lambda: plan.dataset)
     plan = replace(plan, study=scored_by(plan.task.headline, study)).with_teachers()
     check_networks(plan)
-    open_folder(results).check_writable()
-    with ExitStack() as held:
-
-        def begin() -> Source:
-            held.enter_context(_locked(results, name))
-            check_free(results, name)  # still
-            write_study(plan)
-            return _optuna_source(plan)
-
-        return _conduct(plan, options, begin, "search")
+    return plan
 
 
 def resume(sweep: str, options: Options) -> Outcome:

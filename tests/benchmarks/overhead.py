@@ -60,7 +60,7 @@ def of_functions(trials: int, results: str) -> list[dict[str, Any]]:
     """Rows of the same trials, each a function in a process of its own."""
     spec = study(trials)
     plan = Plan(spec, "functions", results)
-    configs = [spec.config(point) for point in spec.grid()]
+    configs = [spec.config(point) for point in spec.space.grid()]
     jobs = [plan.job(config, f"f-{n:05d}", 1).to_dict() for n, config in enumerate(configs)]
     with cluster.connected(None):
         from ray import tune

@@ -138,7 +138,7 @@ def booked(tmp_path) -> Callable[..., str]:
         store.save_study(yaml.safe_dump(content, sort_keys=False))
         configs = [
             study.config(point, repeat=repeat)
-            for point in study.grid()
+            for point in study.space.grid()
             for repeat in range(study.repeats)
         ]
         done = set()

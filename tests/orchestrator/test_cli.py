@@ -30,7 +30,7 @@ RAY = ["--address", "--fresh-workers", "--gpus-per-trial", "--max-concurrent"]
 
 # A change here breaks scripts that people have written: add, but do not rename or remove.
 FROZEN = {
-    "run": ["STUDY", *RAY, *WHERE, "--name", "--set", "--trials"],
+    "run": ["STUDY", *RAY, *WHERE, "--dry-run", "--name", "--set", "--trials"],
     "resume": ["SWEEP", *RAY, *WHERE],
     "confirm": ["SWEEP", *RAY, *WHERE, "--seeds", "--top"],
     "trial": ["STUDY", "KEY=VALUE", *WHERE, "--debug", "--pdb", "--profile", "--replay"],

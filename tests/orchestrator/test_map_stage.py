@@ -36,7 +36,7 @@ def test_a_sweep_without_readers_wants_none(plan: Plan) -> None:
 @pytest.mark.usefixtures("reading")
 def test_those_of_its_teachers_with_the_parts_settings(plan: Plan) -> None:
     ((file, settings),) = wanted_maps(plan)
-    assert file == plan.recipes[0].file
+    assert file == plan.teachers.recipes[0].file
     assert settings == MapSettings()
 
 

@@ -47,7 +47,7 @@ def left(options: sweep.Options, study: dict, rows: dict[int, dict]) -> Path:
     content = yaml.safe_load(store.read_study())
     del content["kdsweep"][notes.VERSION]
     store.save_study(yaml.safe_dump(content, sort_keys=False))
-    points = spec.grid() if study is GRID else [{"lr": 0.01 * (n + 1)} for n in range(3)]
+    points = spec.space.grid() if study is GRID else [{"lr": 0.01 * (n + 1)} for n in range(3)]
     configs = [spec.config(point, repeat=k) for point in points for k in range(spec.repeats)]
     for number, columns in rows.items():
         config = configs[number]

@@ -51,7 +51,7 @@ def test_a_job_says_what_a_worker_needs(monkeypatch):
     job = made.job(config, "s-00000", 2, gpus=0.5)
     assert (job.sweep, job.trial_id, job.attempt, job.gpus) == ("s", "s-00000", 2, 0.5)
     assert job.config == config.to_dict()
-    assert job.teacher == made.recipes[0].key
+    assert job.teacher == made.teachers.recipes[0].key
     assert job.checkpoint_seconds == 60
     monkeypatch.setenv(CHECKPOINT_SECONDS, "0")
     assert made.job(config, "s-00000", 1).checkpoint_seconds == 0
@@ -165,7 +165,7 @@ def paired(results="unused", **changes):
 
 
 def trained(made, *recipes):
-    for recipe in recipes or made.recipes:
+    for recipe in recipes or made.teachers.recipes:
         train_teacher(recipe, made.results, None, torch.device("cpu"), lambda row: None)
     return made.with_teachers()
 
@@ -176,12 +176,12 @@ def of_pairs(made, method="kd"):
 
 def test_every_teacher_is_trained_once_and_none_before_its_own():
     made = paired()
-    assert [recipe.name for recipe in made.recipes] == [
+    assert [recipe.name for recipe in made.teachers.recipes] == [
         "wrn_10_1",
         "resnet14",
         "resnet8(kd:resnet14)",
     ]
-    assert made.missing() == made.recipes
+    assert made.missing() == made.teachers.recipes
     configs = of_pairs(made)
     assert [r.name for r in made.missing(configs["ta"])] == ["resnet14", "resnet8(kd:resnet14)"]
     assert [r.name for r in made.missing(configs["wrn_10_1->wrn_10_0.5"])] == ["wrn_10_1"]
@@ -190,7 +190,8 @@ def test_every_teacher_is_trained_once_and_none_before_its_own():
 def test_a_trial_gets_the_teacher_of_its_pair(tmp_path):
     made = trained(paired(tmp_path))
     assert made.missing() == []
-    cards = {pair: made.card(config) for pair, config in of_pairs(made).items()}
+    files = {pair: made.teachers.of(config).file for pair, config in of_pairs(made).items()}
+    cards = {pair: made.cards.get(file) for pair, file in files.items()}
     assert [card.model for card in cards.values()] == ["wrn_10_1", "resnet14", "resnet8"]
     for pair, config in of_pairs(made).items():
         file = made.job(config, "t", 1).teacher
@@ -208,7 +209,7 @@ def test_a_trial_gets_the_teacher_of_its_pair(tmp_path):
 
 def test_what_is_above_a_teacher_that_exists_is_not_needed(tmp_path):
     made = paired(tmp_path)
-    _, upper, lower = made.recipes
+    _, upper, lower = made.teachers.recipes
     made = trained(made, lower)
     (tmp_path / "teachers" / f"{upper.key}.safetensors").unlink()
     made = made.with_teachers()
@@ -237,10 +238,10 @@ def test_the_file_of_an_assistant_is_named_by_the_whole_chain():
 
 def test_an_imported_teacher_counts_by_its_weights(tmp_path):
     made = trained(paired(tmp_path, pairs={"resnet14->wrn_10_1": None}))
-    file = made.recipes[0].key
+    file = made.teachers.recipes[0].key
     by_name = {"model": "resnet8", "method": "kd", "teacher": {"name": file}}
     below = paired(tmp_path, pairs={}, teacher=by_name, fixed={"student": "wrn_10_1"})
-    (recipe,) = below.recipes
+    (recipe,) = below.teachers.recipes
     assert recipe.upper.file == file
     assert recipe.key.endswith(
         config_key(

@@ -10,8 +10,8 @@ from orchestrator.sweeps.journal import Journal
 from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Known
 from orchestrator.sweeps.source import OptunaSource
 from search_spaces.load import parse_study
-from trainables.config import MAX_SEED
 from trainables.files import open_folder
+from trainables.trial_settings import MAX_SEED
 
 
 def study(**changes):

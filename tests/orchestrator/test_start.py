@@ -81,10 +81,10 @@ def test_a_start_is_a_dimension_and_every_one_a_trial_of_its_own(results: str, f
     assert len({made.key(config) for config in configs}) == 3
     scratch, taught, named = (made.job(config, "t", 1) for config in configs)
     assert (scratch.start, scratch.start_fingerprint) == (None, None)
-    assert taught.start == taught.teacher == made.recipes[0].key
+    assert taught.start == taught.teacher == made.teachers.recipes[0].key
     assert named.start == "other"
     assert named.start_fingerprint == made.cards["other"].fingerprint
-    assert [recipe.key for recipe in made.missing(configs[2])] == [made.recipes[0].key]
+    assert [recipe.key for recipe in made.missing(configs[2])] == [made.teachers.recipes[0].key]
 
 
 def test_one_network_by_two_names_is_one_start(results: str, filed) -> None:

@@ -84,7 +84,7 @@ def test_a_dimension_exists_where_the_rule_has_it() -> None:
         "optimizer": ["sgd", "adamw", "muon", "shampoo"],
         "optimizer.precondition_every": [5],
     }
-    points = list(study(dimensions=dimensions).grid())
+    points = list(study(dimensions=dimensions).space.grid())
     assert points == [
         {"optimizer": "sgd"},
         *({"optimizer": "adamw", "optimizer.beta2": value} for value in (0.9, 0.99)),

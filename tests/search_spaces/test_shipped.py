@@ -103,7 +103,7 @@ def student_of(config: TrialConfig) -> str:
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_published_number_has_a_trial_of_ours(name: str) -> None:
     study = load_study(name)
-    configs = [study.config(point) for point in study.grid()]
+    configs = [study.config(point) for point in study.space.grid()]
     cells = {
         (join_pair(str(config.teacher), student_of(config)), config.method) for config in configs
     }
@@ -119,7 +119,7 @@ def test_every_published_number_has_a_trial_of_ours(name: str) -> None:
 def test_every_cell_is_one_config_of_the_published_protocol(name: str) -> None:
     """So nothing is chosen, and the whole table is filled."""
     study = load_study(name)
-    trials = [study.config(point) for point in study.grid()]
+    trials = [study.config(point) for point in study.space.grid()]
     cells = {(trial.teacher, student_of(trial), trial.method) for trial in trials}
     pairs = {(trial.teacher, student_of(trial)) for trial in trials}
     configs = [trial.to_dict() for trial in trials]
@@ -134,7 +134,7 @@ def test_settings_of_single_pairs() -> None:
     study = load_study("crd_protocol_cifar100")
     found = {
         (str(point["pair"]), str(point["method"])): study.config(point).terms
-        for point in study.grid()
+        for point in study.space.grid()
     }
     mobile = "vgg13->mobilenetv2_s2_x0.5"
     assert found["resnet56->resnet20", "dkd"]["dkd.beta"] == 2
@@ -143,7 +143,7 @@ def test_settings_of_single_pairs() -> None:
     temperatures = {pair: found[pair, "kd+ls"]["kd.temperature"] for pair in study.pairs}
     assert temperatures == {**dict.fromkeys(study.pairs, 2), mobile: 3}
     compare = load_study("compare_kd_cifar100")
-    points = [p for p in compare.grid() if p["method"] == "dml"]
+    points = [p for p in compare.space.grid() if p["method"] == "dml"]
     peers = {str(p["pair"]): compare.config(p).terms["dml.peer"] for p in points}
     assert peers == {pair: pair.partition("->")[0] for pair in compare.pairs}
 
@@ -267,7 +267,7 @@ IG_FACTORS = {3: 2.194, 5: 4.115, 7: 7.287, 9: 12.04, 11: 28.97, 13: 54.59, 15: 
 def test_eight_types_at_eight_factors() -> None:
     """The factors are those of the paper; the first eight configs are one of each type."""
     study = load_study("ig_cifar10")
-    configs = [study.config(point) for point in study.grid()]
+    configs = [study.config(point) for point in study.space.grid()]
     cells = {(config.method, config.chain["depth"]) for config in configs}
     assert cells == {(method, depth) for method in IG_TYPES for depth in IG_FACTORS}
     teacher = params_of("mobilenetv2")
@@ -277,7 +277,7 @@ def test_eight_types_at_eight_factors() -> None:
     first = [study.config(point) for point in study.first_points()[:8]]
     assert tuple(config.method for config in first) == IG_TYPES
     assert {config.chain["depth"] for config in first} == {5}
-    assert all(point in study.grid() for point in study.points)
+    assert all(point in study.space.grid() for point in study.points)
 
 
 def params_of(model: str) -> int:
@@ -286,7 +286,7 @@ def params_of(model: str) -> int:
 
 def test_attention_is_compared_at_the_papers_resolution() -> None:
     study = load_study("ig_cifar10")
-    configs = [study.config(point) for point in study.grid()]
+    configs = [study.config(point) for point in study.space.grid()]
     stages = {c.chain["depth"]: c.terms["at.stages"] for c in configs if c.method == "kd+at"}
     assert stages == {3: "2", 5: "2", 7: "2", 9: "1", 11: "1", 13: "1", 15: "all", 17: "all"}
 
@@ -320,7 +320,7 @@ def test_numbers_of_integrated_gradients(collection: Path) -> None:
 
 def test_what_alignment_is_worth_has_three_arms() -> None:
     study = load_study("ig_alignment_cifar10")
-    arms = [study.config(point) for point in study.grid()]
+    arms = [study.config(point) for point in study.space.grid()]
     assert [(arm.method, arm.terms.get("ig.alignment")) for arm in arms] == [
         ("student", None),
         ("ig", "aligned"),
@@ -344,10 +344,10 @@ def test_pruning_and_rounding_have_four_objectives() -> None:
         "bit_operations": "min",
     }
     assert study.fixed["start"] == "teacher"
-    drawn = study.draw(lambda key, dimension: dimension.ends()[-1])
+    drawn = study.space.draw(lambda key, dimension: dimension.ends()[-1])
     assert study.config(drawn).compression == "prune+qat"
     for chain in study.dimensions["compression"].ends():
-        point = study.draw(
+        point = study.space.draw(
             lambda key, dimension, c=chain: c if key == "compression" else dimension.ends()[0]
         )  # type: ignore[misc]
         assert {"prune", "gpfq", "qat"} & {*point} == {*str(chain).split("+")}

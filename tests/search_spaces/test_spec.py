@@ -4,10 +4,12 @@ import math
 
 import pytest
 
+from orchestrator.sweeps.checks import check_search
 from search_spaces.dimension import Dimension, grid_values
 from search_spaces.load import parse_study
-from trainables.config import MAX_SEED
+from trainables.data.sources import load_dataset
 from trainables.errors import UserError
+from trainables.trial_settings import MAX_SEED
 
 BASE = {
     "name": "s",
@@ -47,7 +49,7 @@ def test_settings_of_a_term_exist_only_with_the_term():
         dimensions={"method": ["student", "kd", "kd+at"], "kd.alpha": [0.5], "temperature": [4]},
     )
     drawn = {
-        method: spec.draw(
+        method: spec.space.draw(
             lambda key, dimension, m=method: m if key == "method" else dimension.choices[0]
         )
         for method in ("student", "kd", "kd+at")
@@ -236,7 +238,7 @@ def test_without_dimensions_there_is_one_config():
     assert spec.objectives == {"val_acc": "max"}
     assert spec.first_points() == [{}]
     assert not spec.asks_sampler
-    spec.check_budget()
+    check_search(spec, lambda: load_dataset("digits"))
     assert spec.config({}).student == "wrn_10_1"
 
 
@@ -244,9 +246,9 @@ def test_only_a_search_needs_a_budget():
     spec = study(sampler="tpe")
     assert spec.config({"factor": 2}).chain == {"factor": 2}
     with pytest.raises(UserError, match="trials: expected how many configs to train"):
-        spec.check_budget()
-    study(sampler="tpe", trials=3).check_budget()
-    study().check_budget()
+        check_search(spec, lambda: load_dataset("digits"))
+    for enough in (study(sampler="tpe", trials=3), study()):
+        check_search(enough, lambda: load_dataset("digits"))
 
 
 # Steps

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from trainables.config import WEIGHTS
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
 from trainables.models.blueprint import Blueprint
@@ -12,6 +11,7 @@ from trainables.models.weights import SUFFIX, Card, read_network
 from trainables.teachers.classes import aligned, class_order
 from trainables.teachers.pretrained import card_of, read_features, told
 from trainables.teachers.teacher import check_fingerprint, teacher_folder
+from trainables.trial_settings import WEIGHTS
 from trainables.worker import kept
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainables.compression.registry import CHOICES
-from trainables.config import SCRATCH, TEACHER, TrialConfig, settings_with
+from trainables.config import TrialConfig, settings_with
 from trainables.data.dataset import Dataset, Images
 from trainables.data.views import to_float
 from trainables.errors import UserError, unknown
@@ -21,6 +21,7 @@ from trainables.models.weights import SUFFIX, Card, read_card, read_network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.classes import aligned, class_order
+from trainables.trial_settings import SCRATCH, TEACHER
 from trainables.worker import kept
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -113,10 +114,14 @@ def list_teachers(results: str) -> dict[str, Card | UserError]:
 def made_how(card: Card) -> str:
     """How a teacher came about, in a few words that tell two of one network apart."""
     try:
-        config = TrialConfig.from_mapping(json.loads(card.origin))
+        return trained_how(TrialConfig.from_mapping(json.loads(card.origin)))
     except ValueError:  # no JSON, or of another version
         origin = card.origin if not card.origin.startswith("{") else "another version"
         return f"from {origin}" + (f", input {card.normalisation}" if card.normalisation else "")
+
+
+def trained_how(config: TrialConfig) -> str:
+    """How a teacher is trained, in a few words: its epochs, and what is not as everywhere."""
     plain = TrialConfig(student=config.student).to_dict()
     told = {"method", *settings_with("words"), *CHOICES} - {"start"}
     settings = [
