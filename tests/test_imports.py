@@ -25,6 +25,7 @@ trainables.students
 trainables.job
 trainables.rows trainables.measuring trainables.explanations
 trainables.training
+trainables.recipes
 trainables.optimizers
 trainables.teachers
 trainables.engine

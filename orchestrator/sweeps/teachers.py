@@ -4,7 +4,7 @@ from search_spaces.spec import Study
 from search_spaces.teacher import TeacherSpec
 from trainables.errors import UserError
 from trainables.models.registry import canonical_name
-from trainables.teacher_training import Filed, Recipe, recipe
+from trainables.recipes import Filed, Recipe, recipe
 from trainables.teachers.teacher import find_teacher
 
 
