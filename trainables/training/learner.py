@@ -18,7 +18,8 @@ from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
 from trainables.measurement.costs import costs_of
-from trainables.methods.method import Method, check_readable
+from trainables.methods.method import Method
+from trainables.methods.parts import check_readable
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
 from trainables.models.family import ImageShape
