@@ -15,6 +15,7 @@ from trainables.compression.measure import count_params, nonzero_params, size_by
 from trainables.data.dataset import Dataset
 from trainables.measurement.costs import costs_of, peak_of
 from trainables.measurement.operations import bit_operations_of
+from trainables.methods.term import STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
@@ -168,7 +169,7 @@ def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str
     row.metrics = metrics_of(last.get("val", {}), {})
     row.term_losses = json.dumps(last.get("term_losses", {}))
     row.term_weights = json.dumps(training.method.weights)
-    row.optimizer_groups = json.dumps(training.learner.optimizer_groups)
+    row.optimizer_groups = json.dumps(training.learner.updates.groups(STUDENT))
     row.precision, row.teacher_precision = training.precision, training.teacher_precision
     row.teacher_cache_hit_rate = training.hit_rate
     if maps := training.attribution_maps:
