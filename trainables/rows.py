@@ -179,14 +179,21 @@ def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str
         row.images_per_second = seen / training.train_seconds
 
 
-def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) -> None:
-    """Fills in the columns of the networks that learned beside the student.
+def add_test(row: TrialRow, training: Training, epochs: Sequence[Mapping[str, Any]]) -> Score:
+    """Reads the test set, and fills in what the student and those beside it score there.
 
     Args:
-        row: of the student.
-        training: of all of them.
-        tested: the peers' scores on the test set; empty where there are none.
+        row, training, epochs: as for `add_training`, after the last epoch.
+
+    Returns:
+        The student's scores.
     """
+    tested = training.test()
+    student = tested.pop(STUDENT)
+    row.test_acc, row.test_score = student.acc, student.headline
+    row.test_loss = student.loss
+    by_class = dict(zip(training.dataset.classes, student.by_class, strict=False))
+    row.metrics = metrics_of(epochs[-1].get("val", {}), student.values, by_class)
     peers: list[dict[str, Any]] = []
     for name, score in tested.items():
         val = training.val_score(name)
@@ -202,6 +209,7 @@ def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) ->
         row.peers = json.dumps(peers)
         row.peer_val_acc = _mean([peer.get("val_acc") for peer in peers])
         row.peer_test_acc = _mean([peer.get("test_acc") for peer in peers])
+    return student
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
