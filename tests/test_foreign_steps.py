@@ -24,7 +24,8 @@ from trainables.data.sources import load_dataset
 from trainables.job import STUDENT, Job, Run, trial_folder
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.weights import read_card, read_network
-from trainables.teacher_training import recipe, train_teacher
+from trainables.recipes import recipe
+from trainables.teacher_training import train_teacher
 from trainables.teachers.teacher import Teacher, load_teacher
 
 CPU = torch.device("cpu")

@@ -23,8 +23,9 @@ trainables.cost trainables.timing trainables.memory
 trainables.teacher_training trainables.adopting trainables.exporting trainables.inspecting
 trainables.students
 trainables.job
-trainables.rows trainables.measuring trainables.explanations
+trainables.rows trainables.cards trainables.measuring trainables.explanations
 trainables.training
+trainables.recipes
 trainables.optimizers
 trainables.teachers
 trainables.engine

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from trainables.cards import card_of_student
 from trainables.columns import TrialRow
 from trainables.compression.chain import Chain
-from trainables.compression.measure import count_params, macs_of
 from trainables.config import TrialConfig
 from trainables.constraints import read_constraints
 from trainables.data.sources import load_dataset
@@ -20,20 +20,18 @@ from trainables.explanations import Explained
 from trainables.failures import explained, meaning
 from trainables.files import Folder, open_folder
 from trainables.measuring import Judge
-from trainables.models.weights import Card, save_network
+from trainables.models.weights import save_network
 from trainables.progress_file import UnusableProgress, pack_progress, unpack_progress
 from trainables.rows import (
-    add_peers,
+    add_test,
     add_training,
     contributions_of,
     epoch_row,
-    metrics_of,
     peak_memory,
     teacher_costs,
     with_costs,
     with_facts,
 )
-from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
 from trainables.teachers.start import check_start, load_start
 from trainables.teachers.teacher import load_teacher
@@ -143,8 +141,8 @@ class Run:
             check_start(self.config.start, self.model, self.start.card.blueprint)
         elif self.config.start != SCRATCH:
             raise ValueError(f"start {self.config.start}: the job has no file of it")
-        bounds, shape = read_constraints(job.constraints), self.dataset.image_shape
-        self.judge = Judge(self.config, bounds, shape, device)
+        bounds = read_constraints(job.constraints)
+        self.judge = Judge(self.config, bounds, self.dataset.image_shape, device)
         self._teacher_costs = teacher_costs(self.teacher, self.dataset) if self.teacher else None
         self.training = self._untrained()
         self.training.check_teacher()  # before it teaches for hours
@@ -248,7 +246,6 @@ class Run:
                 ``completed`` is the test set read, and are the student's weights written.
             error: one line, for ``failed`` and ``infeasible``.
         """
-        last = self.rows[-1] if self.rows else {}
         row = replace(
             with_costs(self._facts, self.training.student, self.dataset, self.teacher),
             status=status,
@@ -261,24 +258,15 @@ class Run:
         if status == "infeasible":
             self._refused(row)
         if status == "completed":
-            scores = self.training.test()
-            student = scores.pop("student")
-            row.test_acc, row.test_score = student.acc, student.headline
-            row.test_loss = student.loss
-            by_class = dict(zip(self.dataset.classes, student.by_class, strict=False))
-            row.metrics = metrics_of(last.get("val", {}), student.values, by_class)
-            add_peers(row, self.training, scores)
-            self._explain(row)
+            student = add_test(row, self.training, self.rows)
+            shown, learner = self.training.stream.val_indices, self.training.learner
+            explaining = Explained(self.config, self.dataset, self.teacher, self.device)
+            explaining.fill_in(row, learner.student, learner.normalisation, shown)
             self.judge.behind(row, self.training.student)
             if self.keep:
-                self._save_student(student)
+                self._keep_student(student)
         row.ended_at = datetime.now(UTC)
         return row.known()
-
-    def _explain(self, row: TrialRow) -> None:
-        learner, validation = self.training.learner, self.training.stream.val_indices
-        explained = Explained(self.config, self.dataset, self.teacher, self.device)
-        explained.fill_in(row, learner.student, learner.normalisation, validation)
 
     def epoch_rows(self, first: int) -> list[dict[str, Any]]:
         """Rows of the ``epochs`` table, without those before the epoch of this index."""
@@ -287,31 +275,11 @@ class Run:
             for epoch in self.rows[first:]
         ]
 
-    def _save_student(self, tested: Score) -> None:
-        student, (mean, std) = self.training.student, self.training.learner.normalisation
-        card = Card(
-            name=self.job.trial_id,
-            model=student.blueprint.model,
-            edits=student.blueprint.edits,
-            dataset=self.config.dataset,
-            data_fingerprint=self.dataset.fingerprint,
-            classes=self.dataset.num_classes,
-            class_names=self.dataset.classes,
-            image_shape=self.dataset.image_shape,
-            mean=mean,
-            std=std,
-            normalisation=self.start.card.normalisation if self.start else "dataset",
-            test_acc=tested.acc,
-            test_score=tested.headline,
-            task=self.dataset.task,
-            metric=TASKS[self.dataset.task].headline.name,
-            params=count_params(student),
-            macs=macs_of(student.blueprint, self.dataset.num_classes, self.dataset.image_shape),
-            origin=self.config.to_json(),
-        )
+    def _keep_student(self, tested: Score) -> None:
+        card = card_of_student(self.training, self.job.trial_id, tested, self.start)
         while True:
             try:
-                save_network(self.job.folder, STUDENT, student, card)
+                save_network(self.job.folder, STUDENT, self.training.student, card)
                 return
             except OSError as error:  # a full disk, a bucket out of reach: what is done is kept
                 log.warning("weights of %s wait to be written: %s", self.job.trial_id, error)

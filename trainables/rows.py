@@ -15,6 +15,7 @@ from trainables.compression.measure import count_params, nonzero_params, size_by
 from trainables.data.dataset import Dataset
 from trainables.measurement.costs import costs_of, peak_of
 from trainables.measurement.operations import bit_operations_of
+from trainables.methods.term import STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
@@ -168,7 +169,7 @@ def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str
     row.metrics = metrics_of(last.get("val", {}), {})
     row.term_losses = json.dumps(last.get("term_losses", {}))
     row.term_weights = json.dumps(training.method.weights)
-    row.optimizer_groups = json.dumps(training.learner.optimizer_groups)
+    row.optimizer_groups = json.dumps(training.learner.updates.groups(STUDENT))
     row.precision, row.teacher_precision = training.precision, training.teacher_precision
     row.teacher_cache_hit_rate = training.hit_rate
     if maps := training.attribution_maps:
@@ -178,14 +179,21 @@ def add_training(row: TrialRow, training: Training, epochs: Sequence[Mapping[str
         row.images_per_second = seen / training.train_seconds
 
 
-def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) -> None:
-    """Fills in the columns of the networks that learned beside the student.
+def add_test(row: TrialRow, training: Training, epochs: Sequence[Mapping[str, Any]]) -> Score:
+    """Reads the test set, and fills in what the student and those beside it score there.
 
     Args:
-        row: of the student.
-        training: of all of them.
-        tested: the peers' scores on the test set; empty where there are none.
+        row, training, epochs: as for `add_training`, after the last epoch.
+
+    Returns:
+        The student's scores.
     """
+    tested = training.test()
+    student = tested.pop(STUDENT)
+    row.test_acc, row.test_score = student.acc, student.headline
+    row.test_loss = student.loss
+    by_class = dict(zip(training.dataset.classes, student.by_class, strict=False))
+    row.metrics = metrics_of(epochs[-1].get("val", {}), student.values, by_class)
     peers: list[dict[str, Any]] = []
     for name, score in tested.items():
         val = training.val_score(name)
@@ -201,6 +209,7 @@ def add_peers(row: TrialRow, training: Training, tested: Mapping[str, Score]) ->
         row.peers = json.dumps(peers)
         row.peer_val_acc = _mean([peer.get("val_acc") for peer in peers])
         row.peer_test_acc = _mean([peer.get("test_acc") for peer in peers])
+    return student
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

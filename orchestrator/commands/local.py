@@ -29,8 +29,9 @@ from trainables.files import open_folder
 from trainables.job import Run
 from trainables.models.weights import Card
 from trainables.objectives import value_of
+from trainables.recipes import Recipe
 from trainables.tasks.metrics import percent
-from trainables.teacher_training import Recipe, train_teacher
+from trainables.teacher_training import train_teacher
 
 Say = Callable[[str], None]
 

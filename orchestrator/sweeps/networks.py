@@ -13,7 +13,7 @@ from trainables.methods.method import Method
 from trainables.methods.registry import peer_models
 from trainables.models.blueprint import Blueprint, build, shapes_of
 from trainables.models.outputs import Shapes
-from trainables.teacher_training import Filed, Recipe
+from trainables.recipes import Filed, Recipe
 from trainables.trial_settings import NO_EXPLAINERS
 
 

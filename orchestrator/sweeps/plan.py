@@ -24,9 +24,9 @@ from trainables.experiment import config_key
 from trainables.job import Job
 from trainables.models.blueprint import Blueprint
 from trainables.models.weights import Card
+from trainables.recipes import Filed, Recipe
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
-from trainables.teacher_training import Filed, Recipe
 from trainables.teachers.classes import remark
 from trainables.teachers.start import check_start
 

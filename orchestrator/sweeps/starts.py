@@ -7,7 +7,7 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
 from trainables.models.weights import Card
-from trainables.teacher_training import Filed, Recipe
+from trainables.recipes import Filed, Recipe
 from trainables.teachers.start import check_card, remark
 from trainables.teachers.teacher import find_teacher, list_teachers
 from trainables.trial_settings import SCRATCH, TEACHER, WEIGHTS

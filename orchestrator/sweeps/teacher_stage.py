@@ -14,8 +14,9 @@ from orchestrator.sweeps.progress import Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
+from trainables.recipes import Recipe
 from trainables.tasks.metrics import percent
-from trainables.teacher_training import Recipe, teacher_lock, waiting_for
+from trainables.teacher_training import teacher_lock, waiting_for
 from trainables.teachers.teacher import find_teacher
 
 MAX_ATTEMPTS = 3

@@ -10,7 +10,7 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
 from trainables.models.registry import canonical_name
 from trainables.models.weights import Card
-from trainables.teacher_training import Filed, Recipe, lineage, recipe
+from trainables.recipes import Filed, Recipe, lineage, recipe
 from trainables.teachers.classes import class_order
 from trainables.teachers.teacher import find_teacher
 

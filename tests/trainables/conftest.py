@@ -12,7 +12,8 @@ from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.job import Job
 from trainables.models.weights import Card
-from trainables.teacher_training import recipe, train_teacher
+from trainables.recipes import recipe
+from trainables.teacher_training import train_teacher
 from trainables.teachers.teacher import Teacher, load_teacher
 
 CPU = torch.device("cpu")

@@ -21,6 +21,7 @@ from trainables.models.outputs import Network
 from trainables.optimizers.making import groups_of, make_optimizer, named_weights
 from trainables.optimizers.registry import OPTIMIZERS, PREFIX, all_rule_settings, rule_settings
 from trainables.training import Training
+from trainables.training.updates import Updates
 
 CPU = torch.device("cpu")
 RULES = [*OPTIMIZERS]
@@ -203,7 +204,9 @@ def train(config: TrialConfig, data: Dataset, teacher: Any = None) -> Training:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_student_that_is_pruned_and_masked(digits: Dataset, quick: Quick, rule: str) -> None:
+def test_a_student_that_is_pruned_and_masked(
+    digits: Dataset, quick: Quick, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The optimizer is made anew with what the cut leaves; masks hold after every step."""
     config = quick(
         compression="prune+sparsify", optimizer=rule, lr=RATE, train_fraction=0.1, weight_decay=0.1
@@ -221,7 +224,7 @@ def test_a_student_that_is_pruned_and_masked(digits: Dataset, quick: Quick, rule
     known = {id(w) for group in held[2].param_groups for w in group["params"]}
     assert known == {id(weight) for weight in training.student.parameters()}
     checked = 0
-    after = training.learner._update
+    after = Updates.__call__
 
     def update(*words: Any) -> None:
         nonlocal checked
@@ -230,7 +233,7 @@ def test_a_student_that_is_pruned_and_masked(digits: Dataset, quick: Quick, rule
             assert not training.student.get_parameter(f"{name}.weight")[~mask].any()
             checked += 1
 
-    training.learner._update = update  # type: ignore[method-assign]
+    monkeypatch.setattr(Updates, "__call__", update)
     training.run_epoch()
     assert checked > 20
 
@@ -274,7 +277,7 @@ def listed(entry: Any) -> list[Tensor]:
 def test_adaptors_are_listed(digits: Dataset, quick: Quick, digits_teacher: Any) -> None:
     config = quick(method="fitnet", teacher="resnet8", optimizer="muon")
     training = train(config, digits, digits_teacher.load())
-    groups = json.loads(json.dumps(training.learner.optimizer_groups))
+    groups = json.loads(json.dumps(training.learner.updates.groups(STUDENT)))
     adaptors = {f"method.{name}" for name, _ in training.method.named_parameters()}
     assert adaptors
     assert adaptors <= {*groups["adamw"]["parameters"]}

@@ -12,7 +12,8 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.experiment import config_key
 from trainables.models.weights import SUFFIX, read_network
-from trainables.teacher_training import Filed, TeacherTraining, lineage, recipe, train_teacher
+from trainables.recipes import Filed, lineage, recipe
+from trainables.teacher_training import TeacherTraining, train_teacher
 from trainables.teachers.teacher import (
     find_teacher,
     list_teachers,

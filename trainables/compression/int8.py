@@ -20,7 +20,8 @@ from trainables.errors import UserError
 from trainables.models.blueprint import Edit
 from trainables.models.fake_quantised import CLASSES, FakeQuantisedLayer, fake_quantised
 from trainables.models.family import ImageShape
-from trainables.models.int8 import BITS, Grid, Int8, Quantised
+from trainables.models.grid import BITS, Grid
+from trainables.models.int8 import Int8, Quantised
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images
 from trainables.settings import setting

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.compression.calibration import BATCH
-from trainables.models.int8 import Grid
+from trainables.models.grid import Grid
 from trainables.models.shapes import evaluating
 
 BINS = 2048

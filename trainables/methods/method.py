@@ -1,27 +1,22 @@
 """A method: cross-entropy and any number of terms, each with its weight, and their modifiers."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from trainables.errors import UserError, unknown
+from trainables.errors import UserError
+from trainables.methods.parts import Parts
 from trainables.methods.phases import CE, Phase, phases_of
 from trainables.methods.registry import (
-    config_of,
     method_settings,
     needs_teacher,
-    parse_method,
     peer_models,
-    term_class,
 )
 from trainables.methods.term import (
     STUDENT,
     Batch,
-    InputModifier,
-    LogitModifier,
     Term,
     cross_entropy,
 )
@@ -66,52 +61,19 @@ class Method(nn.Module):
         task: Task = SINGLE_LABEL,
     ) -> None:
         super().__init__()
-        names = parse_method(method)
         if needs_teacher(method) and teacher is None:
             raise UserError(f"method '{method}' needs a teacher; set 'teacher'")
-        terms, logit_modifiers, input_modifiers = _built(names, settings, student, teacher)
-        if task.independent:
-            _check_independent(method, task, terms, logit_modifiers)
-        if logit_modifiers and not any(term.modifiable for term in terms.values()):
-            raise UserError(
-                f"method '{method}': {', '.join(logit_modifiers)} changes logits before a "
-                f"softmax, and no term has one at these settings (kd.form: bernoulli)"
-            )
-        self.terms = nn.ModuleDict(terms)
-        self.modifiers = nn.ModuleDict(logit_modifiers)
-        self.input_modifiers = nn.ModuleDict(input_modifiers)
-        self.needs = frozenset[str]().union(*(term.needs for term in terms.values()))
-        for term in terms.values():
-            check_readable(method, "teacher", term.needs, teacher)
-            check_readable(method, STUDENT, term.student_needs, student)
-        plain = {modifier.plain_teacher for modifier in input_modifiers.values()}
-        if len(plain) > 1:
-            raise UserError(
-                f"method '{method}': {' and '.join(input_modifiers)} do not agree on whether the "
-                f"teacher sees the images unchanged"
-            )
-        self.plain_teacher = plain != {False}
-        for name, modifier in input_modifiers.items():
-            served = modifier.plain_serves
-            if self.plain_teacher and served is not None and self.needs - served:
-                raise UserError(
-                    f"method '{method}': {name} with the teacher's logits of the plain images "
-                    f"serves terms that read logits only; this one reads "
-                    f"{', '.join(sorted(self.needs))}"
-                )
-        self.map_settings = _map_settings(method, input_modifiers)
-        self.parts = (CE, *terms)
-        self.phases = phases_of({name: term.stretches for name, term in terms.items()})
+        self._made = parts = Parts.of(method, settings, student, teacher, task)
+        self.terms = nn.ModuleDict(parts.terms)
+        self.modifiers = nn.ModuleDict(parts.logit_modifiers)
+        self.input_modifiers = nn.ModuleDict(parts.input_modifiers)
+        self.needs, self.plain_teacher = parts.needs, parts.plain_teacher
+        self.map_settings = parts.map_settings
+        self.parts = (CE, *parts.terms)
+        self.phases = phases_of({name: term.stretches for name, term in parts.terms.items()})
         self.peers = peer_models(method, settings)
-        _check_peers(method, self.peers)
-        self.factor = math.prod(modifier.factor for modifier in logit_modifiers.values())
-        self.ce_weight = 1.0 - sum(term.ce_share for term in terms.values())
-        if self.ce_weight < -1e-9:
-            raise UserError(
-                f"method '{method}': the terms take over {1 - self.ce_weight:.3g} of the "
-                f"cross-entropy; at most 1 can be taken (lower an alpha)"
-            )
-
+        self.factor = math.prod(one.factor for one in parts.logit_modifiers.values())
+        self.ce_weight = parts.ce_weight
         self.weights = {CE: self.ce_weight} | {
             key: float(settings[key])  # type: ignore[arg-type]
             for key, found in method_settings(method).items()
@@ -122,7 +84,7 @@ class Method(nn.Module):
 
     def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
         """Gives every term what it needs of the teacher and the training set: `Term.attach`."""
-        for term in self._terms.values():
+        for term in self._made.terms.values():
             term.attach(teacher, labels, indices)
 
     @property
@@ -130,7 +92,7 @@ class Method(nn.Module):
         """How many of the teacher's stages all terms together read; None: the whole teacher."""
         if self.needs - FIELDS:
             return None
-        depths = [term.depth for term in self._terms.values() if term.needs]
+        depths = [term.depth for term in self._made.terms.values() if term.needs]
         known = [depth for depth in depths if depth is not None]
         return max(known) if known and len(known) == len(depths) else None
 
@@ -138,20 +100,20 @@ class Method(nn.Module):
 
     def draw(self, batch: Batch) -> Batch:
         """The batch with the random choices of this step."""
-        for modifier in self._input_modifiers:
+        for modifier in self._made.input_modifiers.values():
             batch = modifier.draw(batch)
         return batch
 
     def images(self, images: Tensor, batch: Batch) -> Tensor:
         """Normalised images of a drawn batch as the student sees them."""
-        for modifier in self._input_modifiers:
+        for modifier in self._made.input_modifiers.values():
             images = modifier(images, batch)
         return images
 
     def taught(self, teacher: Outputs, batch: Batch) -> Outputs:
         """The teacher's outputs in line with what the student sees."""
         if self.plain_teacher:
-            for modifier in self._input_modifiers:
+            for modifier in self._made.input_modifiers.values():
                 teacher = modifier.taught(teacher, batch)
         return teacher
 
@@ -166,7 +128,7 @@ class Method(nn.Module):
         zero = torch.zeros((), device=student.logits.device)
         changed = [_modified(outputs, self.modifiers) for outputs in (student, teacher)]
         losses = [self.ce_weight * cross_entropy(student.logits, batch) if CE in parts else zero]
-        for name, term in self._terms.items():
+        for name, term in self._made.terms.items():
             if name not in parts:
                 losses.append(zero)
             elif term.modifiable:
@@ -195,13 +157,13 @@ class Method(nn.Module):
             name: of the network.
             progress: when; None: at any time.
         """
-        terms = self._terms if progress is None else self._counting(progress)
+        terms = self._made.terms if progress is None else self._counting(progress)
         reading = terms.values() if name == STUDENT else [terms[_term_of(name)]]
         return frozenset[str]().union(*(term.student_needs for term in reading)) - FIELDS
 
     def takes_turns(self, peer: str) -> bool:
         """Whether a peer's loss is of outputs that are computed anew: `Term.takes_turns`."""
-        return self._terms[_term_of(peer)].takes_turns
+        return self._made.terms[_term_of(peer)].takes_turns
 
     def peer_loss(self, name: str, said: Mapping[str, Outputs], batch: Batch) -> Tensor:
         """The loss of one of the `learners`, in their order: `Term.peer_loss`.
@@ -213,7 +175,7 @@ class Method(nn.Module):
             batch: as for `forward`.
         """
         others = {other: outputs for other, outputs in said.items() if other != name}
-        return self._terms[_term_of(name)].peer_loss(said[name], others, batch)
+        return self._made.terms[_term_of(name)].peer_loss(said[name], others, batch)
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
@@ -223,15 +185,7 @@ class Method(nn.Module):
 
     def _counting(self, progress: float) -> dict[str, Term]:
         parts = self.phase(progress).parts
-        return {name: term for name, term in self._terms.items() if name in parts}
-
-    @property
-    def _terms(self) -> dict[str, Term]:
-        return {name: term for name, term in self.terms.items() if isinstance(term, Term)}
-
-    @property
-    def _input_modifiers(self) -> list[InputModifier]:
-        return [one for one in self.input_modifiers.values() if isinstance(one, InputModifier)]
+        return {name: term for name, term in self._made.terms.items() if name in parts}
 
 
 def _modified(outputs: Outputs | None, modifiers: nn.ModuleDict) -> Outputs | None:
@@ -240,73 +194,6 @@ def _modified(outputs: Outputs | None, modifiers: nn.ModuleDict) -> Outputs | No
         for modifier in modifiers.values():
             outputs = outputs._replace(logits=modifier(outputs.logits))
     return outputs
-
-
-def _check_independent(
-    method: str, task: Task, terms: Mapping[str, Term], modifiers: Mapping[str, LogitModifier]
-) -> None:
-    """Refuses what takes it that an image is of one class."""
-    refused = [name for name, term in terms.items() if term.one_of_many]
-    refused += [name for name, modifier in modifiers.items() if not modifier.any_task]
-    if refused:
-        raise UserError(
-            f"method '{method}': {', '.join(refused)} takes it that an image is of one class, and "
-            f"the data set is {task.name}; leave it out: kd, dml and terms of features serve it"
-        )
-
-
-def _built(
-    names: Iterable[str], settings: Mapping[str, Scalar], student: Shapes, teacher: Shapes | None
-) -> tuple[dict[str, Term], dict[str, LogitModifier], dict[str, InputModifier]]:
-    """The parts of a method by name: terms, and modifiers of logits and of images."""
-    terms: dict[str, Term] = {}
-    logit_modifiers: dict[str, LogitModifier] = {}
-    input_modifiers: dict[str, InputModifier] = {}
-    for name in names:
-        kind = term_class(name)
-        config = config_of(name, settings)
-        if issubclass(kind, LogitModifier):
-            logit_modifiers[name] = kind(config)
-        elif issubclass(kind, InputModifier):
-            input_modifiers[name] = kind(config)
-        else:
-            terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
-    return terms, logit_modifiers, input_modifiers
-
-
-def _map_settings(method: str, modifiers: Mapping[str, InputModifier]) -> Mapping[str, Any]:
-    """Which maps all modifiers read that read some."""
-    readers = [modifier for modifier in modifiers.values() if modifier.reads_maps]
-    if any(one.map_settings != readers[0].map_settings for one in readers):
-        raise UserError(f"method '{method}': {', '.join(modifiers)} read different maps")
-    return readers[0].map_settings if readers else {}
-
-
-def _check_peers(method: str, peers: Iterable[str]) -> None:
-    if len(peered := {_term_of(name) for name in peers}) > 1:
-        raise UserError(
-            f"method '{method}': {' and '.join(sorted(peered))} both have networks that learn "
-            f"beside the student; leave one of them out"
-        )
-
-
-def check_readable(method: str, who: str, needs: frozenset[str], shapes: Shapes | None) -> None:
-    """Refuses a method that reads what a network does not say.
-
-    Args:
-        method: its name.
-        who: the network, in words.
-        needs: fields and keys, as terms declare them.
-        shapes: of its outputs; None where nothing is needed.
-
-    Raises:
-        UserError: the network has no such module.
-    """
-    for key in sorted(needs - FIELDS):
-        if shapes is not None and key not in shapes.features:
-            raise UserError(
-                f"method '{method}': {unknown(f'output of the {who}', key, shapes.features)}"
-            )
 
 
 def _term_of(peer: str) -> str:

@@ -17,82 +17,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.ao.quantization.fx._decomposed  # registers the operators of `_QUANTISED`
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.errors import UserError
 from trainables.models.blueprint import Edit, module_of
 from trainables.models.fake_quantised import FakeQuantisedLayer, integers
+from trainables.models.grid import BITS, QUANTISED, Grid
 from trainables.models.layers import Sum
 from trainables.models.outputs import Network
 
-BITS = 8
-INPUTS = (0, 255)
 WEIGHTS = (-128, 127)
 SYMMETRIC = 127
 """The largest integer of a weight where zero is in the middle."""
-
-_QUANTISED: Any = torch.ops.quantized_decomposed
-
-
-@dataclass(frozen=True)
-class Grid:
-    """The values that 8 bits tell apart.
-
-    Attributes:
-        scale: s_v, between one and the next.
-        zero_point: z, the integer that stands for 0.
-    """
-
-    scale: float
-    zero_point: int
-
-    def __post_init__(self) -> None:
-        if not 0 < self.scale < float("inf"):
-            raise ValueError(f"expected a scale > 0, got {self.scale}")
-        if not INPUTS[0] <= self.zero_point <= INPUTS[1]:
-            raise ValueError(f"expected a zero point from 0 to 255, got {self.zero_point}")
-
-    @classmethod
-    def covering(cls, least: float, greatest: float) -> "Grid":
-        """The finest one from ``least`` to ``greatest`` that has zero, as padding needs."""
-        least, greatest = min(least, 0.0), max(greatest, 0.0)
-        scale = (greatest - least) / INPUTS[1] or 1.0
-        return cls(scale, round(-least / scale))
-
-    @classmethod
-    def learned(cls, step: float, signed: bool) -> "Grid":
-        """That of a learned step size; see `trainables.models.fake_quantised`."""
-        return cls(step, -integers(BITS, signed)[0])
-
-    def whole(self, x: Tensor) -> Tensor:
-        """q - z of every value, in float32; its gradient is that of the values that are not
-        clipped, as if they were not rounded."""
-        low, high = (end - self.zero_point for end in INPUTS)
-        found: Tensor = _Round.apply(x * (1 / self.scale)).clamp(low, high)
-        return found
-
-    def nearest(self, x: Tensor) -> Tensor:
-        """v̂ of every value, float32; where it is exported, by the operators of the pattern."""
-        if not torch.compiler.is_exporting():
-            return self.whole(x) * self.scale
-        numbers = (self.scale, self.zero_point, *INPUTS, torch.uint8)
-        q = _QUANTISED.quantize_per_tensor.default(x, *numbers)
-        found: Tensor = _QUANTISED.dequantize_per_tensor.default(q, *numbers)
-        return found
-
-
-class _Round(torch.autograd.Function):
-    """Rounds, and lets gradients through."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        return values.round()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        return gradients[0]
 
 
 class Int8Layer(nn.Module):
@@ -130,7 +67,7 @@ class Int8Layer(nn.Module):
 
     def _computed(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
-            weight = _QUANTISED.dequantize_per_channel.default(
+            weight = QUANTISED.dequantize_per_channel.default(
                 self.weight, self.weight_scale, None, 0, *WEIGHTS, torch.int8
             )
             return self.applied(self.grid.nearest(x), weight, self.bias)
@@ -245,28 +182,23 @@ class Int8(Edit):
 
     def to_dict(self) -> dict[str, Any]:
         layers = {
-            name: [_numbers(one.grid), *([one.norm] if one.norm else [])]
+            name: [one.grid.to_list(), *([one.norm] if one.norm else [])]
             for name, one in self.layers
         }
-        return {"layers": layers, "sums": {n: [*map(_numbers, two)] for n, two in self.sums}}
+        sums = {name: [grid.to_list() for grid in grids] for name, grids in self.sums}
+        return {"layers": layers, "sums": sums}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Int8":
         layers = {
-            name: Quantised(_grid(numbers), *norm)
+            name: Quantised(Grid.from_list(numbers), *norm)
             for name, (numbers, *norm) in values["layers"].items()
         }
-        sums = {n: (_grid(own), _grid(other)) for n, (own, other) in values["sums"].items()}
+        sums = {
+            name: (Grid.from_list(own), Grid.from_list(other))
+            for name, (own, other) in values["sums"].items()
+        }
         return cls.of(layers, sums)
-
-
-def _numbers(grid: Grid) -> list[float]:
-    return [grid.scale, grid.zero_point]
-
-
-def _grid(numbers: Any) -> Grid:
-    scale, zero_point = numbers
-    return Grid(float(scale), int(zero_point))
 
 
 def has_int8(network: nn.Module) -> bool:

@@ -1,11 +1,9 @@
 """A student under training, with all that is its own."""
 
 import copy
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trainables.compression.chain import check_steps
@@ -14,28 +12,20 @@ from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Images
 from trainables.data.views import to_float
-from trainables.engine.compiling import CompiledNetwork
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
 from trainables.measurement.costs import costs_of
-from trainables.methods.method import Method, check_readable
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
-from trainables.models.family import ImageShape
-from trainables.models.features import with_features
-from trainables.models.masks import apply_masks, masks
-from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs
 from trainables.models.shapes import output_shapes
-from trainables.once import warn_once
 from trainables.randomness import Randomness
 from trainables.tasks.task import Score
 from trainables.teachers.start import Start
 from trainables.training.feeding import Feed
+from trainables.training.participants import Participants
 from trainables.training.stream import Stream
 from trainables.training.updates import Updates
-
-log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -73,61 +63,36 @@ class Learner:
         start: Start | None = None,
     ) -> None:
         self.config, self.stream, self.device, self.steps = config, stream, stream.device, steps
-        data = stream.dataset
-        classes, shape = data.num_classes, data.image_shape
-        blueprint = start.card.blueprint if start else Blueprint(student)
-        told: Any = start.card if start else data
-        self.began, self.normalisation = blueprint, (told.mean, told.std)
+        classes, shape = stream.dataset.num_classes, stream.dataset.image_shape
+        self.began = start.card.blueprint if start else Blueprint(student)
+        told: Any = start.card if start else stream.dataset
+        self.normalisation = told.mean, told.std
         self.precision = choose_precision(
-            config.precision, "train", blueprint, classes, shape, config.batch_size, self.device
+            config.precision, "train", self.began, classes, shape, config.batch_size, self.device
         )
         self.random = Randomness(config.seed, self.device)
         with self.random:
-            network = copy.deepcopy(start.network) if start else build(blueprint, classes, shape)
+            network = copy.deepcopy(start.network) if start else build(self.began, classes, shape)
             check_steps(steps, network, shape)
             self.shapes = output_shapes(network, shape)
-            self.method = self._method()
-            stream.check(config, self.method)
-            self.networks = {STUDENT: network} | {
-                name: build(Blueprint(model or student), classes, shape)
-                for name, model in self.method.peers.items()
-            }
-            _check_peers(config.method, self.method, self.networks, shape)
+            self.method = stream.method(config, self.shapes)
+            self.networks = Participants(config, network, student, self.method, shape)
         self.lesson, self.maps = stream.lesson(self.method), stream.maps(self.method)
         self.contributions: dict[str, dict[str, int]] = {}
         self.note_costs(parse_chain(config.compression)[0])
-        self.updates = Updates(config, self.device)
+        self.updates = Updates(config, self.device, steps)
         for name in self.networks:
             self._prepare(name)
 
-    def _method(self) -> Method:
-        """The method for the student's shapes, with fresh adaptors."""
-        config, teacher, data = self.config, self.stream.teacher, self.stream.dataset
-        above = output_shapes(teacher.network, data.image_shape) if teacher else None
-        made = Method(config.method, config.terms, self.shapes, above, self.stream.task)
-        if made.needs and teacher:
-            made.attach(teacher.network, data.train.labels, self.stream.train_indices)
-        return made.to(self.device)
-
     def _prepare(self, name: str) -> None:
-        """Places a network, and makes what holds its weights: the optimizer, compiled passes."""
-        layout = torch.channels_last if self.config.channels_last else torch.contiguous_format
-        network = self.networks[name].to(self.device).to(memory_format=layout)
-        if name == STUDENT:
-            self._masked = bool(masks(network))
-            compiled = self.config.compile and not _hinders(self.method)
-            self.forward = CompiledNetwork(network) if compiled else network
-        self.updates.begin(name, network, self.method if name == STUDENT else None)
+        """Makes what holds the weights that a network has now: its optimizer, compiled passes."""
+        self.networks.place(name, self.method, self.device)
+        self.updates.begin(name, self.networks[name], self.method if name == STUDENT else None)
 
     @property
     def student(self) -> Network:
         """The network that all is about."""
         return self.networks[STUDENT]
-
-    @property
-    def optimizer_groups(self) -> dict[str, dict[str, Any]]:
-        """Which of the student's weights which rule updates."""
-        return self.updates.groups(STUDENT)
 
     def note_costs(self, part: str) -> None:
         """What the student costs now is what a part of the chain has left."""
@@ -155,7 +120,7 @@ class Learner:
         asked = self.method.asked(STUDENT)
         if shapes.read(asked) != self.shapes.read(asked):
             self.shapes = shapes
-            self.method = self._method()
+            self.method = self.stream.method(self.config, shapes)
         self._prepare(STUDENT)
 
     def train(self) -> None:
@@ -183,53 +148,23 @@ class Learner:
                 normalisation=self.normalisation,
             )
             batch = self.method.draw(batch)
-            taught = self._taught(feed, batch)
+            taught = self.lesson.taught(feed, self.method, batch) if self.lesson else None
             inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
+            words = inputs, self.method, batch, _greatest(taught)
             with computing(self.precision, self.device):
-                chosen = _greatest(taught)
-                said = {name: self._said(name, inputs, batch, chosen) for name in (STUDENT, *peers)}
+                said = {name: self.networks.said(name, *words) for name in (STUDENT, *peers)}
                 batch = batch._replace(inputs=inputs, peers={name: said[name] for name in peers})
                 losses: Tensor = self.method(said[STUDENT], taught, batch)
-            self._update(STUDENT, losses.sum(), epoch)
+            self.updates(STUDENT, losses.sum(), epoch)
             for before, name in zip((STUDENT, *peers), peers, strict=False):
                 with computing(self.precision, self.device):
                     if self.method.takes_turns(name):
-                        asked = self.method.asked(name, progress)
-                        said[before] = observe(
-                            self.networks[before], inputs, asked, batch.shares, chosen
-                        )
+                        said[before] = self.networks.says_now(before, *words)
                     loss = self.method.peer_loss(name, said, batch)
-                self._update(name, loss, epoch)
+                self.updates(name, loss, epoch)
             self.method.after_step(batch)
             return losses.detach()
-
-    def _said(self, name: str, inputs: Tensor, batch: Batch, chosen: Tensor | None) -> Outputs:
-        """What a network that learns says to its images, with gradients."""
-        if asked := self.method.asked(name, batch.progress):
-            return with_features(
-                self.networks[name], inputs, asked, batch.shares, learning=True, chosen=chosen
-            )
-        forward = self.forward if name == STUDENT else self.networks[name]
-        return forward(inputs)
-
-    def _taught(self, feed: Feed, batch: Batch) -> Outputs | None:
-        """What the teacher says to the very views that the student sees."""
-        if self.lesson is None or not self.method.reads(batch.progress):
-            return None
-        if self.method.plain_teacher:
-            return self.method.taught(self.lesson(feed), batch)
-        theirs = batch._replace(normalisation=self.lesson.normalisation)
-        return self.lesson.changed(feed, lambda images: self.method.images(images, theirs), batch)
-
-    def _update(self, name: str, loss: Tensor, epoch: float) -> None:
-        self.updates(name, loss, epoch)
-        if name == STUDENT:
-            with torch.no_grad():
-                for step in self.steps:
-                    step.after_update(self.student)
-                if self._masked:
-                    apply_masks(self.student)
 
     def score(self, images: Images, name: str = STUDENT, positions: Tensor | None = None) -> Score:
         """Scores one of the networks on images (those at ``positions``) as they are."""
@@ -282,19 +217,3 @@ class Learner:
 def _greatest(taught: Outputs | None) -> Tensor | None:
     """The class of each image that the teacher holds for the likeliest, ``[B]``, if it says."""
     return None if taught is None or taught.logits is None else taught.logits.argmax(1)
-
-
-def _check_peers(
-    name: str, method: Method, networks: Mapping[str, Network], image_shape: ImageShape
-) -> None:
-    """Refuses peers that do not have what is read of them."""
-    for peer in method.peers:
-        if asked := method.asked(peer):
-            check_readable(name, peer, asked, output_shapes(networks[peer], image_shape))
-
-
-def _hinders(method: Method) -> bool:
-    """Whether a method reads more of the student than compiled passes return."""
-    if asked := ", ".join(sorted(method.asked(STUDENT))):
-        warn_once(log, f"a student of which {asked} is read cannot be compiled")
-    return bool(asked)

@@ -1,6 +1,6 @@
 """What the students of one repeat are shown: the order, the views, and what the teacher says."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -11,13 +11,14 @@ from trainables.config import TrialConfig
 from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset
 from trainables.data.resident import place_images
-from trainables.data.views import Normalisation, ViewPlan
+from trainables.data.views import ViewPlan
 from trainables.engine.precision import choose_precision, computing
 from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.term import Batch, class_shares
 from trainables.models.features import FIELDS
-from trainables.models.outputs import Outputs
+from trainables.models.outputs import Outputs, Shapes
+from trainables.models.shapes import output_shapes
 from trainables.tasks.registry import TASKS
 from trainables.teachers.maps import StoredMaps
 from trainables.teachers.remembering import RememberingTeacher, remembering
@@ -76,9 +77,20 @@ class Lesson:
             return self.answers(feed.views, feed.indices, feed.known[self.answers])
         return self._live(feed.views, feed.there)
 
-    def changed(self, feed: Feed, change: Callable[[Tensor], Tensor], batch: Batch) -> Outputs:
-        """Its outputs for the views after ``change`` of the normalised images, which is one
-        student's own, as its ``batch`` is."""
+    def taught(self, feed: Feed, method: Method, batch: Batch) -> Outputs | None:
+        """Its outputs for the very images that a student sees; None where nobody reads them now.
+
+        Args:
+            feed: the batch, from the stream.
+            method, batch: the student's own: how the views are changed.
+        """
+        if not method.reads(batch.progress):
+            return None
+        if method.plain_teacher:
+            return method.taught(self(feed), batch)
+        card = self.teacher.card
+        theirs = batch._replace(normalisation=(card.mean, card.std))
+        change = partial(method.images, batch=theirs)
         with computing(self.precision, feed.views.device):
             return self.teacher(feed.views, change, self.depth, self.keys, batch.shares)
 
@@ -86,11 +98,6 @@ class Lesson:
         shares = partial(class_shares, self.labels[there])
         with computing(self.precision, views.device):
             return self.teacher(views, None, self.depth, self.keys, shares)
-
-    @property
-    def normalisation(self) -> Normalisation:
-        """Of the images as the teacher takes them."""
-        return self.teacher.card.mean, self.teacher.card.std
 
     @property
     def counts(self) -> tuple[int, int]:
@@ -165,17 +172,29 @@ class Stream:
         self._lessons: dict[object, Lesson] = {}
         self._given, self._maps = maps, dict[object, ShownMaps]()
 
-    def check(self, config: TrialConfig, method: Method) -> None:
-        """Refuses a student of another repeat, which would learn something else than it says.
+    def method(self, config: TrialConfig, student: Shapes) -> Method:
+        """What a student learns by, with fresh adaptors, attached to the teacher.
+
+        Args:
+            config: of its trial.
+            student: shapes of its outputs.
 
         Raises:
-            ValueError: its config differs in what is shown or taught.
+            UserError: as for `Method`.
+            ValueError: the config differs in what is shown or taught: it is of another repeat,
+                and the student would learn something else than it says.
         """
+        teacher = self.teacher.network if self.teacher else None
+        shapes = output_shapes(teacher, self.dataset.image_shape) if teacher else None
+        made = Method(config.method, config.terms, student, shapes, self.task)
         differ = [key for key in SHOWN if getattr(config, key) != getattr(self.config, key)]
-        if (method.needs or method.map_settings) and _teaching(config) != _teaching(self.config):
+        if (made.needs or made.map_settings) and _teaching(config) != _teaching(self.config):
             differ.append("teacher, its precision or cache")
         if differ:
             raise ValueError(f"a student of another repeat: its {', '.join(differ)} differ")
+        if made.needs and teacher:
+            made.attach(teacher, self.dataset.train.labels, self.train_indices)
+        return made.to(self.device)
 
     def plan(self, epoch: int) -> tuple[Tensor, ...]:
         """The batches of an epoch, positions of images in their order; each ``[B]``."""

@@ -1,13 +1,16 @@
 """How the networks of a learner are brought on by the gradients of their losses."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainables.compression.step import Step
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
+from trainables.methods.term import STUDENT
+from trainables.models.masks import apply_masks, masks
 from trainables.models.outputs import Network
 from trainables.optimizers.making import groups_of, make_optimizer, named_weights
 from trainables.optimizers.rule import Weight
@@ -20,19 +23,23 @@ class Updates:
     Args:
         config: the trial.
         device: where the weights are.
+        steps: of the chain: what they keep of the student's weights holds behind every update.
 
     Attributes:
         optimizers: by the network's name.
         weights: what each of them has.
     """
 
-    def __init__(self, config: TrialConfig, device: torch.device) -> None:
-        self._config, self._device = config, device
+    def __init__(self, config: TrialConfig, device: torch.device, steps: Sequence[Step]) -> None:
+        self._config, self._device, self._steps = config, device, steps
+        self._networks: dict[str, Network] = {}
+        self._masked: dict[str, bool] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.weights: dict[str, list[Weight]] = {}
 
     def begin(self, name: str, network: Network, adaptors: nn.Module | None = None) -> None:
         """Makes the optimizer of a network, without momentum; of adaptors, too, trained with it."""
+        self._networks[name], self._masked[name] = network, bool(masks(network))
         self.weights[name] = named_weights(network, adaptors)
         self.optimizers[name] = make_optimizer(self._config, self.weights[name], self._device)
 
@@ -59,6 +66,11 @@ class Updates:
                 f"{self._config.optimizer} found no eigenvectors in epoch {int(epoch) + 1}: the "
                 "gradients became too large or no numbers; lower lr or a term's weight"
             ) from error
+        with torch.no_grad():
+            for step in self._steps if name == STUDENT else ():
+                step.after_update(self._networks[name])
+            if self._masked[name]:
+                apply_masks(self._networks[name])
 
     def groups(self, name: str) -> dict[str, dict[str, Any]]:
         """Which of a network's weights which rule updates: see `groups_of`."""

@@ -18,7 +18,8 @@ from trainables.errors import UserError
 from trainables.models import Network, create_model
 from trainables.models.blueprint import Edit
 from trainables.models.fake_quantised import FakeQuantised, Widths
-from trainables.models.int8 import Grid, Int8, Quantised
+from trainables.models.grid import Grid
+from trainables.models.int8 import Int8, Quantised
 from trainables.models.outputs import Outputs
 
 TARGETS = torch.tensor([3, 0])

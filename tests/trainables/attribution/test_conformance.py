@@ -20,7 +20,8 @@ from trainables.attribution.explaining import as_explained, check_explainers, ex
 from trainables.attribution.registry import EXPLAINERS, explainer_settings, resolve_explainers
 from trainables.errors import UserError
 from trainables.models.fake_quantised import FakeQuantised, FakeQuantisedLayer, Widths
-from trainables.models.int8 import Grid, Int8, Quantised
+from trainables.models.grid import Grid
+from trainables.models.int8 import Int8, Quantised
 from trainables.models.outputs import Network, Outputs
 
 OURS = {

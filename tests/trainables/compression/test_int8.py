@@ -20,7 +20,8 @@ from trainables.errors import UserError
 from trainables.models import int8
 from trainables.models.blueprint import Blueprint, build, edit
 from trainables.models.fake_quantised import FakeQuantised, Widths
-from trainables.models.int8 import Grid, Int8Layer, Int8Sum
+from trainables.models.grid import Grid
+from trainables.models.int8 import Int8Layer, Int8Sum
 from trainables.models.layers import Sum
 from trainables.models.masks import masks
 from trainables.models.shapes import output_shapes

@@ -111,7 +111,7 @@ def test_compiled_passes_learn_the_same(train):
     plain, compiled = train(0, qat=4), train(0, qat=4)
     for training in (plain, compiled):
         take_steps(training.learner, 0)
-    compiled.learner.forward = CompiledNetwork(compiled.student, "aot_eager")
+    compiled.learner.networks.forward = CompiledNetwork(compiled.student, "aot_eager")
     for training in (plain, compiled):
         training.learner.train()
         plan = training.stream.plan(0)

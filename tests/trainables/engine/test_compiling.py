@@ -52,10 +52,10 @@ def train(digits: Dataset, quick: Callable[..., TrialConfig], digits_teacher: An
         config = quick(**{"epochs": 2, "lr": 0.02, **changes})
         teacher = digits_teacher.load() if config.teacher else None
         training = Training(config, digits, config.student, teacher, device)
-        assert training.learner.forward is training.student
+        assert training.learner.networks.forward is training.student
         if backend is not None:
             compiled = CompiledNetwork(training.student, backend)
-            training.learner.forward = compiled
+            training.learner.networks.forward = compiled
         training.losses = [training.run_epoch()["train_loss"] for _ in range(epochs)]  # type: ignore[attr-defined]
         return training
 
@@ -121,14 +121,14 @@ def test_bf16(train: Train, backend: str) -> None:
     images = compiled.dataset.train.images[:32].float().to(memory_format=torch.channels_last)
     compiled.student.train()
     with torch.autocast("cpu", torch.bfloat16):
-        assert compiled.learner.forward(images).logits.dtype == torch.bfloat16
+        assert compiled.learner.networks.forward(images).logits.dtype == torch.bfloat16
     assert {v.dtype for v in compiled.student.state_dict().values()} == {torch.float32, torch.int64}
 
 
 def test_the_setting(digits: Dataset, quick: Callable[..., TrialConfig]) -> None:
     config = quick(compile=True)
     training = Training(config, digits, config.student, None, CPU)
-    forward = training.learner.forward
+    forward = training.learner.networks.forward
     assert isinstance(forward, CompiledNetwork)
     assert forward.network is training.student
     assert forward.backend == "inductor"

@@ -11,8 +11,8 @@ from trainables.compression.measure import count_params, size_bytes
 from trainables.errors import UserError
 from trainables.models.blueprint import Blueprint, build, edit
 from trainables.models.fake_quantised import FakeQuantised, Widths, fake_quantised
+from trainables.models.grid import Grid
 from trainables.models.int8 import (
-    Grid,
     Int8,
     Int8Conv2d,
     Int8Layer,

@@ -14,7 +14,8 @@ from trainables.data.dataset import Dataset
 from trainables.data.views import to_float
 from trainables.errors import UserError
 from trainables.models.blueprint import Blueprint, build, edit
-from trainables.models.int8 import Grid, Int8, Int8Layer, Quantised
+from trainables.models.grid import Grid
+from trainables.models.int8 import Int8, Int8Layer, Quantised
 from trainables.models.outputs import Network
 from trainables.runtimes.choice import runtime_for
 from trainables.runtimes.compiled import Compiled

@@ -11,7 +11,8 @@ from trainables.data.dataset import Dataset
 from trainables.errors import UserError
 from trainables.job import Job, Run
 from trainables.models.registry import create_model
-from trainables.teacher_training import recipe, train_teacher
+from trainables.recipes import recipe
+from trainables.teacher_training import train_teacher
 from trainables.teachers.importing import import_teacher
 from trainables.teachers.teacher import find_teacher, list_teachers, load_teacher, made_how
 

@@ -16,7 +16,8 @@ from trainables.config import TrialConfig
 from trainables.errors import Diverged, UserError
 from trainables.files import Folder
 from trainables.job import PROGRESS, STUDENT
-from trainables.teacher_training import TeacherTraining, recipe, teacher_lock, train_teacher
+from trainables.recipes import recipe
+from trainables.teacher_training import TeacherTraining, teacher_lock, train_teacher
 from trainables.teachers.teacher import find_teacher, teacher_folder
 
 CPU = torch.device("cpu")
@@ -26,7 +27,8 @@ WAIT = """
 import json, sys, torch
 torch.set_num_threads(1)
 from trainables.config import TrialConfig
-from trainables.teacher_training import recipe, train_teacher
+from trainables.recipes import recipe
+from trainables.teacher_training import train_teacher
 plan = recipe(TrialConfig.from_mapping(json.loads(sys.argv[1])), None)
 say = lambda text: print("SAID", text, flush=True)
 epoch = lambda row: print("EPOCH", row["epoch"], flush=True)

@@ -15,7 +15,8 @@ from trainables.data.dataset import Content, Dataset, Images
 from trainables.errors import UserError
 from trainables.models.registry import create_model
 from trainables.models.weights import read_network
-from trainables.teacher_training import TeacherTraining, recipe
+from trainables.recipes import recipe
+from trainables.teacher_training import TeacherTraining
 from trainables.teachers.pretrained import fingerprint_of, read_features, told
 from trainables.teachers.teacher import teacher_folder
 

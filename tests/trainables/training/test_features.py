@@ -302,7 +302,7 @@ def test_a_student_that_is_read_is_not_compiled(
         trainings = [start("kd+inner", compile=True, epochs=1) for _ in range(2)]
     said = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
     assert said == ["a student of which module:group1.0.conv1 is read cannot be compiled"]
-    assert trainings[0].learner.forward is trainings[0].student
+    assert trainings[0].learner.networks.forward is trainings[0].student
 
 
 def test_a_teacher_without_slopes_is_broken(start: Start) -> None:

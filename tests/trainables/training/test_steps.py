@@ -405,7 +405,7 @@ def test_peers_are_not_compressed(digits: Dataset, quick: Quick, digits_teacher)
 def compiled(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quick]:
     """Trials that compile, by the shortest way."""
     make = functools.partial(CompiledNetwork, backend="aot_eager")
-    monkeypatch.setattr("trainables.training.learner.CompiledNetwork", make)
+    monkeypatch.setattr("trainables.training.participants.CompiledNetwork", make)
     WORKER.release()
     yield functools.partial(quick, compile=True, lr=0.02)
     WORKER.release()
