@@ -243,8 +243,8 @@ def test_a_row_says_the_chain_and_the_amount_of_its_choice(installed: None) -> N
 
 
 def test_a_trial_of_a_chain(installed: None, tmp_path: Path, capsys) -> None:
-    words = "trial digits method=student epochs=1 train_fraction=0.2 compression=factor+trim "
-    words += f"factor=35 trim=0.5 --results {tmp_path / 'results'}"
+    words = "trial digits method=student epochs=1 teacher.epochs=1 train_fraction=0.2 "
+    words += f"compression=factor+trim factor=35 trim=0.5 --results {tmp_path / 'results'}"
     assert main(words.split()) == 0
     printed = capsys.readouterr().out
     assert "student on digits: wrn_" in printed

@@ -29,9 +29,9 @@ def test_a_study_of_data_and_fixed_settings_alone(tmp_path):
 
 def test_a_trial_here_and_its_teacher(tmp_path):
     results = ["--results", str(tmp_path)]
-    small = ["train_fraction=0.1", "epochs=2"]
+    small = ["train_fraction=0.1", "epochs=2", "teacher.epochs=2", "teacher.model=wrn_10_1"]
     text = said("trial", "digits", "method=kd", "temperature=3", *small, *results)
-    assert "training the teacher wrn_16_2 first" in text
+    assert "training the teacher wrn_10_1 first" in text
     assert text.count("epoch   2") == 2
     assert "val_acc" in text
     again = said("trial", "digits", "method=kd", "temperature=3", *small, *results)
@@ -39,17 +39,17 @@ def test_a_trial_here_and_its_teacher(tmp_path):
     scores = [[line.split() for line in t.splitlines() if "_acc " in line] for t in (text, again)]
     assert len(scores[0]) == 3
     assert scores[0] == scores[1]
-    assert "wrn_16_2" in said("teacher", "list", *results)
+    assert "wrn_10_1" in said("teacher", "list", *results)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["teachers"]
 
 
 PAIRS = """
 dataset: digits
-teacher: {epochs: 1}
+teacher: {epochs: 1, train_fraction: 0.1}
 pairs:
-  wrn_10_1->wrn_10_0.5:
-  ta: {teacher: {model: resnet8, method: kd, teacher: resnet14}, student: wrn_10_0.5}
-fixed: {epochs: 1, train_fraction: 0.1}
+  wrn_10_0.75->wrn_10_0.5:
+  ta: {teacher: {model: resnet8_x0.25, method: kd, teacher: resnet8_x0.5}, student: wrn_10_0.5}
+fixed: {epochs: 1, train_fraction: 0.1, precision: fp32}
 dimensions: {method: [student, kd]}
 sampler: grid
 """
@@ -60,19 +60,19 @@ def test_pairs_and_a_chain_here(tmp_path):
     study, results = str(tmp_path / "own.yaml"), ["--results", str(tmp_path / "r")]
     shown = said("studies", study)
     assert "4 configs" in shown
-    assert "{'teacher': {'model': 'wrn_10_1'}, 'student': 'wrn_10_0.5'}" in shown
+    assert "{'teacher': {'model': 'wrn_10_0.75'}, 'student': 'wrn_10_0.5'}" in shown
     text = said("trial", study, "pair=ta", "method=kd", *results)
     told = [line for line in text.splitlines() if line.startswith("training the teacher")]
     assert told == [
-        "training the teacher resnet14 first",
-        "training the teacher resnet8(kd:resnet14) first",
+        "training the teacher resnet8_x0.5 first",
+        "training the teacher resnet8_x0.25(kd:resnet8_x0.5) first",
     ]
-    assert "resnet8(kd:resnet14)" in text.partition("result")[2]
+    assert "resnet8_x0.25(kd:resnet8_x0.5)" in text.partition("result")[2]
     text = said("teacher", "train", study, *results)
-    assert "training the teacher wrn_10_1\n" in text
+    assert "training the teacher wrn_10_0.75\n" in text
     assert "training the teacher resnet" not in text
     named = [line.split()[1] for line in text.splitlines() if line.startswith("teacher ")]
-    assert named == ["wrn_10_1", "resnet14", "resnet8(kd:resnet14)"]
+    assert named == ["wrn_10_0.75", "resnet8_x0.5", "resnet8_x0.25(kd:resnet8_x0.5)"]
     assert "training" not in said("trial", study, "method=kd", *results)
 
 
