@@ -23,23 +23,25 @@ PAIRS = [  # teacher, student: with equal and different numbers, sizes and width
 
 
 class Pair:
-    """A teacher and a student of the zoo, and a fixed batch."""
+    """A teacher and a student of the zoo, and a fixed batch of images ``image``."""
 
-    def __init__(self, teacher: str, student: str, batch: int = 4) -> None:
+    def __init__(
+        self, teacher: str, student: str, image: tuple[int, int, int] = IMAGE, batch: int = 4
+    ) -> None:
         torch.manual_seed(0)
-        self.teacher = create_model(teacher, CLASSES, IMAGE).eval().requires_grad_(False)
-        self.student = create_model(student, CLASSES, IMAGE)
-        self.images = torch.randn(batch, *IMAGE)
+        self.teacher = create_model(teacher, CLASSES, image).eval().requires_grad_(False)
+        self.student = create_model(student, CLASSES, image)
+        self.images = torch.randn(batch, *image)
         self.target = torch.arange(batch) % CLASSES
-        everything = output_shapes(self.teacher, IMAGE).features
+        self.shapes = output_shapes(self.student, image), output_shapes(self.teacher, image)
+        everything = self.shapes[1].features
         slopes = [key for key in everything if key.startswith(STAGE_GRADIENT)]
         self.taught = with_features(self.teacher, self.images, slopes, None, learning=False)
 
     def term(self, name: str, seed: int = 1) -> Term:
         """The term with its defaults, its adaptors drawn from ``seed``."""
         torch.manual_seed(seed)
-        shapes = output_shapes(self.student, IMAGE), output_shapes(self.teacher, IMAGE)
-        return build(name, *shapes, network=self.teacher)
+        return build(name, *self.shapes, network=self.teacher)
 
 
 def said(networks: Pair, term: Term) -> Outputs:
@@ -89,7 +91,7 @@ def test_real_pairs_and_where_the_gradient_goes(name: str, teacher: str, student
     ("teacher", "student"), [PAIRS[0], pytest.param(*PAIRS[1], marks=pytest.mark.soak)]
 )
 def test_its_loss_falls_in_training(name: str, teacher: str, student: str) -> None:
-    networks = Pair(teacher, student)
+    networks = Pair(teacher, student, image=(3, 16, 16))
     term = networks.term(name).train()
     networks.student.train()
     before = weights_of(networks.teacher)
