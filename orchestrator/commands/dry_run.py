@@ -15,7 +15,7 @@ from trainables.config import TrialConfig
 from trainables.data.notes import listed, plural
 from trainables.errors import UserError
 from trainables.files import open_folder
-from trainables.teacher_training import Filed, Recipe, lineage
+from trainables.recipes import Filed, Recipe, lineage
 from trainables.teachers.teacher import made_how, trained_how
 
 _SHOWN = 20

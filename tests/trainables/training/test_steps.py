@@ -1,158 +1,27 @@
 """Steps of a chain in a training: when they come, what they see, what is made anew behind them."""
 
-import functools
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch._dynamo.utils import counters
+from short_training import epochs
+from some_steps import Halve, Mask, Narrow, Nothing, Spoil, Watch, train
 
 from trainables.compression.measure import count_params
 from trainables.compression.step import Scene, Step
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.data.views import to_float
-from trainables.engine import compiling, places
-from trainables.engine.compiling import CompiledNetwork
 from trainables.errors import Diverged, UserError
 from trainables.models.blueprint import Edit
-from trainables.models.edits import Bits, Channels
-from trainables.models.outputs import Network
+from trainables.models.edits import Bits
 from trainables.training import Training
 from trainables.training.steps import calls
-from trainables.worker import WORKER
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """No settings."""
-
-
-class Halve(Step):
-    """Keeps the larger half of the channels inside every block of a WRN."""
-
-    Config, name = Nothing, "halve"
-
-    def __init__(self, *moments: float) -> None:
-        super().__init__(Nothing())
-        self.moments = moments
-
-    def check(self, network: Network, image_shape: tuple[int, int, int]) -> None:
-        if not blocks(network):
-            raise UserError("halve: expected a student of residual blocks")
-
-    def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        outputs, inputs = {}, {}
-        for name, conv in blocks(scene.network).items():
-            norms = conv.weight.detach().abs().sum((1, 2, 3))
-            kept = norms.topk(len(norms) // 2).indices
-            outputs |= {f"{name}.conv1": kept, f"{name}.bn2": kept}
-            inputs[f"{name}.conv2"] = kept
-        return [Channels.kept(outputs, inputs)]
-
-
-class Narrow(Halve):
-    """Cuts what the classifier reads: the shapes of the outputs are others then."""
-
-    name = "narrow"
-
-    def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        kept = range(scene.network.classifier.in_features - 3)
-        last = [name for name in blocks(scene.network) if name.startswith("group3")]
-        outputs = dict.fromkeys([*(f"{name}.conv2" for name in last), "bn"], kept)
-        outputs[f"{last[0]}.shortcut"] = kept
-        return [Channels.kept(outputs, {"classifier": kept})]
-
-
-class Mask(Step):
-    """Sets weights of the first convolution to zero and keeps them there."""
-
-    Config, name = Nothing, "mask"
-    moments = (0.3,)
-    mask: torch.Tensor | None = None
-
-    def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        weight = scene.network.get_parameter("conv1.weight")
-        self.mask = torch.rand(weight.shape, generator=scene.generator) < 0.5
-        weight *= self.mask
-        return ()
-
-    def after_update(self, network: Network) -> None:
-        assert not torch.is_grad_enabled()
-        if self.mask is not None:
-            network.get_parameter("conv1.weight").mul_(self.mask)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.mask is None else {"mask": self.mask}
-
-    def load_state_dict(self, state: Any) -> None:
-        self.mask = state.get("mask")
-
-
-class Spoil(Step):
-    """Makes the student say nothing: before the training's end, or in training mode alone."""
-
-    Config, name = Nothing, "spoil"
-
-    def __init__(self, moment: float, tensor: str) -> None:
-        super().__init__(Nothing())
-        self.moments, self.tensor = (moment,), tensor
-
-    def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        if self.tensor == "momentum":
-            scene.network.register_forward_hook(
-                lambda network, _, outputs: (
-                    outputs._replace(logits=outputs.logits * torch.nan)
-                    if network.training
-                    else outputs
-                )
-            )
-        else:
-            scene.network.get_parameter(self.tensor)[0] = torch.nan
-        return ()
-
-
-class Watch(Step):
-    """Writes down what it is shown."""
-
-    Config, name = Nothing, "watch"
-
-    def __init__(self, *moments: float) -> None:
-        super().__init__(Nothing())
-        self.moments = moments
-        self.seen: list[tuple[float, Scene]] = []
-
-    def at(self, moment: float, scene: Scene) -> Sequence[Edit]:
-        assert not scene.network.training
-        assert not torch.is_grad_enabled()
-        self.seen.append((moment, scene))
-        return ()
-
-
-def blocks(network: Network) -> dict[str, nn.Conv2d]:
-    """First convolutions of the residual blocks, by the block's name."""
-    return {
-        name.removesuffix(".conv1"): module
-        for name, module in network.named_modules()
-        if name.endswith(".conv1") and isinstance(module, nn.Conv2d)
-    }
-
-
-def train(config: TrialConfig, dataset: Dataset, teacher: Any, *steps: Step) -> Training:
-    return Training(config, dataset, config.student, teacher, CPU, steps)
-
-
-def epochs(training: Training, count: int) -> list[dict[str, Any]]:
-    """Rows without what the clock decides."""
-    rows = [training.run_epoch() for _ in range(count)]
-    return [{key: value for key, value in row.items() if "second" not in key} for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -399,60 +268,3 @@ def test_peers_are_not_compressed(digits: Dataset, quick: Quick, digits_teacher)
     peer = training.learner.networks["dml.1"]
     assert peer.blueprint.edits == ()
     assert count_params(peer) > count_params(training.student)
-
-
-@pytest.fixture
-def compiled(quick: Quick, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quick]:
-    """Trials that compile, by the shortest way."""
-    make = functools.partial(CompiledNetwork, backend="aot_eager")
-    monkeypatch.setattr("trainables.training.participants.CompiledNetwork", make)
-    WORKER.release()
-    yield functools.partial(quick, compile=True, lr=0.02)
-    WORKER.release()
-
-
-def test_a_compiled_student_is_compiled_anew(
-    digits: Dataset, quick: Quick, compiled: Quick
-) -> None:
-    """Once for all students that keep equally many channels, whichever these are."""
-    before = counters["stats"]["unique_graphs"]
-    found = []
-    for seed in (1, 2):
-        training = train(compiled(epochs=2, seed=seed), digits, None, Halve(0.5))
-        found.append(training.student)
-        losses = [row["train_loss"] for row in epochs(training, 2)]
-        assert counters["stats"]["unique_graphs"] == before + 2
-        plain = train(quick(epochs=2, seed=seed, lr=0.02), digits, None, Halve(0.5))
-        assert losses == pytest.approx([row["train_loss"] for row in epochs(plain, 2)], rel=1e-4)
-    assert found[0].blueprint != found[1].blueprint
-    assert not compiling._FAILED
-
-
-def test_a_cut_student_leaves_its_places(digits: Dataset, compiled: Quick) -> None:
-    """Another one takes them, and neither computes in the weights of the other."""
-
-    def addresses(training: Training) -> set[int]:
-        return {weight.data_ptr() for weight in training.student.parameters()}
-
-    first = train(compiled(epochs=2), digits, None, Halve(0.5))
-    whole = addresses(first)
-    epochs(first, 2)
-    assert not addresses(first) & whole
-    second = train(compiled(epochs=2, seed=1), digits, None, Halve(0.5))
-    assert addresses(second) == whole
-    halved = addresses(first)
-    epochs(second, 2)
-    assert not addresses(second) & (halved | whole), "the first one is still in its places"
-
-
-def test_places_of_many_kinds_are_not_kept_for_ever() -> None:
-    WORKER.release()
-    for size in range(places.MOST + 9):
-        places.settle(nn.Linear(1, 1 + size), size)
-    assert len(places._PLACES) == places.MOST
-    kept = nn.Linear(1, 1)
-    places.settle(kept, "in use")
-    for size in range(places.MOST + 9):
-        places.settle(nn.Linear(1, 1 + size), size)
-    assert "in use" in places._PLACES
-    WORKER.release()
