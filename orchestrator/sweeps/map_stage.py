@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.sweeps import cluster
 from orchestrator.sweeps.plan import MAX_CORNERS, Plan
-from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.progress import Pace, Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from search_spaces.pairs import PAIR
 from trainables.attribution.map_settings import FEW, MapSettings
@@ -101,13 +101,15 @@ def _compute(
     import ray
 
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        worker = _worker(plan, teacher, settings)
+        worker, pace = _worker(plan, teacher, settings), Pace()
         try:
             while (moment := ray.get(worker.advance.remote())) is not None:
-                progress.stage(moment.text, passing=moment.done is not None)
+                counted = moment.done is not None
+                left = pace.left(moment.share) if counted else ""
+                progress.stage(moment.text + left, passing=counted)
             return
-        except ray.exceptions.ActorDiedError as error:
-            why, cause = "attribution maps: their worker died", error
+        except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError) as error:
+            why, cause = f"attribution maps: their worker {died(error)}", error
         except ray.exceptions.RayTaskError as error:
             meant = meaning(error.cause)
             if isinstance(meant, TrainingFailed | UserError) and not isinstance(meant, DeviceError):
@@ -120,6 +122,14 @@ def _compute(
         if attempt == MAX_ATTEMPTS:
             raise TrainingFailed(f"{why}, as it was {MAX_ATTEMPTS} times") from cause
         progress.stage(f"{why}; trying again")
+
+
+def died(error: Exception) -> str:
+    """How Ray ended a worker, which is another one's to go on from: ``died``, or why."""
+    import ray
+
+    full = isinstance(error, ray.exceptions.OutOfMemoryError)
+    return "was killed by Ray, since its machine is short of memory" if full else "died"
 
 
 def _worker(plan: Plan, teacher: tuple[str, str, str], settings: MapSettings) -> Any:

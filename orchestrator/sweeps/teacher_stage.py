@@ -2,15 +2,15 @@
 attribution maps of them that trials read."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from orchestrator.sweeps import cluster
-from orchestrator.sweeps.map_stage import check_maps, with_maps
+from orchestrator.sweeps.map_stage import check_maps, died, with_maps
 from orchestrator.sweeps.plan import Plan
-from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.progress import Pace, Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
@@ -62,6 +62,7 @@ class _Lesson:
         asked: the call that the actor answers next.
         last: whether that one files the teacher.
         attempts: actors so far.
+        pace: how fast it is.
     """
 
     recipe: Recipe
@@ -71,6 +72,7 @@ class _Lesson:
     asked: Any = None
     last: bool = False
     attempts: int = 0
+    pace: Pace = field(default_factory=Pace)
 
 
 class _Stage:
@@ -163,8 +165,8 @@ class _Stage:
         name = lesson.recipe.name
         try:
             row = ray.get(lesson.asked)
-        except ray.exceptions.ActorDiedError as error:
-            self._again(lesson, f"teacher {name}: its worker died", error)
+        except (ray.exceptions.ActorDiedError, ray.exceptions.OutOfMemoryError) as error:
+            self._again(lesson, f"teacher {name}: its worker {died(error)}", error)
             return
         except ray.exceptions.RayTaskError as error:
             meant = meaning(error.cause)
@@ -188,10 +190,9 @@ class _Stage:
         else:
             val = row["val_score"]
             shown = f", val {percent(val, row['metric'])}" if val is not None else ""
-            self._progress.stage(
-                f"teacher {name}: epoch {row['epoch']}/{lesson.recipe.config.epochs}{shown}",
-                passing=True,
-            )
+            epoch, epochs = row["epoch"], lesson.recipe.config.epochs
+            shown += lesson.pace.left(epoch / epochs)
+            self._progress.stage(f"teacher {name}: epoch {epoch}/{epochs}{shown}", passing=True)
             lesson.asked = lesson.worker.run_epoch.remote()
 
     def _again(self, lesson: _Lesson, why: str, error: Exception) -> None:
