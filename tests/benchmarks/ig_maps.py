@@ -44,8 +44,10 @@ from trainables.teachers.teacher import Teacher
 THEIRS = 8
 """Images of one call of captum."""
 
-TOLERANCE = 1e-3
-"""Of a map whose largest value is 1: half of it is float16's rounding."""
+TOLERANCE = 0.02
+"""Of a map whose largest value is 1. Rounding puts an activation near a kink on its other side now
+and then, which one point in 50 then counts: of ResNet-20 with random weights captum's maps in
+float32 are off those in float64 by 0.0008 at most, ours by 0.003, of which float16 is 0.0005."""
 
 
 def data(count: int) -> Dataset:
