@@ -35,7 +35,7 @@ bench: $(VENV)/installed
 	$(BIN)/python tests/benchmarks/attribution_terms.py
 	$(BIN)/python tests/benchmarks/explainers.py --json tests/benchmarks/results/explainers.json
 	$(BIN)/python tests/benchmarks/ig_overlay.py --json tests/benchmarks/results/ig_overlay.json
-	$(BIN)/python tests/benchmarks/ig_maps.py
+	$(BIN)/python tests/benchmarks/ig_maps.py --json tests/benchmarks/results/ig_maps.json
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -105,9 +105,10 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     ``KEY=VALUE`` fixes a setting of all trials: it replaces a dimension of that name, also in
     ``cover`` and ``points``, and the own value of every pair and every teacher, so that
     ``epochs=1`` makes everything short. ``teacher.KEY=VALUE`` goes to the teacher alone, or to
-    those of all pairs; ``teacher.teacher.KEY`` to the teacher's teacher. ``pair=NAME`` leaves
-    one pair; the study's own fields (``trials``, ``repeats``, ``sampler``, ``dataset``...) are
-    set by their names. Values are YAML.
+    those of all pairs; ``teacher.teacher.KEY`` to the teacher's teacher; ``teacher.name=NAME``
+    takes an imported one instead of training one. ``pair=NAME`` leaves one pair; the study's own
+    fields (``trials``, ``repeats``, ``sampler``, ``dataset``...) are set by their names. Values are
+    YAML.
     """
     content = _blocks(content)
     fixed: set[str] = set()
@@ -176,7 +177,8 @@ def _give_teacher(teacher: dict[str, Any], key: str, value: Any) -> None:
         if isinstance(upper, dict):
             _give_teacher(upper, key.removeprefix("teacher."), value)
     else:
-        for name in [name for name in teacher if _means(key, name)]:
+        # One that is there already takes the place of the recipe of one.
+        for name in [name for name in teacher if key == "name" or _means(key, name)]:
             del teacher[name]
         teacher[key] = value
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from orchestrator.sweeps import cluster
 from orchestrator.sweeps.plan import Plan
-from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.progress import Pace, Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from search_spaces.pairs import PAIR
 from trainables.attribution.map_settings import FEW, MapSettings
@@ -96,10 +96,12 @@ def _compute(
     import ray
 
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        worker = _worker(plan, teacher, settings)
+        worker, pace = _worker(plan, teacher, settings), Pace()
         try:
             while (moment := ray.get(worker.advance.remote())) is not None:
-                progress.stage(moment.text, passing=moment.done is not None)
+                counted = moment.done is not None
+                left = pace.left(moment.share) if counted else ""
+                progress.stage(moment.text + left, passing=counted)
             return
         except ray.exceptions.RayTaskError as error:
             meant = meaning(error.cause)

@@ -22,6 +22,27 @@ LINE_SECONDS = 15.0
 MAX_LINES = 12
 
 
+class Pace:
+    """How long the rest of some work takes, judged by what is done since this was first asked."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def left(self, done: float) -> str:
+        """``, 3 min 10 s left``; empty the first time.
+
+        Args:
+            done: the share that is done, in (0, 1].
+        """
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done, now
+        share, since = self._first
+        if done <= share:
+            return ""
+        return f", {_duration((1 - done) * (now - since) / (done - share))} left"
+
+
 class Progress:
     """Counts trials, keeps the best per compression, and says how long it will take.
 

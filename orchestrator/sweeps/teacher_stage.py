@@ -2,7 +2,7 @@
 attribution maps of them that trials read."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 from orchestrator.sweeps import cluster
 from orchestrator.sweeps.map_stage import check_maps, with_maps
 from orchestrator.sweeps.plan import Plan
-from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.progress import Pace, Progress
 from orchestrator.sweeps.surroundings import thread_counts
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
@@ -63,6 +63,7 @@ class _Lesson:
         asked: the call that the actor answers next.
         last: whether that one files the teacher.
         attempts: actors so far.
+        pace: how fast it is.
     """
 
     recipe: Recipe
@@ -72,6 +73,7 @@ class _Lesson:
     asked: Any = None
     last: bool = False
     attempts: int = 0
+    pace: Pace = field(default_factory=Pace)
 
 
 class _Stage:
@@ -191,10 +193,9 @@ class _Stage:
         else:
             val = row["val_score"]
             shown = f", val {percent(val, row['metric'])}" if val is not None else ""
-            self._progress.stage(
-                f"teacher {name}: epoch {row['epoch']}/{lesson.recipe.config.epochs}{shown}",
-                passing=True,
-            )
+            epoch, epochs = row["epoch"], lesson.recipe.config.epochs
+            shown += lesson.pace.left(epoch / epochs)
+            self._progress.stage(f"teacher {name}: epoch {epoch}/{epochs}{shown}", passing=True)
             lesson.asked = lesson.worker.run_epoch.remote()
 
     def _again(self, lesson: _Lesson, why: str, error: Exception) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from captum.attr import GradientShap, IntegratedGradients, LayerGradCam, NoiseTunnel, Saliency
+from conditions import conditions
 from torch import Tensor, nn
 
 from trainables.attribution.explaining import check_explainers, explain
@@ -98,6 +99,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     device, shape = torch.device(options.device), (3, options.size, options.size)
+    began = conditions(device)
     network = create_model(options.network, CLASSES, shape).to(device).eval()
     images = torch.randn(options.images, *shape, device=device)
     targets = torch.arange(options.images, device=device) % CLASSES
@@ -140,7 +142,8 @@ def main() -> None:
     whole = options.images * len(asked) / sum(medians[name, "ours"] for name in asked)
     print(f"{'all, one by one':<22}{whole:>10.1f}{'':>14}")
     if options.json:
-        facts = vars(options) | {"json": None, "all": whole, "rows": rows}
+        chosen = {key: value for key, value in vars(options).items() if key != "json"}
+        facts = began | {"settings": chosen, "all": whole, "rows": rows}
         options.json.write_text(json.dumps(facts, indent=1) + "\n")
 
 

@@ -4,15 +4,17 @@ python tests/benchmarks/ig_overlay.py [--rounds 12] [--json FILE]
 
 The contestants take turns in one process, a few steps each, in processor time, so that what else
 the machine does meets them alike; which is first changes from round to round. Ratios are those of
-the medians.
+the medians. All have the workers' setting of the allocator, one thread, the same images, batch and
+student.
 
 - `ig` against the plain student: every step lays maps over a tenth of the images.
 - MobileNetV2 without its last five features under KD and `ig`, second trial of a sweep (maps and
   the teacher's answers are there), against a loop as repositories write it: a DataLoader that loads
-  image and map by index, augments them by PIL, lays one over the other image by image, and waits
-  for loss and accuracy in every step; the teacher is run for the view, as it must be where view and
-  answer are to belong together. `by index` is the same loop without the teacher, whose logits are
-  loaded by index as well: what arXiv 2506.14440 releases, where they are those of another view.
+  image and map by index, crops and flips both alike, lays one over the other image by image, and
+  waits for loss and accuracy in every step; the teacher is run for the view, as it must be where
+  view and answer are to belong together. That loop teaches what ours does.
+- `by index` is the loop that arXiv 2506.14440 releases: maps are not cropped, and the teacher's
+  logits are loaded by index as well, so that both are of another view. It does less than ours.
 
 Networks have random weights and maps are drawn: they cost the same. Exit code 1 where a ratio is
 not reached.
@@ -21,6 +23,7 @@ not reached.
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
 import tempfile
@@ -31,13 +34,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from conditions import conditions
 from contestants import images
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision import transforms
+from torchvision.transforms import functional
 
+from orchestrator.sweeps.cluster import WORKER_ENVIRONMENT
 from trainables.compression.measure import count_macs, count_params
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
@@ -56,25 +62,28 @@ Steps = Callable[[], None]
 class ImagesWithMaps(TorchDataset[tuple[Tensor, int, Tensor]]):
     """Image, label and logits by index, under the map of that index: one at a time."""
 
-    def __init__(self, dataset: Dataset, maps: np.ndarray, logits: np.ndarray) -> None:
+    def __init__(
+        self, dataset: Dataset, maps: np.ndarray, logits: np.ndarray, *, aligned: bool
+    ) -> None:
         pixels = dataset.train.images.numpy()
         self.images = np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
         self.labels, self.maps, self.logits = dataset.train.labels.tolist(), maps, logits
-        self.transform = transforms.Compose(
-            [
-                transforms.RandomCrop(pixels.shape[-1], padding=4),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-            ]
-        )
+        self.aligned, self.crop = aligned, transforms.RandomCrop(pixels.shape[-1])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int, Tensor]:
-        image = self.transform(Image.fromarray(self.images[index]))
-        exponent = math.exp(torch.rand(1).item() * math.log(2))
-        shown = torch.from_numpy(self.maps[index]).float() ** exponent
+        padded = functional.pad(Image.fromarray(self.images[index]), [4])
+        there = self.crop.get_params(padded, self.crop.size)
+        flip = torch.rand(1).item() < 0.5
+        image = functional.crop(padded, *there)
+        image = functional.to_tensor(functional.hflip(image) if flip else image)
+        shown = torch.from_numpy(self.maps[index])
+        if self.aligned:
+            shown = functional.crop(functional.pad(shown, [4]), *there)
+            shown = functional.hflip(shown) if flip else shown
+        shown = shown ** math.exp(torch.rand(1).item() * math.log(2))
         shown = (shown - shown.min()) / (shown.max() - shown.min())
         if torch.rand(1).item() < 0.1:
             image = 0.5 * image + 0.5 * shown.repeat(3, 1, 1)
@@ -82,12 +91,18 @@ class ImagesWithMaps(TorchDataset[tuple[Tensor, int, Tensor]]):
 
 
 def usual_loop(dataset: Dataset, maps: Tensor, *, live: bool) -> Steps:
-    """Some steps of KD with overlays as repositories write them."""
+    """Some steps of KD with overlays as repositories write them.
+
+    Args:
+        dataset, maps: what is trained on; maps are float16 ``[N, H, W]``.
+        live: whether maps and answers are those of the view.
+    """
     torch.manual_seed(0)
     student = create_model(STUDENT, 10, dataset.image_shape).train()
     teacher = create_model(TEACHER, 10, dataset.image_shape).eval()
     logits = np.zeros((len(dataset.train), 10), np.float32)
-    loader = DataLoader(ImagesWithMaps(dataset, maps.float().numpy(), logits), BATCH, shuffle=True)
+    data = ImagesWithMaps(dataset, maps.float().numpy(), logits, aligned=live)
+    loader = DataLoader(data, BATCH, shuffle=True)
     optimizer = torch.optim.Adam(student.parameters(), lr=1e-3)
     batches = iter(loader)
 
@@ -169,15 +184,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    facts = conditions(CPU)
     with tempfile.TemporaryDirectory() as cache:
         results = rows(options.student, options.rounds, cache)
     for name, (ratio, reach, reached, seconds) in results.items():
         told = ", ".join(f"{key} {1000 * value:.1f} ms" for key, value in seconds.items())
         print(f"{name}: {ratio:.3f} (goal {reach:g}{'' if reached else ', MISSED'}); {told} a step")
     if options.json:
-        kept = {
-            name: {"ratio": ratio, "goal": reach, "seconds_per_step": seconds}
-            for name, (ratio, reach, _, seconds) in results.items()
+        kept = facts | {
+            "rows": {
+                name: {"ratio": ratio, "goal": reach, "seconds_per_step": seconds}
+                for name, (ratio, reach, _, seconds) in results.items()
+            }
         }
         options.json.write_text(json.dumps(kept, indent=1) + "\n")
     sys.exit(not all(reached for _, _, reached, _ in results.values()))
@@ -187,8 +205,6 @@ def rows(
     student: str, rounds: int, cache: str
 ) -> dict[str, tuple[float, float, bool, dict[str, float]]]:
     """By name: ratio, goal, whether it is reached, processor seconds of a step."""
-    import os
-
     os.environ["KDSWEEP_CACHE"] = cache
     dataset = images()
     draw = torch.Generator().manual_seed(0)
@@ -220,4 +236,7 @@ def rows(
 
 
 if __name__ == "__main__":
-    main()
+    if os.environ.keys() >= WORKER_ENVIRONMENT.keys():
+        main()
+    # The C library reads them when a process starts.
+    os.execve(sys.executable, [sys.executable, *sys.argv], WORKER_ENVIRONMENT | os.environ)

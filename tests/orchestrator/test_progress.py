@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from orchestrator.sweeps import progress as module
-from orchestrator.sweeps.progress import Progress
+from orchestrator.sweeps.progress import Pace, Progress
 from trainables.config import TrialConfig
 
 KD = TrialConfig.from_mapping({"method": "kd", "teacher": "wrn_16_2", "epochs": 20})
@@ -195,3 +195,15 @@ def test_of_passing_stages_a_pipe_gets_the_first_and_a_few(monkeypatch):
     progress.stage("trained")
     lines = file.getvalue().splitlines()
     assert lines == ["training the teacher", "epoch 1", "epoch 16", "epoch 32", "trained"]
+
+
+def test_what_is_left_is_judged_by_what_was_done_since(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    pace = Pace()
+    assert pace.left(0.5) == "", "what an earlier run did says nothing of this one"
+    now[0] += 10
+    assert pace.left(0.6) == ", 0 min 40 s left"
+    now[0] += 7
+    assert pace.left(0.6) == ", 1 min 08 s left", "of a part that takes long"
+    assert pace.left(1.0) == ", 0 min 00 s left"

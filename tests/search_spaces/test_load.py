@@ -5,6 +5,7 @@ import yaml
 
 from search_spaces.load import load_study, override, parse_study, study_names
 from search_spaces.spec import Study
+from search_spaces.teacher import TeacherSpec
 from trainables.errors import UserError
 
 
@@ -295,3 +296,10 @@ def test_what_a_file_says_in_vain(tmp_path, own):
     file.write_text(yaml.safe_dump({"dataset": "digits", "trials": 1, **own}))
     with pytest.raises(UserError, match="has no effect with"):
         load_study(str(file))
+
+
+def test_an_imported_teacher_takes_the_place_of_a_recipe() -> None:
+    study = digits("epochs=20", "teacher.name=mine")
+    assert study.teacher == TeacherSpec(name="mine")
+    with pytest.raises(UserError, match="an imported teacher takes no epochs"):
+        digits("teacher.name=mine", "teacher.epochs=1")

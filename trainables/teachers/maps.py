@@ -73,10 +73,12 @@ class Moment(NamedTuple):
     Attributes:
         text: in words, one line.
         done: images that have a map; None for a line that is no count.
+        share: how much of all that is.
     """
 
     text: str
     done: int | None = None
+    share: float = 0.0
 
 
 _KEPT: Store[StoredMaps] = Store("attribution maps")
@@ -220,7 +222,8 @@ def _fill(
             maps, errors = attributing(images)
             file.write(part, maps.numpy(), errors.numpy())
             done += len(images)
-            yield Moment(f"{label}: {done:,} of {key.images:,}", done)
+            text = f"{label}: {done:,} of {key.images:,}"
+            yield Moment(text, done, done / key.images)
 
 
 class MapComputing:
