@@ -63,8 +63,9 @@ STUDY = {
     "dataset": "digits",
     "teacher": {
         "model": "resnet8_x0.5",
-        "method": "breaker",
+        "method": "kd+breaker",
         "breaker.kind": "teacher",
+        "teacher": "resnet8_x0.25",
     },
     "fixed": {
         "student": "wrn_10_0.5",
@@ -107,7 +108,7 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(tmp_path: Path, m
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
     printed = said("run", str(study), "--max-concurrent", "1", *results)
-    lost = "teacher resnet8_x0.5(breaker): CUDA error: device-side assert"
+    lost = "teacher resnet8_x0.5(kd+breaker:resnet8_x0.25): CUDA error: device-side assert"
     again = [line for line in printed.splitlines() if line.startswith(lost)]
     assert len(again) == 1
     assert "trying again" in again[0]
