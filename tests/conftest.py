@@ -1,5 +1,6 @@
 """What every test shares: the real data where it is present, one thread per process."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,6 +8,23 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first: at the end, workers have short ones to share."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays; no collection of garbage looks at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Else libraries find, at the end of the process, that much of theirs is still there."""
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

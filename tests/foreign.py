@@ -1,6 +1,7 @@
 """Packages of somebody else, as if they had been installed."""
 
 import importlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,15 @@ def present(folder: Path, module: str) -> Iterator[None]:
         yield
         sys.modules.pop(module, None)
     _forget()
+
+
+@contextmanager
+def known_to_others(folder: Path) -> Iterator[None]:
+    """The package is there in processes that are started meanwhile, as workers of Ray are."""
+    paths = [str(folder), str(Path(__file__).parents[1])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        yield
 
 
 def _forget() -> None:

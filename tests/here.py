@@ -11,5 +11,5 @@ def said(*arguments: str) -> str:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(list(arguments))
-    assert (code, err.getvalue()) == (0, "")
+    assert (code, err.getvalue()) == (0, ""), err.getvalue() + out.getvalue()
     return out.getvalue()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from foreign import install, present
+from foreign import install, known_to_others, present
 
 from orchestrator.cli import main
 from orchestrator.query import trials
@@ -352,29 +352,22 @@ def test_a_sweep_and_a_trial_of_it_again(
         "dimensions": {"compression": ["explicit", "halve+round"], "halve": [0.25, 0.5]},
         "sampler": "grid",
     }
-    (tmp_path / "small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
-    paths = [str(site), str(Path(__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", "small.yaml", "--results", "results"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    results = str(tmp_path / "results")
+    file, results = tmp_path / "small.yaml", str(tmp_path / "results")
+    file.write_text(yaml.safe_dump(study, sort_keys=False))
+
+    def said(*words: str) -> str:
+        capsys.readouterr()
+        assert main([*words, "--results", results]) == 0
+        return capsys.readouterr().out
+
+    with known_to_others(site):
+        said("run", str(file), "--max-concurrent", "1")
     rows = {row["params"]: row for row in trials(results).to_dict("records")}
     assert len(rows) == 3
     smallest, _, whole = (rows[params] for params in sorted(rows))
     assert whole["student"] == "resnet8_x0.5"
     assert smallest["student"].startswith("resnet8_x0.5~")
     assert smallest["compression_bytes"] > 4 * whole["compression_bytes"]
-
-    def said(*words: str) -> str:
-        capsys.readouterr()
-        assert main([*words, "--results", results]) == 0
-        return capsys.readouterr().out
 
     said("trial", "--replay", "small", smallest["trial_id"])
     for table in (said("table", "small"), said("front", "small", "--objective", "params=min")):

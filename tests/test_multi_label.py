@@ -1,18 +1,15 @@
 """A multi-label data set of another package: trained, selected and shown by its own metric."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from foreign import install, present
+from foreign import install, known_to_others, present
 
 from orchestrator.cli import main
 from orchestrator.query import epochs, trials
@@ -224,17 +221,9 @@ def test_two_metrics_of_one_data_set_are_not_mixed(results: str) -> None:
 @pytest.mark.slow
 def test_a_sweep_of_it(site: Path, installed: Path, capsys) -> None:
     """In processes of Ray, which find the package by themselves."""
-    paths = [str(site), str(Path(__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", "lights.yaml", "--results", "swept"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=installed,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "% mAP" in done.stdout
+    with known_to_others(site):
+        printed = said(capsys, "run", "lights.yaml", "--max-concurrent", "1", "--results", "swept")
+    assert "% mAP" in printed
     study = yaml.safe_load(Path("swept/lights/study.yaml").read_text())
     assert study["objectives"] == {"val_map": "max", "compression_params": "max"}
     where = ["lights", "--results", "swept"]

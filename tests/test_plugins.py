@@ -1,7 +1,5 @@
 """A package of somebody else: one file and its entry points bring whatever has a name."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +8,8 @@ import optuna
 import pytest
 import torch
 import yaml
-from foreign import install, present
+from foreign import install, known_to_others, present
+from here import said
 
 from orchestrator.cli import main
 from orchestrator.query import trials
@@ -271,20 +270,13 @@ def test_their_optimizer_has_settings(installed: None, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_theirs(site: Path, tmp_path: Path) -> None:
+def test_a_sweep_of_theirs(site: Path, installed: None, tmp_path: Path) -> None:
     """In processes of Ray, which find the package by themselves."""
-    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(STUDY))
-    paths = [str(site), str(Path(__file__).parents[1])]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", "theirs.yaml", "--results", "results"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (row,) = trials(str(tmp_path / "results")).to_dict("records")
+    study, results = tmp_path / "theirs.yaml", tmp_path / "results"
+    study.write_text(yaml.safe_dump(STUDY))
+    with known_to_others(site):
+        said("run", str(study), "--results", str(results))
+    (row,) = trials(str(results)).to_dict("records")
     assert (row["status"], row["method"], row["dataset"]) == ("completed", "nudge", "stripes")
     assert (row["student"], row["teacher"]) == ("dot2", "dot8")
     assert '"nudge.weight":0.25' in row["config"]

@@ -1,5 +1,6 @@
 """Faults one by one: a worker dies, the driver is told to stop or killed, two drivers meet."""
 
+import json
 import os
 import random
 import signal
@@ -7,6 +8,17 @@ import time
 from pathlib import Path
 
 import pytest
+
+from orchestrator.cli import main
+from orchestrator.query import trials
+from trainables.attribution.map_settings import MapSettings
+from trainables.data.sources import load_dataset
+from trainables.teachers.map_file import MapFile
+from trainables.teachers.maps import map_key, map_path
+from trainables.teachers.teacher import find_teacher
+
+STEPS = 30
+COUNT = "attribution maps of wrn_16_1: "
 
 ATTEMPTS = "SELECT trial_id, attempt, status FROM trials_all ORDER BY trial_id, attempt"
 EPOCHS = """
@@ -40,18 +52,16 @@ def ended_in_order(driver, end, still_alive):
 
 
 @pytest.mark.slow
-def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, still_alive, tmp_path):
+def test_dead_workers_and_drivers_cost_nothing(
+    start, study, kdsweep, rows, still_alive, tmp_path, monkeypatch, capsys
+):
     """And change nothing: the table is that of a sweep that was left alone."""
+    monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path / "cache"))
     alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
     folder = Path(tmp_path, "results", "f")
-    sizes = [16, 32, 48, 64]
-    path = study("f", dimensions={"batch_size": sizes, "method": ["kd"]}, sampler="grid")
-    driver = start("run", path, "--set", "factor=2", *alone)
-    assert driver.wait() == 0, driver.err
-    expected = rows(*alone)
-    assert sum(",completed," in row for row in expected) == len(sizes)
-
-    driver = start("run", path, "--set", "factor=2", "--max-concurrent", "1", *results)
+    path = study("f", dimensions={"batch_size": [16, 32], "method": ["kd", "ig"]})
+    settings = ["--set", "factor=2", "--set", f"ig.steps={STEPS}", "--max-concurrent", "1"]
+    driver = start("run", path, *settings, *results)
 
     # The worker that trains the teacher is killed.
     driver.wait_for("epoch 1/3")
@@ -59,9 +69,28 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, stil
     os.kill(worker, signal.SIGKILL)
     driver.wait_for("training the teacher", 2)
 
-    # A worker is killed in its first trial, after some checkpoints.
+    # The one that computes its attribution maps is killed, and later the driver and all else.
+    driver.wait_for(f"{COUNT}256 of 1,438")
+    for pid in driver.workers("MapComputing"):
+        os.kill(pid, signal.SIGKILL)
+    driver.wait_for("attribution maps: the worker died; trying again")
+    key = key_of_maps(tmp_path / "results")
+    missing = parts_missing(key)
+    driver.wait_until(lambda: len(parts_missing(key)) < len(missing), "another part")
+    driver.kill()
+    left = parts_missing(key)
+    assert 0 < len(left) < len(missing) < key.parts, "the kill came too late"
+
+    # Maps go on where they were. A worker is killed in its first trial, after some checkpoints.
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
     progress = folder / "checkpoints" / "f-00000" / "progress.pt"
     driver.wait_until(progress.exists, "the first checkpoint")
+    counts = [line for line in driver.out if COUNT in line and " of 1,438" in line]
+    with MapFile(map_path(key), key) as kept:
+        count = key.images - sum(len(kept.images(part)) for part in left[1:])
+        assert kept.complete()
+    assert counts[0].strip() == f"{COUNT}{count:,} of 1,438", driver.out
+    assert not [line for line in driver.out if "damaged" in line]
     first = progress.stat().st_mtime_ns
     driver.wait_until(lambda: progress.stat().st_mtime_ns > first, "the second checkpoint")
     (worker,) = driver.workers("DistillTrainable")
@@ -74,19 +103,12 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, stil
     ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
     assert driver.err == []
 
-    # The terminal hangs up before it has begun to go on.
-    driver = start("resume", "f", "--max-concurrent", "1", *results)
-    driver.wait_for("starting Ray")
-    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGHUP), still_alive)
-    assert driver.err == []
-
     # It goes on; a second driver is refused; Ray's head is killed.
     driver = start("resume", "f", "--max-concurrent", "1", *results)
     driver.wait_for("starting Ray")
-    second = start("resume", "f", *results)
-    assert second.wait() == 2
-    assert second.out == []
-    assert second.err == ["kdsweep: sweep 'f' is being run by another process\n"]
+    assert main(["resume", "f", *results]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "kdsweep: sweep 'f' is being run by another process\n")
     driver.wait_for("2/4 trials")
     (head,) = driver.programs("gcs_server")
     ended_in_order(driver, lambda: os.kill(head, signal.SIGKILL), still_alive)
@@ -102,7 +124,7 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, stil
     (folder / "optuna.journal").write_bytes(b"of another machine")
 
     # It ends, and then there is nothing left to do.
-    driver = start("resume", "f", *results)
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
     assert driver.wait() == 0
     assert driver.err == []
     (line,) = kdsweep("resume", "f", *results).splitlines()
@@ -120,11 +142,44 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, stil
     # Of the second one the worker may have died between its checkpoint and its report.
     assert epochs[0] == "1,True"
     assert "2,False" not in epochs
-    left = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
-    assert left == ["student.safetensors"] * 4
+    files = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
+    assert files == ["student.safetensors"] * 4
+    maps = [json.loads(text) for text in trials(tmp_path / "results")["attribution_maps"].dropna()]
+    assert [(one["steps"], one["alignment"]) for one in maps] == [(STEPS, "aligned")] * 2
+
+    # Left alone, with the maps that are there now.
+    kdsweep("run", path, *settings, *alone)
+    expected = rows(*alone)
+    assert sum(",completed," in row for row in expected) == 4
     assert rows(*results) == expected
     tables = [kdsweep("table", "f", "--format", "csv", *place) for place in (alone, results)]
     assert tables[0] == tables[1]
+
+
+def key_of_maps(results):
+    """Of the file of attribution maps of the only teacher."""
+    (file,) = (results / "teachers").glob("*.safetensors")
+    card = find_teacher(str(results), file.stem)
+    return map_key(card.fingerprint, load_dataset("digits"), MapSettings(steps=STEPS))
+
+
+def parts_missing(key):
+    """Parts of a file without a map, by their numbers."""
+    with MapFile(map_path(key), key) as file:
+        return file.missing()[0]
+
+
+@pytest.mark.soak
+def test_a_terminal_that_hangs_up_before_it_has_begun(start, study, still_alive, tmp_path):
+    """While Ray starts; the sweep is there and can be gone on with."""
+    path, results = study("f"), ["--results", str(tmp_path / "results")]
+    for verb in (("run", path), ("resume", "f")):
+        driver = start(*verb, *results)
+        driver.wait_for("starting Ray")
+        ended_in_order(
+            driver, lambda d=driver: os.killpg(d.process.pid, signal.SIGHUP), still_alive
+        )
+        assert driver.err == []
 
 
 @pytest.mark.soak

@@ -5,15 +5,14 @@ broke a process stays broken there: every later step of that process raises as w
 """
 
 import io
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
-from here import said as said_here
+from foreign import install, known_to_others, present
+from here import said
 
 TERM = '''
 """Breaks the process that it computes in, the first time (nowhere published, 2026)."""
@@ -90,53 +89,34 @@ ATTEMPTS = "SELECT trial_id, attempt, status, error FROM trials_all ORDER BY tri
 EPOCHS = "SELECT attempt, epoch, seconds FROM epochs_all WHERE trial_id = 's-00000' ORDER BY ALL"
 
 
-def kdsweep(environment: dict[str, str], *arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env=environment,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """With the package that offers the term, for this process's children alone."""
-    package = tmp_path / "package"
-    facts = package / "kdsweep_breaker-1.0.dist-info"
-    facts.mkdir(parents=True)
-    (package / "kdsweep_breaker.py").write_text(TERM)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: kdsweep-breaker\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text("[kdsweep.terms]\nbreaker = kdsweep_breaker:Breaker\n")
-    marks = tmp_path / "marks"
-    marks.mkdir()
-    paths = [str(package), os.getcwd(), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-        "BREAKER_MARKS": str(marks),
-        "KDSWEEP_CHECKPOINT_SECONDS": "0",
-    }
+def marks(tmp_path: Path) -> Iterator[Path]:
+    """The folder of the term's notes; its package is there for this process and its children."""
+    points = "[kdsweep.terms]\nbreaker = kdsweep_breaker:Breaker\n"
+    site = install(tmp_path / "package", "kdsweep_breaker", TERM, points)
+    folder = tmp_path / "marks"
+    folder.mkdir()
+    with present(site, "kdsweep_breaker"), known_to_others(site), pytest.MonkeyPatch.context() as p:
+        p.setenv("BREAKER_MARKS", str(folder))
+        p.setenv("KDSWEEP_CHECKPOINT_SECONDS", "0")
+        yield folder
 
 
 @pytest.mark.slow
-def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(tmp_path: Path, marks: Path) -> None:
     study = tmp_path / "s.yaml"
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
-    said = kdsweep(environment, "run", str(study), "--max-concurrent", "1", *results)
+    printed = said("run", str(study), "--max-concurrent", "1", *results)
     lost = "teacher resnet8_x0.5(kd+breaker:resnet8_x0.25): CUDA error: device-side assert"
-    assert sum(line.startswith(lost) and "trying again" in line for line in said.splitlines()) == 1
-    assert "s-00000: DeviceError: CUDA error: device-side assert triggered" in said
-    assert "3 trials completed, 1 failed" in said
+    again = [line for line in printed.splitlines() if line.startswith(lost)]
+    assert len(again) == 1
+    assert "trying again" in again[0]
+    assert "s-00000: DeviceError: CUDA error: device-side assert triggered" in printed
+    assert "3 trials completed, 1 failed" in printed
 
     def rows(sql: str) -> pd.DataFrame:
-        return pd.read_csv(io.StringIO(said_here("query", sql, "--csv", *results)))
+        return pd.read_csv(io.StringIO(said("query", sql, "--csv", *results)))
 
     found = rows(ATTEMPTS)
     statuses = found.groupby("trial_id")["status"].agg(list).to_dict()
@@ -154,7 +134,7 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
     assert epochs["seconds"][0] == epochs["seconds"][1], "it went on from its checkpoint"
 
     # A process that broke takes no further trial, and neither does one whose memory was full.
-    lines = [line.split() for line in (tmp_path / "marks" / "pids").read_text().splitlines()]
+    lines = [line.split() for line in (marks / "pids").read_text().splitlines()]
     pids = list(dict.fromkeys((kind, pid) for kind, pid in lines))
     kinds = ["teacher", "teacher", "once", "once", "none", "full", "none"]
     assert [kind for kind, _ in pids] == kinds

@@ -3,8 +3,6 @@
 import io
 import json
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -200,15 +198,8 @@ def test_a_sweep_for_accurate_small_and_still_explained(tmp_path):
     changes = {"fixed": fixed, "dimensions": STUDY["dimensions"] | {"factor": [2, 8]}, "repeats": 1}
     file.write_text(yaml.safe_dump(STUDY | changes))
     results = ["--results", str(tmp_path / "results")]
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", "run", str(file), *results],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "4 trials completed" in done.stdout
+    printed = said("run", str(file), "--max-concurrent", "1", *results)
+    assert "4 trials completed" in printed
     frame = trials(str(tmp_path / "results"))
     assert len(frame) == 4
     assert frame["val_preservation"].between(0, 1).all()

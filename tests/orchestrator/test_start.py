@@ -200,7 +200,8 @@ def test_trial_adopt_and_begin_again(tmp_path, results, filed, capsys) -> None:
 def test_a_sweep_over_starts_is_resumed_and_replayed(tmp_path, results, filed, capsys) -> None:
     study = tmp_path / "mine.yaml"
     study.write_text(STUDY)
-    assert main(["run", str(study), "--results", results, "--name", "s"]) == 0
+    alone = ["--max-concurrent", "1"]
+    assert main(["run", str(study), *alone, "--results", results, "--name", "s"]) == 0
     frame = trials(results).set_index("trial_id")
     assert list(frame["status"]) == ["completed"] * 2
     started = frame[frame["start"].notna()]

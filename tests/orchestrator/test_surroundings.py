@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.sweeps.surroundings import COUNTS, Steadfast, thread_counts
+from orchestrator.sweeps.surroundings import COUNTS, SLOW, Steadfast, thread_counts
 
 ROOT = Path(__file__).parents[2]
 SETTLE = "from orchestrator.sweeps.surroundings import settle; settle(); "
@@ -41,6 +41,13 @@ def test_threads_are_nobodys_business(tmp_path):
         assert json.loads(done.stdout) == []
     assert thread_counts(2.0)["OMP_NUM_THREADS"] == "2"
     assert thread_counts(0.5)["MKL_NUM_THREADS"] == "1"
+
+
+def test_what_makes_every_import_slow_is_not_handed_on(tmp_path):
+    """Ray starts a dozen processes, each of which would compile torch anew."""
+    text = SETTLE + f"import os, json; print(json.dumps([n for n in {SLOW} if n in os.environ]))"
+    done = program(text, cwd=tmp_path, environment={"PYTHONOPTIMIZE": "1", "PYTHONVERBOSE": ""})
+    assert json.loads(done.stdout) == []
 
 
 def test_one_thread_in_torch_on_all_cores(tmp_path):

@@ -69,9 +69,9 @@ def test_run_repeat_and_confirm(tmp_path):
     epochs = rows("SELECT trial_id, epoch, val_acc FROM epochs ORDER BY ALL")
     assert epochs.query("trial_id == 's-00000'")["epoch"].tolist() == [1, 2]
 
-    # The same trial without Ray, by its name and, in this process, by its settings.
+    # The same trial without Ray, by its name and by its settings.
     first = found.loc["s-00000"]
-    again = kdsweep("trial", "--replay", "s", "s-00000", *results)
+    again = said("trial", "--replay", "s", "s-00000", *results)
     same = said("trial", str(study), "method=kd", "factor=2", *results)
     for text in (again, same):
         assert shown(text, "config_key") == first["config_key"]
@@ -79,7 +79,7 @@ def test_run_repeat_and_confirm(tmp_path):
             assert float(shown(text, key)) == first[key]
 
     # Two seeds of the front and its plain student.
-    kdsweep("confirm", "s", "--seeds", "2", *results)
+    said("confirm", "s", "--seeds", "2", "--max-concurrent", "1", *results)
     confirmed = rows("SELECT * FROM trials WHERE stage = 'confirm' AND status = 'completed'")
     seeds = confirmed.groupby("method")["seed"].agg(sorted).to_dict()
     assert seeds["student"] == [1000, 1001]
@@ -121,7 +121,7 @@ def test_reused_and_fresh_workers_train_alike(tmp_path):
 
     def rows(name: str, *options: str) -> pd.DataFrame:
         results = ["--results", str(tmp_path / name)]
-        kdsweep("run", str(study), "--max-concurrent", "1", *options, *results)
+        said("run", str(study), "--max-concurrent", "1", *options, *results)
         sql = "SELECT config_key, train_loss, val_acc, test_acc, latency_ms FROM trials ORDER BY 1"
         return pd.read_csv(io.StringIO(said("query", sql, "--csv", *results)))
 

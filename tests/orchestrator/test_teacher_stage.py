@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +11,7 @@ from here import said as printed
 
 STUDY = {
     "dataset": "digits",
-    "teacher": {"epochs": 3},
+    "teacher": {"epochs": 2},
     "pairs": {
         "wrn_16_1->wrn_10_0.5": {"kd.alpha": 0.5},
         "resnet14->resnet8": None,
@@ -29,24 +27,12 @@ STUDY = {
 NAMES = ["wrn_16_1", "resnet14", "resnet8(kd:resnet14)"]
 
 
-def kdsweep(*arguments: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
     study = tmp_path / "s.yaml"
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
-    said = kdsweep("run", str(study), *results).splitlines()
+    said = printed("run", str(study), "--max-concurrent", "1", *results).splitlines()
     begun = [said.index(f"training the teacher {name}") for name in NAMES]
     ended = max(n for n, line in enumerate(said) if line.startswith("teacher ") and "test" in line)
     trained = [n for n, line in enumerate(said) if "/3 trials" in line]
