@@ -29,8 +29,16 @@ def pytest_sessionfinish() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test finds what an earlier run decoded, timed or looked up."""
-    os.environ["KDSWEEP_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """No test finds what an earlier run decoded, timed or looked up.
+
+    What this run decodes, all its processes share: they lock it as those of a sweep do.
+    """
+    cache = tmp_path_factory.mktemp("cache")
+    os.environ["KDSWEEP_CACHE"] = str(cache)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        decoded = tmp_path_factory.getbasetemp().parent / "decoded"
+        decoded.mkdir(exist_ok=True)
+        (cache / "data").symlink_to(decoded)
 
 
 @pytest.fixture(scope="session")

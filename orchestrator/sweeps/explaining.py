@@ -1,5 +1,7 @@
 """Whether the trials of a plan can be explained, and their maps be scored as its study wants."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -9,12 +11,15 @@ from trainables.attribution.explaining import check_explainers
 from trainables.compression.chain import Chain
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
+from trainables.data.views import Normalisation
 from trainables.errors import UserError
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.fake_quantised import CLASSES, FakeQuantised, Widths
+from trainables.models.family import ImageShape
 from trainables.models.outputs import Network
 from trainables.objectives import check_objective
 from trainables.randomness import Randomness
+from trainables.worker import kept
 
 _QUANTISED = ("qat", "int8")
 """Steps that leave layers of another kind than a network has as it is built."""
@@ -51,15 +56,35 @@ def check_explained(plan: Plan, config: TrialConfig, student: Blueprint) -> None
 def _check(
     plan: Plan, config: TrialConfig, blueprint: Blueprint, where: str, quantised: bool = False
 ) -> None:
-    data = plan.dataset
-    with Randomness(0, torch.device("cpu")):
-        network = build(blueprint, data.num_classes, data.image_shape)
-    if quantised:
-        _quantise(network)
+    data, explainers = plan.dataset, tuple(config.explainer_configs.items())
     try:
-        check_explainers(network, config.explainer_configs, data.image_shape, (data.mean, data.std))
+        _check_network(
+            blueprint,
+            data.num_classes,
+            data.image_shape,
+            (data.mean, data.std),
+            explainers,
+            quantised,
+        )
     except UserError as error:
         raise UserError(f"explainers: {where}: {error}"[:290]) from error
+
+
+@kept("explainers that networks can have", entries=1024)
+def _check_network(
+    blueprint: Blueprint,
+    classes: int,
+    image_shape: ImageShape,
+    normalisation: Normalisation,
+    explainers: tuple[tuple[str, Any], ...],
+    quantised: bool,
+) -> None:
+    """Once per process: trials share their teachers, and often their students."""
+    with Randomness(0, torch.device("cpu")):
+        network = build(blueprint, classes, image_shape)
+    if quantised:
+        _quantise(network)
+    check_explainers(network, dict(explainers), image_shape, normalisation)
 
 
 def _quantise(network: Network) -> None:
