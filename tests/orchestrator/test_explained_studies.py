@@ -134,8 +134,8 @@ def test_an_explainer_is_asked_about_quantised_layers_too(monkeypatch):
     """Whoever follows relevance through layers cannot follow it through rounding."""
 
     class NoRounding(GradCAM):
-        def __init__(self, config, network):
-            super().__init__(config, network)
+        def __init__(self, config, network, normalisation=None):
+            super().__init__(config, network, normalisation)
             if any(isinstance(one, FakeQuantisedLayer) for one in network.modules()):
                 raise UserError("no_rounding: layers are quantised")
 
