@@ -15,17 +15,18 @@ _UNASKED = 3
 
 
 def explain(options: Namespace) -> int:
+    from orchestrator.results.picture_file import check_picture
+
     path = Path(options.output).expanduser()
+    check_picture(path)
     explainers = _explainers(options.explainers, options.set)
     if options.images < 1:
         raise UserError(f"--images {options.images}: expected a whole number >= 1")
     from orchestrator.results import views
-    from orchestrator.results.explanation_pictures import check_picture
     from orchestrator.results.record import data_folder
     from orchestrator.results.store import Store
     from orchestrator.sweeps.sweep import absolute
 
-    check_picture(path)
     results = absolute(options.results)
     data_dir = options.data or data_folder(Store(results, options.sweep))
     frame = views.trials(results, [options.sweep])

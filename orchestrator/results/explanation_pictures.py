@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
+from orchestrator.results.picture_file import check_picture
 from trainables.errors import UserError
 
 _INK, _PALE = "#333333", "#777777"
@@ -18,7 +19,6 @@ _FOR, _SIGNED = "viridis", "RdBu_r"
 _CELL, _GAP, _BETWEEN, _LEAST = 1.1, 0.16, 0.45, 2.7
 """Inches: of a map, around it, between networks, of a network's titles."""
 _LEFT, _BELOW = 1.25, 0.92
-SUFFIXES = (".png", ".svg", ".pdf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,6 @@ class Block:
     columns: Sequence[Column]
 
 
-def check_picture(path: Path) -> None:
-    """Refuses a file that no picture can be written to, before anything is computed for it.
-
-    Raises:
-        UserError: another ending, or a folder that is not there.
-    """
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"-o {path}: expected a file that ends in {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise UserError(f"-o {path}: there is no folder {path.parent}")
-
-
 def draw_explanations(
     images: Any,
     classes: Sequence[str],
@@ -80,7 +68,7 @@ def draw_explanations(
         images: uint8 ``[n, C, H, W]``.
         classes: name of the class for which each is explained.
         blocks: the networks, from left to right.
-        path: file to write, with one of `SUFFIXES`.
+        path: file to write, as `check_picture` takes it.
         title: above all.
         note: what else must be known, at the bottom.
 

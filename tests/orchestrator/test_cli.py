@@ -41,7 +41,7 @@ FROZEN = {
     "teacher adopt": ["SWEEP", "TRIAL_ID", *RESULTS, "--name", "--replace"],
     "teacher list": [*RESULTS],
     "explain": [
-        *("SWEEP", "TRIAL_ID", *WHERE, "--explainers", "--images", "--output", "-o"),
+        *("SWEEP", "TRIAL_ID", *WHERE, "--explainers", "--images", "--output", "--set", "-o"),
     ],
     "export": [
         *("SWEEP", "TRIAL_ID", *WHERE, "--normalise", "--normalize", "--onnx", "--pt2"),

@@ -186,9 +186,9 @@ def test_the_teacher_is_asked_once_for_all_trials(
     asked_of.cache_clear()
     explaining, seen = explanations.explain, []
 
-    def watched(network: Network, *args: Any) -> Any:
+    def watched(network: Network, *args: Any, **settings: Any) -> Any:
         seen.append(network)
-        return explaining(network, *args)
+        return explaining(network, *args, **settings)
 
     monkeypatch.setattr(explanations, "explain", watched)
     config, student = explained(explainers="grad_cam"), fresh(digits, 2)

@@ -133,7 +133,7 @@ def test_students_of_one_repeat_learn_from_the_same(quick: Quick, digits: Datase
     for changes in ({"seed": 1}, {"resample": False}):
         other = quick(**{"seed": 0, **values, **changes})
         with pytest.raises(ValueError, match=f"another repeat: its {next(iter(changes))} differ"):
-            training.stream.check(other, training.method)
+            training.stream.method(other, training.learner.shapes)
 
 
 def test_it_is_another_experiment(quick: Quick) -> None:
