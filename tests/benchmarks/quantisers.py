@@ -284,7 +284,7 @@ def main() -> None:
 def said_words(words: list[str]) -> list[str]:
     """A command line without the folders of one machine."""
     return [
-        word.partition("=")[0] + "=" + Path(word).name
+        word.partition("=")[0] + "=" + Path(word.partition("=")[2]).name
         if "=" in word
         else ("DATA" if before == "--data" else Path(word).name)
         for before, word in zip(["", *words], words, strict=False)
