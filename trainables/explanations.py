@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from trainables.attribution.costs import Effort, in_words, passes_of
 from trainables.attribution.explaining import explain
 from trainables.attribution.scoring import Pairs, Said, headlines, means_of, pairs_for, scores_of
 from trainables.columns import TrialRow
@@ -116,18 +117,26 @@ class Explained:
         explainers = tuple(self._config.explainer_configs.items())
         if not explainers:
             return
+        log.info("explaining the student by %s", in_words(dict(explainers)))
         everything: dict[str, Any] = {}
         parts: dict[Part, tuple[int, ...] | None] = {"val": (*validation.tolist(),), "test": None}
-        for part, positions in parts.items():
-            if positions == ():
-                continue
-            what = self._dataset, part, positions, self._config.explained_images
-            asked = asked_of(*what, explainers, self._teacher, str(self._device))
-            said = self._scores(asked, student, normalisation, explainers)
+        count = self._config.explained_images
+        rest = count, explainers, self._teacher, str(self._device)
+        asked = {
+            part: asked_of(self._dataset, part, positions, *rest)
+            for part, positions in parts.items()
+            if positions != ()
+        }
+        maps = sum(len(one.pairs.images) for one in asked.values())
+        label = f"explaining the student by {self._config.explainers}"
+        effort = Effort(label, maps * passes_of(dict(explainers)))
+        for part, one in asked.items():
+            said = self._scores(one, student, normalisation, explainers, effort)
             everything[part] = said
             for name, value in headlines(said["explainers"]).items():
                 setattr(row, f"{part}_{name}", value)
             setattr(row, f"{part}_agreement", said.get("agreement"))
+        effort.close()
         row.attributions = json.dumps(everything)
 
     def _scores(
@@ -136,6 +145,7 @@ class Explained:
         student: Network,
         normalisation: Normalisation,
         explainers: Explainers,
+        effort: Effort,
     ) -> Said:
         independent = TASKS[self._dataset.task].independent
         images = to_float(asked.pixels, *normalisation, channels_last=False)
@@ -151,7 +161,7 @@ class Explained:
                 by_name[name] = {"error": taught.errors[name]}
                 continue
             try:
-                maps = maps_of(student, name, config, images, asked.pairs, normalisation)
+                maps = maps_of(student, name, config, images, asked.pairs, normalisation, effort)
             except UserError as error:  # the training is worth its row
                 log.warning("no maps by explainer %s: %s", name, error)
                 by_name[name] = {"error": str(error)}
@@ -214,16 +224,20 @@ def _taught(
         fresh = build(network.blueprint, dataset.num_classes, dataset.image_shape)
     fresh = fresh.to(pixels.device).eval()
     taught = Taught(logits, {}, {}, {}, {})
+    passes = 2 * len(pairs.images) * passes_of(dict(explainers))
+    effort = Effort(f"explaining the teacher {teacher.card.name} and an untrained one", passes)
     for name, config in explainers:
         try:
-            maps = maps_of(network, name, config, images, pairs, theirs)
-            chance = means_of(maps_of(fresh, name, config, images, pairs, theirs), maps, pairs)
+            rest = name, config, images, pairs, theirs, effort
+            maps = maps_of(network, *rest)
+            chance = means_of(maps_of(fresh, *rest), maps, pairs)
         except UserError as error:
             taught.errors[name] = f"teacher {teacher.card.name}: {error}"
             log.warning("no maps by explainer %s: %s", name, taught.errors[name])
             continue
         taught.maps[name], taught.untrained[name] = maps, chance
         taught.said[name] = scores_of(maps, pairs, predicted)
+    effort.close()
     return taught
 
 
@@ -260,14 +274,15 @@ def maps_of(
     images: Tensor,
     pairs: Pairs,
     normalisation: Normalisation,
+    effort: Effort,
 ) -> Tensor:
     """Maps of all pairs by one explainer, ``[P, H, W]``.
 
     Raises:
         UserError: the network cannot be explained by it.
     """
-    pixels, classes = images[pairs.images], pairs.classes
-    return explain(network, {name: config}, pixels, classes, normalisation=normalisation)[name]
+    what = network, {name: config}, images[pairs.images], pairs.classes
+    return explain(*what, normalisation=normalisation, effort=effort)[name]
 
 
 @torch.no_grad()

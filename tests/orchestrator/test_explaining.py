@@ -86,6 +86,9 @@ def test_a_picture_of_the_best_trials(results, tmp_path, capsys, ending):
     said = capsys.readouterr()
     assert said.out == f"{file}\n"
     assert "no trial named: s-2 s-1 s-0, the best on validation, one of a method" in said.err
+    passes = "grad_cam (1 pass a map), gradients (1): 24 passes of an image"
+    assert f"3 images, 4 networks, by {passes}\n" in said.err
+    assert "min more" not in said.err, "this takes no minute"
     assert [line for line in said.err.splitlines() if line.startswith("explaining")] == [
         f"explaining {name}" for name in ("t", "s-2", "s-1", "s-0")
     ]
@@ -115,6 +118,15 @@ def test_what_the_picture_says(results, tmp_path, capsys):
             "grad_cam.layer: has no effect with",
         ),
         ("s -o a.png --set grad_cam.layr=1", "did you mean grad_cam.layer"),
+        (
+            "s -o a.png --set integrated_gradient.steps=3",
+            "unknown key 'integrated_gradient.steps'; did you mean integrated_gradients.steps",
+        ),
+        (
+            "s -o a.png --set steps=3 --explainers smooth_grad",
+            "unknown key 'steps'; known: smooth_grad.noise, smooth_grad.samples, smooth_grad.seed",
+        ),
+        ("s -o a.png --set steps=3 --explainers none", "steps: has no effect with explainers none"),
         ("s -o a.png --set integrated_gradients.steps=0", "integrated_gradients.steps: expected"),
         (
             "s -o a.png --set integrated_gradients.steps",
@@ -218,9 +230,13 @@ def test_a_trial_of_ig_is_shown_under_its_overlays(results, tmp_path, capsys):
     text = (tmp_path / "why0.svg").read_text()
     for part in ("overlay, e = 1", "overlay, e = 2", "grad cam", "integrated gradients"):
         assert text.count(f"<!-- {part} -->") == (2 if "overlay" not in part else 1), part
-    assert (
-        "s-0 learned from 0.1 of its images like this: 0.5 of the image, the rest its own" in text
-    )
+    for part in (
+        "in training s-0 saw training images like these test images",
+        "a probability of 0.1 in every epoch",
+        "0.5 of the image, the rest its own map by the teacher",
+        "(100 steps from mean) to a power e from 1 to 2",
+    ):
+        assert part in text.replace("&#x27;", "'"), part
     assert "overlay, e" not in (tmp_path / "why1.svg").read_text()
     assert "no overlay: of one image alone there is no other whose map it could have" in said
 
