@@ -3,16 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.image import imread
 
 from orchestrator.cli import main
 from orchestrator.results import views
-from orchestrator.results.explanation_pictures import Block, Column, draw_explanations
 from orchestrator.results.record import teacher_file, write_record
 from orchestrator.results.store import Store
 from search_spaces.load import load_study
@@ -246,42 +243,3 @@ def test_images_of_several_classes_are_shown_once():
     images = Images(torch.zeros(3, 3, 4, 4, dtype=torch.uint8), labels)
     assert first_of_each_class(images, ("a", "b", "c"), 5) == ([0, 1], ("a", "b"))
     assert first_of_each_class(images, ("a", "b", "c"), 1) == ([0], ("a",))
-
-
-def drawn(tmp_path: Path, **columns: tuple[np.ndarray, bool]) -> tuple[np.ndarray, str]:
-    """The picture of one image, and its words."""
-    images = np.full((1, 3, 8, 8), 120, dtype=np.uint8)
-    made = [Column(title=name, values=v, signed=signed) for name, (v, signed) in columns.items()]
-    block = Block(title=("net", "90 %"), said=("cat",), columns=made)
-    for ending in ("png", "svg"):
-        draw_explanations(images, ("cat",), [block], tmp_path / f"a.{ending}", "title")
-    return imread(tmp_path / "a.png")[..., :3], (tmp_path / "a.svg").read_text()
-
-
-def colours(picture: np.ndarray, colour: tuple[float, float, float]) -> int:
-    return int((np.abs(picture - colour).max(axis=-1) < 0.02).sum())
-
-
-BLUE, RED, YELLOW = (0.02, 0.19, 0.38), (0.40, 0.0, 0.12), (0.99, 0.91, 0.14)
-
-
-def test_empty_maps_are_called_so(tmp_path):
-    empty, flat = np.zeros((1, 8, 8)), np.ones((1, 8, 8))
-    none = np.full((1, 8, 8), np.nan)
-    _, text = drawn(tmp_path, a=(empty, False), b=(flat, True), c=(none, False))
-    for word in ("empty", "constant", "no numbers"):
-        assert text.count(f"<!-- {word} -->") == 1
-
-
-def test_signed_maps_have_0_in_the_middle(tmp_path):
-    """However lopsided: what is weakly against is not drawn as strongly so."""
-    values = np.zeros((1, 8, 8))
-    values[0, :4], values[0, 4:6] = 1.0, -0.01
-    picture, text = drawn(tmp_path, lrp=(values, True))
-    assert colours(picture, RED) > 1000 > colours(picture, BLUE)
-    assert "signed maps" in text
-    assert "positive maps" not in text
-    picture, text = drawn(tmp_path, ebp=(np.abs(values), False))
-    assert colours(picture, YELLOW) > 1000
-    assert "positive maps" in text
-    assert "says" not in text
