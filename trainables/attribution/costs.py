@@ -41,6 +41,20 @@ def in_words(explainers: Mapping[str, Any]) -> str:
     return ", ".join([f"{first} ({plural(count, 'pass')} a map)", *rest])
 
 
+def of_trial(explainers: Mapping[str, Any], images: int) -> str:
+    """What it takes to explain a trial's student, one line.
+
+    Args:
+        explainers: configs by name, one at least.
+        images: how many there are about, of validation and of the test set each.
+    """
+    passes = plural(2 * images * passes_of(explainers), "pass")
+    return (
+        f"every student is explained on about {images:,} validation and {images:,} test images by "
+        f"{in_words(explainers)}: {passes} for a class each, and twice that for its teacher, once"
+    )
+
+
 class Effort:
     """What is done of some explanations; says how long the rest takes, where that is long.
 

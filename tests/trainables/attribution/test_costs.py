@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from trainables import attribution
-from trainables.attribution.costs import Effort, in_words, passes_of
+from trainables.attribution.costs import Effort, in_words, of_trial, passes_of
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.explaining import explain
 from trainables.attribution.registry import EXPLAINERS, resolve_explainers
@@ -107,3 +107,12 @@ def test_every_pass_of_a_call_is_counted():
     asked = resolve_explainers("gradients+smooth_grad", {"smooth_grad.samples": 3})
     explain(made("resnet8"), asked, images(5), TARGETS, batch=3, effort=Counting("a", 20))
     assert counted == [3, 9, 2, 6]
+
+
+def test_what_a_student_takes():
+    asked = resolve_explainers("grad_cam+smooth_grad", {})
+    assert of_trial(asked, 256) == (
+        "every student is explained on about 256 validation and 256 test images by grad_cam "
+        "(1 pass a map), smooth_grad (50): 26,112 passes for a class each, and twice that for its "
+        "teacher, once"
+    )
