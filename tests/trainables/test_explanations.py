@@ -11,10 +11,11 @@ import torch
 
 from orchestrator.results.store import Store
 from trainables import explanations
+from trainables.attribution.answers import agreement, says
 from trainables.columns import TrialRow
 from trainables.config import TrialConfig
 from trainables.data.dataset import VOID, Dataset, Images, Masks
-from trainables.explanations import Explained, agreement, asked_of, choose, says
+from trainables.explanations import Explained, asked_of, choose
 from trainables.job import Job, Run
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.outputs import Network

@@ -18,6 +18,9 @@ from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images, evaluating
 
+PASSES = 2048
+"""Passes of an explainer at once: after so many it is known how long the others take."""
+
 
 def explain(
     network: Network,
@@ -40,7 +43,8 @@ def explain(
         images: normalised, ``[N, C, H, W]``, on the network's device.
         targets: the class for which each image is explained, int64 ``[N]``. Who explains one class
             for all images says so for each: ``torch.full((N,), c)``.
-        batch: images at once; None: as `images_at_once` has it.
+        batch: images at once, at most; None: as `images_at_once` has it. Fewer, where these are
+            more than `PASSES`.
         normalisation: mean and deviation of the images, which some baselines need.
         effort: of which these explanations are a part; None: they are all of it.
 
@@ -61,10 +65,11 @@ def explain(
     with as_explained(network):
         some = _plain(images[:1])
         made = _made(network, explainers, some, normalisation) if count else {}
-        for start in range(0, count, batch):
-            there = slice(start, start + batch)
-            pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
-            for name, one in made.items():
+        for name, one in made.items():
+            at_once = max(1, min(batch, PASSES // passes[name]))
+            for start in range(0, count, at_once):
+                there = slice(start, start + at_once)
+                pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
                 began = time.perf_counter()
                 maps[name].append(one.maps(pixels, classes).detach().float())
                 if images.device.type == "cuda":

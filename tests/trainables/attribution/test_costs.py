@@ -96,7 +96,7 @@ def test_progress_is_told_once_it_is_long(caplog, capsys, monkeypatch):
 
 
 def test_every_pass_of_a_call_is_counted():
-    """Of all batches; the last one is smaller."""
+    """Of all batches, which are no larger than it takes to know how long the others take."""
     counted = []
 
     class Counting(Effort):
@@ -106,7 +106,11 @@ def test_every_pass_of_a_call_is_counted():
 
     asked = resolve_explainers("gradients+smooth_grad", {"smooth_grad.samples": 3})
     explain(made("resnet8"), asked, images(5), TARGETS, batch=3, effort=Counting("a", 20))
-    assert counted == [3, 9, 2, 6]
+    many = resolve_explainers("smooth_grad", {"smooth_grad.samples": 1024})
+    shape = (3, 8, 8)
+    few = made("resnet8", shape=shape), many, images(5, shape), TARGETS
+    explain(*few, effort=Counting("b", 5120))
+    assert counted == [3, 2, 9, 6, 2048, 2048, 1024]
 
 
 def test_what_a_student_takes():
