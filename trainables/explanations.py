@@ -18,6 +18,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from trainables.attribution.answers import agreement, logits_of, says
+from trainables.attribution.costs import Effort, in_words, passes_of
 from trainables.attribution.explaining import explain
 from trainables.attribution.scoring import Pairs, Said, headlines, means_of, pairs_for, scores_of
 from trainables.columns import TrialRow
@@ -27,7 +29,6 @@ from trainables.data.views import Normalisation, to_float
 from trainables.errors import UserError
 from trainables.models.blueprint import build
 from trainables.models.outputs import Network
-from trainables.models.shapes import evaluating
 from trainables.randomness import Randomness
 from trainables.tasks.registry import TASKS
 from trainables.teachers.teacher import Teacher
@@ -41,8 +42,6 @@ Explainers = tuple[tuple[str, Any], ...]
 
 SEED = 0
 """Of the choice of images and of the untrained network: the same for all trials."""
-
-BATCH = 128
 
 
 class Taught(NamedTuple):
@@ -116,18 +115,26 @@ class Explained:
         explainers = tuple(self._config.explainer_configs.items())
         if not explainers:
             return
+        log.info("explaining the student by %s", in_words(dict(explainers)))
         everything: dict[str, Any] = {}
         parts: dict[Part, tuple[int, ...] | None] = {"val": (*validation.tolist(),), "test": None}
-        for part, positions in parts.items():
-            if positions == ():
-                continue
-            what = self._dataset, part, positions, self._config.explained_images
-            asked = asked_of(*what, explainers, self._teacher, str(self._device))
-            said = self._scores(asked, student, normalisation, explainers)
+        count = self._config.explained_images
+        rest = count, explainers, self._teacher, str(self._device)
+        asked = {
+            part: asked_of(self._dataset, part, positions, *rest)
+            for part, positions in parts.items()
+            if positions != ()
+        }
+        maps = sum(len(one.pairs.images) for one in asked.values())
+        label = f"explaining the student by {self._config.explainers}"
+        effort = Effort(label, maps * passes_of(dict(explainers)))
+        for part, one in asked.items():
+            said = self._scores(one, student, normalisation, explainers, effort)
             everything[part] = said
             for name, value in headlines(said["explainers"]).items():
                 setattr(row, f"{part}_{name}", value)
             setattr(row, f"{part}_agreement", said.get("agreement"))
+        effort.close()
         row.attributions = json.dumps(everything)
 
     def _scores(
@@ -136,6 +143,7 @@ class Explained:
         student: Network,
         normalisation: Normalisation,
         explainers: Explainers,
+        effort: Effort,
     ) -> Said:
         independent = TASKS[self._dataset.task].independent
         images = to_float(asked.pixels, *normalisation, channels_last=False)
@@ -151,7 +159,7 @@ class Explained:
                 by_name[name] = {"error": taught.errors[name]}
                 continue
             try:
-                maps = maps_of(student, name, config, images, asked.pairs, normalisation)
+                maps = maps_of(student, name, config, images, asked.pairs, normalisation, effort)
             except UserError as error:  # the training is worth its row
                 log.warning("no maps by explainer %s: %s", name, error)
                 by_name[name] = {"error": str(error)}
@@ -214,16 +222,20 @@ def _taught(
         fresh = build(network.blueprint, dataset.num_classes, dataset.image_shape)
     fresh = fresh.to(pixels.device).eval()
     taught = Taught(logits, {}, {}, {}, {})
+    passes = 2 * len(pairs.images) * passes_of(dict(explainers))
+    effort = Effort(f"explaining the teacher {teacher.card.name} and an untrained one", passes)
     for name, config in explainers:
         try:
-            maps = maps_of(network, name, config, images, pairs, theirs)
-            chance = means_of(maps_of(fresh, name, config, images, pairs, theirs), maps, pairs)
+            rest = name, config, images, pairs, theirs, effort
+            maps = maps_of(network, *rest)
+            chance = means_of(maps_of(fresh, *rest), maps, pairs)
         except UserError as error:
             taught.errors[name] = f"teacher {teacher.card.name}: {error}"
             log.warning("no maps by explainer %s: %s", name, taught.errors[name])
             continue
         taught.maps[name], taught.untrained[name] = maps, chance
         taught.said[name] = scores_of(maps, pairs, predicted)
+    effort.close()
     return taught
 
 
@@ -260,50 +272,12 @@ def maps_of(
     images: Tensor,
     pairs: Pairs,
     normalisation: Normalisation,
+    effort: Effort,
 ) -> Tensor:
     """Maps of all pairs by one explainer, ``[P, H, W]``.
 
     Raises:
         UserError: the network cannot be explained by it.
     """
-    pixels, classes = images[pairs.images], pairs.classes
-    return explain(network, {name: config}, pixels, classes, normalisation=normalisation)[name]
-
-
-@torch.no_grad()
-def logits_of(network: Network, images: Tensor) -> Tensor:
-    """``[M, classes]`` float32, in evaluation mode."""
-    with evaluating(network):
-        return torch.cat([network(part).logits.float() for part in images.split(BATCH)])
-
-
-def says(logits: Tensor, independent: bool) -> Tensor:
-    """Which classes a network says are there, bool ``[M, classes]``: σ(z) > 0.5, or the greatest.
-
-    Args:
-        logits: ``[M, classes]``.
-        independent: whether every class is a question by itself.
-    """
-    if independent:
-        return logits > 0
-    return torch.zeros_like(logits, dtype=torch.bool).scatter_(1, logits.argmax(1, True), True)
-
-
-def agreement(one: Tensor, other: Tensor, independent: bool) -> float | None:
-    """The share of what two networks say that both say.
-
-    Of images of one class, those for which they say the same. Otherwise of all classes that one of
-    them says are in an image, those that both say are: what nobody sees is no agreement.
-
-    Args:
-        one, other: logits ``[M, classes]``.
-        independent: as for `says`.
-
-    Returns:
-        None where neither says anything.
-    """
-    first, second = says(one, independent), says(other, independent)
-    if not independent:
-        return (first & second).any(1).double().mean().item()
-    either = int((first | second).sum())
-    return int((first & second).sum()) / either if either else None
+    what = network, {name: config}, images[pairs.images], pairs.classes
+    return explain(*what, normalisation=normalisation, effort=effort)[name]

@@ -42,13 +42,23 @@ def _explainers(text: str, assignments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: no such explainer, no such setting, or a value that is none of its.
     """
-    from search_spaces.dimension import setting_of
+    from search_spaces.dimension import check_known
     from search_spaces.load import assigned
-    from trainables.attribution.registry import resolve_explainer_settings, resolve_explainers
+    from trainables.attribution.registry import (
+        all_explainer_settings,
+        explainer_of,
+        parse_explainers,
+        resolve_explainer_settings,
+        resolve_explainers,
+    )
 
     values = dict(map(assigned, assignments))
+    known = all_explainer_settings(parse_explainers(text))
     for key in values:
-        setting_of(key)
+        if explainer_of(key):
+            check_known(key)
+        elif known:
+            raise unknown("key", key, known)
     return resolve_explainers(text, resolve_explainer_settings(text, values))
 
 
@@ -131,14 +141,16 @@ def _draw(
     chosen, classes = first_of_each_class(test, dataset.classes, options.images)
     images = Images(test.images[chosen], test.labels[chosen])
     blocks, overlays = [], []
+    effort = _effort(len(images), len(subjects), explainers)
     for one in subjects:
         say(f"explaining {one.card.name}")
-        block = _block(one, images.images, classes, dataset, explainers)
+        block = _block(one, images.images, classes, dataset, explainers, effort)
         if one.ig and file:
             taught = load_teacher(results, file, "cpu", dataset)
             block.columns.extend(_overlays(taught, dataset, images, one.ig))
             overlays.append(_said_of(one))
         blocks.append(block)
+    effort.close()
     left = len(dataset.classes) - len(classes)
     more = f"; {left} more classes are left out" if left else ""
     note = (
@@ -171,19 +183,34 @@ def _subjects(
     return found
 
 
+def _effort(images: int, networks: int, explainers: Mapping[str, Any]) -> Any:
+    """Says how much there is to do, and counts what is done of it."""
+    from trainables.attribution.costs import Effort, in_words, passes_of
+    from trainables.data.notes import plural
+
+    passes = images * networks * passes_of(explainers)
+    if explainers:
+        say(
+            f"{plural(images, 'image')}, {plural(networks, 'network')}, by "
+            f"{in_words(explainers)}: {plural(passes, 'pass')} of an image"
+        )
+    return Effort("explaining", passes)
+
+
 def _block(
     subject: _Subject,
     images: Any,
     classes: Sequence[str],
     dataset: Any,
     explainers: Mapping[str, Any],
+    effort: Any,
 ) -> Any:
     """One network's part of the picture."""
     from orchestrator.results.explanation_pictures import Block, Column
     from trainables.attribution.pictured import explained
 
     card, network = subject.card, subject.network
-    shown = explained(card, network, images, classes, dataset.classes, explainers)
+    shown = explained(card, network, images, classes, dataset.classes, explainers, effort)
     columns = [
         Column(title=name, values=maps.numpy(), signed=signed)
         for name, (maps, signed) in shown.maps.items()
@@ -225,9 +252,10 @@ def _said_of(subject: _Subject) -> str:
     ig = subject.ig
     whose = "another image's" if ig.alignment == "shuffled" else "its own"
     return (
-        f"overlay: {subject.card.name} learned from {ig.probability:.3g} of its images like this: "
+        f"overlay: in training {subject.card.name} saw training images like these test images, "
+        f"each with a probability of {ig.probability:.3g} in every epoch:\n"
         f"{ig.share:g} of the image, the rest {whose} map by the teacher's integrated gradients "
-        f"to a power e from 1 to {ig.exponent:g}."
+        f"({ig.steps} steps from {ig.baseline}) to a power e from 1 to {ig.exponent:g}."
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ _FOR, _SIGNED = "viridis", "RdBu_r"
 _CELL, _GAP, _BETWEEN, _LEAST = 1.1, 0.16, 0.45, 2.7
 """Inches: of a map, around it, between networks, of a network's titles."""
 _LEFT, _BELOW = 1.25, 0.92
+_WIDEST = 28.0
+"""Inches of networks side by side."""
+_LETTER, _NOTED, _NAME = 0.075, 0.066, 21
+"""Inches of a letter of a network's title and of the note; letters of a column's title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,8 @@ def draw_explanations(
 ) -> None:
     """A row for every image, side by side what every network makes of it.
 
+    Networks that are too many for that stand in bands, each with the images again.
+
     A map is scaled by its own largest absolute value. A map without differences says so.
 
     Args:
@@ -76,26 +83,27 @@ def draw_explanations(
         UserError: the file cannot be written.
     """
     check_picture(path)
-    lines = max((len(block.title) for block in blocks), default=0)
-    above = 0.75 + 0.16 * lines
-    widths = [max(_LEAST, len(block.columns) * (_CELL + _GAP)) + _BETWEEN for block in blocks]
-    width = max(_LEFT + _CELL + _BETWEEN + sum(widths), 8.0)
-    below = _BELOW + 0.13 * note.count("\n")
-    height = above + (_CELL + _GAP) * len(images) + below
-    sheet = _Sheet(Figure(figsize=(width, height), dpi=130), width, height, above, below)
+    heads = [_Head.of(block) for block in blocks]
+    bands = _bands(blocks, heads)
+    above = 0.47 + max((head.height for head in heads), default=0.28)
+    rows = above + (_CELL + _GAP) * len(images)
+    width = max(8.0, *(_LEFT + _CELL + _BETWEEN + sum(h.width for _, h in band) for band in bands))
+    said = [part for line in note.split("\n") for part in wrap(line, int(width / _NOTED)) or [""]]
+    below = _BELOW + 0.13 * (len(said) - 1)
+    height = rows * len(bands) + below
+    figure = Figure(figsize=(width, height), dpi=130)
+    for number, band in enumerate(bands):
+        sheet = _Sheet(figure, width, height, number * rows + above)
+        _draw_images(sheet, images, classes)
+        left = _LEFT + _CELL + _BETWEEN
+        for block, head in band:
+            _draw_block(sheet, left, block, head, classes)
+            left += head.width
+    sheet = _Sheet(figure, width, height, height - below)
     sheet.text(0.1, 0.12, title, fontsize=12, va="top")
-    for row, (image, name) in enumerate(zip(images, classes, strict=True)):
-        axes = sheet.cell(_LEFT, row)
-        _show(axes, _picture(image))
-        axes.set_ylabel(_short(name), rotation=0, ha="right", va="center", fontsize=9, color=_INK)
-    sheet.text(_LEFT + _CELL / 2, above - 0.06, "image", fontsize=8, ha="center", va="bottom")
-    left = _LEFT + _CELL + _BETWEEN
-    for block, wide in zip(blocks, widths, strict=True):
-        _draw_block(sheet, left, block, classes)
-        left += wide
     signs = {column.signed for block in blocks for column in block.columns if _is_map(column)}
     _draw_scales(sheet, signs)
-    sheet.text(0.1, height - 0.1, note, fontsize=7.5, va="bottom", color=_PALE)
+    sheet.text(0.1, height - 0.1, "\n".join(said), fontsize=7.5, va="bottom", color=_PALE)
     try:
         sheet.figure.savefig(path)
     except OSError as error:
@@ -104,14 +112,12 @@ def draw_explanations(
 
 @dataclass(frozen=True)
 class _Sheet:
-    """A figure in inches, from its upper left corner; rows of cells are from ``above`` on, down to
-    ``below`` from the end."""
+    """A figure in inches, from its upper left corner; rows of cells are from ``above`` on."""
 
     figure: Figure
     width: float
     height: float
     above: float
-    below: float
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         bottom = self.height - top - height
@@ -126,11 +132,65 @@ class _Sheet:
         self.figure.text(*place, text, **{"color": _INK, **how})
 
 
-def _draw_block(sheet: _Sheet, left: float, block: Block, classes: Sequence[str]) -> None:
-    sheet.text(left, sheet.above - 0.28, "\n".join(block.title), fontsize=9, va="bottom")
+@dataclass(frozen=True)
+class _Head:
+    """What stands above the maps of a network, broken into lines that fit; inches.
+
+    Attributes:
+        title: lines of the block's.
+        columns: lines of each column's.
+        width: of the block and what parts it from the next.
+    """
+
+    title: list[str]
+    columns: list[list[str]]
+    width: float
+
+    @classmethod
+    def of(cls, block: Block) -> "_Head":
+        width = max(_LEAST, len(block.columns) * (_CELL + _GAP))
+        title = [part for line in block.title for part in wrap(line, int(width / _LETTER))]
+        names = (column.title.replace("_", " ") for column in block.columns)
+        return cls(title, [wrap(name, _NAME) for name in names], width + _BETWEEN)
+
+    @property
+    def names(self) -> float:
+        """Height of the columns' titles."""
+        return 0.16 + 0.12 * max((len(lines) for lines in self.columns), default=1)
+
+    @property
+    def height(self) -> float:
+        return self.names + 0.16 * len(self.title)
+
+
+def _bands(blocks: Sequence[Block], heads: Sequence[_Head]) -> list[list[tuple[Block, _Head]]]:
+    """The networks side by side, and below where they would be wider than `_WIDEST`."""
+    bands: list[list[tuple[Block, _Head]]] = [[]]
+    wide = 0.0
+    for block, head in zip(blocks, heads, strict=True):
+        if bands[-1] and wide + head.width > _WIDEST:
+            bands.append([])
+            wide = 0.0
+        bands[-1].append((block, head))
+        wide += head.width
+    return bands
+
+
+def _draw_images(sheet: _Sheet, images: Any, classes: Sequence[str]) -> None:
+    for row, (image, name) in enumerate(zip(images, classes, strict=True)):
+        axes = sheet.cell(_LEFT, row)
+        _show(axes, _picture(image))
+        axes.set_ylabel(_short(name), rotation=0, ha="right", va="center", fontsize=9, color=_INK)
+    sheet.text(_LEFT + _CELL / 2, sheet.above - 0.06, "image", fontsize=8, ha="center", va="bottom")
+
+
+def _draw_block(
+    sheet: _Sheet, left: float, block: Block, head: _Head, classes: Sequence[str]
+) -> None:
+    sheet.text(left, sheet.above - head.names, "\n".join(head.title), fontsize=9, va="bottom")
     for number, column in enumerate(block.columns):
         here = left + number * (_CELL + _GAP)
-        name = column.title.replace("_", " ")
+        name = "\n".join(head.columns[number])
         middle = here + _CELL / 2
         sheet.text(middle, sheet.above - 0.06, name, fontsize=7.5, ha="center", va="bottom")
         for row, values in enumerate(column.values):
@@ -168,7 +228,7 @@ def _draw_scales(sheet: _Sheet, signs: set[bool]) -> None:
     kinds = [(False, _FOR, "positive maps", ["0", "largest"])]
     kinds += [(True, _SIGNED, "signed maps", ["against", "0", "for the class"])]
     for number, (signed, colours, name, ends) in enumerate(k for k in kinds if k[0] in signs):
-        left, top = _LEFT + 3.4 * number, sheet.height - sheet.below + 0.18
+        left, top = _LEFT + 3.4 * number, sheet.above + 0.18
         scale = ScalarMappable(Normalize(-1 if signed else 0, 1), colours)
         axes = sheet.axes(left, top, 1.9, 0.12)
         bar = sheet.figure.colorbar(scale, cax=axes, orientation="horizontal")

@@ -13,6 +13,7 @@ from orchestrator.sweeps.teachers import Teachers
 from search_spaces.dimension import Value
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
+from trainables.attribution.costs import of_trial
 from trainables.compression.chain import Chain
 from trainables.compression.measure import params_of
 from trainables.compression.registry import PARTS
@@ -119,8 +120,14 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know of the data, a line each; before anything is trained on them."""
-        return [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
+        """What a user should know before anything is trained, a line each.
+
+        Of the data, and what it takes to explain a student.
+        """
+        of_data = [f"{self.dataset.name}: {note}" for note in self.dataset.notes]
+        configs = (config for _, config in self.corners() if config.explainer_configs)
+        explained = (of_trial(one.explainer_configs, one.explained_images) for one in configs)
+        return [*of_data, *dict.fromkeys(explained)]
 
     @property
     def remarks(self) -> list[str]:

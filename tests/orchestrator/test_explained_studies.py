@@ -60,6 +60,9 @@ def test_a_study_that_can_be_explained_passes():
     config = plan.study.config({"method": "kd"})
     assert (config.explainers, config.explaining) == ("grad_cam", {"grad_cam.layer": "1"})
     assert plan.key(config) == plan.key(study().config({"method": "kd"}))
+    (line,) = plan.notes
+    assert line.startswith("every student is explained on about 60 validation and 60 test images")
+    assert not begin(study({"objectives": {"val_acc": "max"}}, explainers=None)).notes
 
 
 @pytest.mark.parametrize(

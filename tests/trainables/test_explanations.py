@@ -11,10 +11,11 @@ import torch
 
 from orchestrator.results.store import Store
 from trainables import explanations
+from trainables.attribution.answers import agreement, says
 from trainables.columns import TrialRow
 from trainables.config import TrialConfig
 from trainables.data.dataset import VOID, Dataset, Images, Masks
-from trainables.explanations import Explained, agreement, asked_of, choose, says
+from trainables.explanations import Explained, asked_of, choose
 from trainables.job import Job, Run
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.outputs import Network
@@ -196,6 +197,50 @@ def test_the_teacher_is_asked_once_for_all_trials(
     assert len(seen) == 2 * 3, "student, teacher and an untrained one; of both parts"
     assert filled_in(config.replace(seed=3), digits, teacher, student) == first
     assert seen[6:] == [student] * 2
+
+
+def by_hand(network: Network, pixels: torch.Tensor, classes: torch.Tensor, dark: Any) -> Any:
+    """Integrated gradients from a dark image: the sum over channels, by the middles of 20 parts."""
+    network.eval()
+    start = torch.tensor(dark, dtype=torch.float32).view(1, -1, 1, 1).expand_as(pixels)
+    total = torch.zeros_like(pixels)
+    for part in range(20):
+        point = (start + (part + 0.5) / 20 * (pixels - start)).requires_grad_()
+        chosen = network(point).logits.gather(1, classes[:, None]).sum()
+        total += torch.autograd.grad(chosen, point)[0] / 20
+    return (total * (pixels - start)).sum(1)
+
+
+def test_black_is_black_in_the_images_of_each_network(
+    explained: Quick, digits: Dataset, teacher: Teacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """(0 - mean) / std of the teacher's normalisation, and of the student's, which is another."""
+    asked = {"explainers": "integrated_gradients", "explained_images": 20}
+    asked |= {"integrated_gradients.baseline": "black", "integrated_gradients.steps": 20}
+    asked["integrated_gradients.quadrature"] = "riemann_middle"
+    config = explained(**asked)
+    card = replace(teacher.card, mean=(0.2,), std=(0.5,))
+    mine = Teacher(teacher.network, card, CPU)
+    found: list[tuple[Any, ...]] = []
+    maps_of = explanations.maps_of
+
+    def kept(network: Network, name: str, how: Any, pixels: torch.Tensor, *rest: Any) -> Any:
+        maps = maps_of(network, name, how, pixels, *rest)
+        found.append((network, pixels[rest[0].images], rest[0].classes, maps))
+        return maps
+
+    monkeypatch.setattr(explanations, "maps_of", kept)
+    student, row = fresh(digits, 2), TrialRow()
+    positions = torch.arange(0, 400, 4)
+    Explained(config, digits, mine, CPU).fill_in(row, student, ((0.3,), (0.4,)), positions)
+    assert len(found) == 2 * 3
+    for network, pixels, classes, maps in found:
+        dark = -0.75 if network is student else -0.4
+        assert pixels.min() == pytest.approx(dark), "a black pixel"
+        expected = by_hand(network, pixels, classes, [dark])
+        assert (maps - expected).norm() < 1e-3 * expected.norm()
+        other = by_hand(network, pixels, classes, [0.0])
+        assert (maps - other).norm() > 0.2 * other.norm()
 
 
 def test_an_explainer_that_fails_costs_its_numbers_alone(

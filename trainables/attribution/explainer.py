@@ -56,6 +56,17 @@ class Explainer(ABC):
             UserError: it cannot explain this network, by name.
         """
 
+    @classmethod
+    def passes(cls, config: Any) -> int:
+        """How often an image goes through the network for one map, there and back or there alone.
+
+        Of an explainer that goes through it by rules of its own: once.
+
+        Args:
+            config: its settings.
+        """
+        return 1
+
     @abstractmethod
     def attribute(self, images: Tensor, targets: Tensor) -> Tensor:
         """What is attributed, in the explainer's own terms.

@@ -1,7 +1,6 @@
 """Explanations of images by a network, in batches, which leave the network as it was."""
 
 import itertools
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.attribution.costs import Effort, passes_of
 from trainables.attribution.differentiation import images_at_once
 from trainables.attribution.explainer import Explainer
 from trainables.attribution.registry import EXPLAINERS
@@ -18,10 +18,8 @@ from trainables.errors import UserError
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images, evaluating
 
-log = logging.getLogger(__name__)
-
-LONG = 60.0
-"""Seconds above which it is said beforehand how long explanations take."""
+PASSES = 2048
+"""Passes of an explainer at once: after so many it is known how long the others take."""
 
 
 def explain(
@@ -31,6 +29,7 @@ def explain(
     targets: Tensor,
     batch: int | None = None,
     normalisation: Normalisation | None = None,
+    effort: Effort | None = None,
 ) -> dict[str, Tensor]:
     """The maps of images by every explainer.
 
@@ -44,8 +43,10 @@ def explain(
         images: normalised, ``[N, C, H, W]``, on the network's device.
         targets: the class for which each image is explained, int64 ``[N]``. Who explains one class
             for all images says so for each: ``torch.full((N,), c)``.
-        batch: images at once; None: as `images_at_once` has it.
+        batch: images at once, at most; None: as `images_at_once` has it. Fewer, where these are
+            more than `PASSES`.
         normalisation: mean and deviation of the images, which some baselines need.
+        effort: of which these explanations are a part; None: they are all of it.
 
     Returns:
         By explainer ``[N, H, W]`` float32, without gradients.
@@ -56,19 +57,26 @@ def explain(
     _check_targets(network, images, targets)
     count, _, *size = images.shape
     batch = batch or images_at_once(images)
+    passes = {name: passes_of({name: config}) for name, config in explainers.items()}
+    label = f"explaining {count:,} images by {'+'.join(explainers)}"
+    own = effort or Effort(label, count * sum(passes.values()))
     none = torch.zeros(0, *size, device=images.device)
     maps: dict[str, list[Tensor]] = {name: [none] for name in explainers}
     with as_explained(network):
         some = _plain(images[:1])
         made = _made(network, explainers, some, normalisation) if count else {}
-        for start in range(0, count, batch):
-            there = slice(start, start + batch)
-            pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
-            for name, one in made.items():
+        for name, one in made.items():
+            at_once = max(1, min(batch, PASSES // passes[name]))
+            for start in range(0, count, at_once):
+                there = slice(start, start + at_once)
+                pixels, classes = _plain(images[there]), targets[there].to(images.device).clone()
                 began = time.perf_counter()
                 maps[name].append(one.maps(pixels, classes).detach().float())
-                if start == 0:
-                    _say_cost(name, began, batch, count, images.device)
+                if images.device.type == "cuda":
+                    torch.cuda.synchronize(images.device)
+                own.add(len(pixels) * passes[name], time.perf_counter() - began)
+        if effort is None:
+            own.close()
         return {name: torch.cat(some) for name, some in maps.items()}
 
 
@@ -155,17 +163,6 @@ def _made(
         made[name] = EXPLAINERS[name](config, network, normalisation)
         made[name].check(images)
     return made
-
-
-def _say_cost(name: str, began: float, done: int, count: int, device: torch.device) -> None:
-    """Says how long an explainer will take, once its first batch is done, if that is long."""
-    if count <= done:
-        return
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    left = (time.perf_counter() - began) / done * (count - done)
-    if left > LONG:
-        log.warning("explaining %d images by %s takes %.0f min more", count, name, left / 60)
 
 
 def _check_targets(network: Network, images: Tensor, targets: Tensor) -> None:

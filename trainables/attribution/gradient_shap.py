@@ -61,6 +61,10 @@ class GradientSHAP(Explainer):
     tolerance = 0.05  # from zero; from noise it is a matter of draws
     Config = GradientSHAPConfig
 
+    @classmethod
+    def passes(cls, config: GradientSHAPConfig) -> int:
+        return config.samples
+
     def check(self, images: Tensor) -> None:
         check_differentiable("gradient_shap", self.network, images)
 

@@ -174,6 +174,10 @@ class IntegratedGradients(Explainer):
         self._points = quadrature(config.quadrature, config.steps)
         self._folded: Network | None = None
 
+    @classmethod
+    def passes(cls, config: IntegratedGradientsConfig) -> int:
+        return config.steps
+
     def check(self, images: Tensor) -> None:
         """Refuses a network whose logits have no gradients.
 

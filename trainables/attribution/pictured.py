@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainables.attribution.costs import Effort
 from trainables.attribution.explaining import explain
 from trainables.attribution.registry import EXPLAINERS
 from trainables.data.dataset import Images
@@ -59,6 +60,7 @@ def explained(
     classes: Sequence[str],
     known: Sequence[str],
     explainers: Mapping[str, Any],
+    effort: Effort | None = None,
 ) -> Explained:
     """Images as a network sees them, explained for one class each; the network stays as it is.
 
@@ -69,6 +71,7 @@ def explained(
         classes: for which class each is explained.
         known: of the data set, for a card that does not name its own.
         explainers: configs by name.
+        effort: of which this is a part; None: it is all of it.
 
     Raises:
         UserError: an explainer that the network cannot have, or a class that it does not know.
@@ -80,7 +83,8 @@ def explained(
     pixels = to_float(images, card.mean, card.std)
     with evaluating(network), torch.no_grad():
         outputs = network(pixels)
-    maps = explain(network, explainers, pixels, targets, normalisation=(card.mean, card.std))
+    seen_as = card.mean, card.std
+    maps = explain(network, explainers, pixels, targets, normalisation=seen_as, effort=effort)
     return Explained(
         said=_said(outputs.logits, targets, own, TASKS[card.task].independent),
         maps={name: (found.cpu(), _signed(name, found)) for name, found in maps.items()},

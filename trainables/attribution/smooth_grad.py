@@ -50,6 +50,10 @@ class SmoothGrad(Explainer):
 
     Config = SmoothGradConfig
 
+    @classmethod
+    def passes(cls, config: SmoothGradConfig) -> int:
+        return config.samples
+
     def check(self, images: Tensor) -> None:
         check_differentiable("smooth_grad", self.network, images)
 
