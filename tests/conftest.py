@@ -9,6 +9,9 @@ import torch
 
 torch.set_num_threads(1)
 
+# Ray's workers are polite to other programs. Here these are tests, for which sweeps would wait.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (it is Ray's spelling)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests come first: at the end, workers have short ones to share."""
