@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 from PIL import Image
 
 from trainables.data.dataset import Dataset
-from trainables.errors import UserError
 
 NAMES = ("cat", "dog", "eel")
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -68,15 +66,6 @@ def loading(load_again: Callable[..., Dataset]) -> Callable[..., Dataset]:
         return first
 
     return load
-
-
-def refused(load: Callable[[Path], Dataset], root: Path) -> str:
-    """The one line that the user is told."""
-    with pytest.raises(UserError) as caught:
-        load(root)
-    assert len(str(caught.value)) < 300
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def labels(found: Dataset) -> tuple[list[int], list[int]]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from one_line import refused
 from PIL import Image
 
 from trainables.data import notes
 from trainables.data.dataset import Dataset
-from trainables.errors import UserError
 
 Load = Callable[..., Dataset]
 _random = np.random.RandomState(0)
@@ -55,14 +55,6 @@ def load(load_again: Load) -> Callable[[Path], Dataset]:
         return first
 
     return load
-
-
-def refused(load: Callable[[Path], Dataset], root: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        load(root)
-    assert len(str(caught.value)) < 300
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 # Parts

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from parquet_pets import NAMES, both, labels, loading, refused, write
+from one_line import refused
+from parquet_pets import NAMES, both, labels, loading, write
 
 from trainables.data.dataset import Dataset
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from parquet_pets import NAMES, STRUCT, both, labels, loading, picture, refused, write
+from one_line import refused
+from parquet_pets import NAMES, STRUCT, both, labels, loading, picture, write
 from PIL import Image
 
 from trainables.data.dataset import Dataset
