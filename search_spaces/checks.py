@@ -6,13 +6,14 @@ from typing import Any
 
 from search_spaces.dimension import Dimension, Value, applies, check_known, setting_of
 from search_spaces.pairs import PAIR
+from search_spaces.roles import check_read, check_roles
 from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import check_distinct, check_shared
 from trainables.attribution.registry import explainer_of, parse_explainers
 from trainables.compression.registry import CHOICES, PARTS, canonical_chain
 from trainables.config import settings_with
 from trainables.errors import UserError
-from trainables.methods.registry import PLAIN, canonical_method, method_settings
+from trainables.methods.registry import OTHERS, PLAIN, canonical_method, method_settings
 from trainables.objectives import check_objective
 from trainables.optimizers.registry import DEFAULT, PREFIX
 from trainables.trial_settings import MAX_SEED, NO_EXPLAINERS
@@ -52,7 +53,8 @@ def check_study(study: Study) -> None:
             raise UserError(f"study: published: {error}") from error
     if study.pairs and study.teacher:
         check_shared(study.teacher.own, "teacher")
-    check_distinct(study.teachers(), study.dataset, study.shared_by_teachers)
+    check_distinct(study.all_teachers(), study.dataset, study.shared_by_teachers)
+    check_roles(study)
     for chosen in study.pairs or [None]:
         try:
             _check_corners(study, {PAIR: chosen} if chosen else {})
@@ -160,11 +162,11 @@ def check_written(study: Study) -> None:
 
 
 def check_effective(study: Study, keys: Iterable[str]) -> None:
-    """Refuses settings that somebody gives and no trial has.
+    """Refuses settings that somebody gives and no trial has, and teachers that none reads.
 
     Args:
         study: one that `check_study` has passed.
-        keys: of its fixed settings, its dimensions, or its own fields.
+        keys: of its fixed settings, its dimensions, its further teachers, or its own fields.
 
     Raises:
         UserError: no trial's method, compression or optimizer has one of them.
@@ -174,6 +176,8 @@ def check_effective(study: Study, keys: Iterable[str]) -> None:
         given = study.fixed.get(key) is not None or key in study.dimensions
         if given and not any(applies(key, trial) for trial in trials):
             raise UserError(f"{key}: has no effect {_missed(key, trials)}")
+        if key.startswith(OTHERS):
+            check_read(study, key)
 
 
 def _kinds_of_trials(study: Study) -> Iterator[dict[str, Any]]:

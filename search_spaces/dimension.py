@@ -11,7 +11,14 @@ from trainables.attribution.registry import explainer_of, explainer_settings, pa
 from trainables.compression.registry import PARTS, chain_settings, part_settings
 from trainables.config import TrialConfig
 from trainables.errors import UserError, unknown
-from trainables.methods.registry import PLAIN, method_settings, term_class, term_names
+from trainables.methods.registry import (
+    PLAIN,
+    TEACHER,
+    method_settings,
+    term_class,
+    term_names,
+    term_settings,
+)
 from trainables.optimizers.registry import DEFAULT, PREFIX, all_rule_settings, rule_settings
 from trainables.settings import Setting, settings_of
 from trainables.trial_settings import NO_EXPLAINERS
@@ -196,11 +203,7 @@ def known_settings() -> dict[str, Setting]:
 def settings_of_terms() -> dict[str, Setting]:
     """The settings of all terms by full key, and by bare name those of the first."""
     return _with_bare(
-        {
-            f"{name}.{short}": found
-            for name in term_names()
-            for short, found in settings_of(term_class(name).Config).items()
-        }
+        {key: found for name in term_names() for key, found in term_settings(name).items()}
     )
 
 
@@ -219,6 +222,26 @@ def term_keys(method: str) -> frozenset[str]:
         UserError: no such method.
     """
     return frozenset(_with_bare(method_settings(method)))
+
+
+@functools.cache
+def chooses_teacher(key: str) -> bool:
+    """Whether a key says which of several teachers a term reads: ``at.teacher``."""
+    name, _, short = key.partition(".")
+    if short != TEACHER or name not in term_names():
+        return False
+    # A term of another package may call something of its own so.
+    return key in term_settings(name) and TEACHER not in settings_of(term_class(name).Config)
+
+
+@functools.cache
+def role_keys(method: str) -> tuple[str, ...]:
+    """The keys by which the terms of a method say which teacher they read.
+
+    Raises:
+        UserError: no such method.
+    """
+    return tuple(filter(chooses_teacher, method_settings(method)))
 
 
 @functools.cache

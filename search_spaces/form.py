@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from search_spaces.pairs import PAIR
+from search_spaces.roles import check_named
 from search_spaces.teacher import UNNAMED, TeacherSpec
 from trainables.objectives import check_objective
 from trainables.optimizers.registry import PREFIX
@@ -18,11 +19,12 @@ def decides_first(key: str) -> int:
 
 
 def check_teachers(study: "Study") -> None:
-    """Whether every trial has its teacher.
+    """Whether every trial has its teacher, and further ones beside it.
 
     Raises:
         ValueError: it has none, or two places say which; by key.
     """
+    check_named(study)
     if not study.pairs:
         if study.teacher is not None and not study.teacher.named:
             raise ValueError(f"teacher: {UNNAMED}")
@@ -43,7 +45,7 @@ def check_form(study: "Study") -> None:
         ValueError: one does not; by key.
     """
     for key, name in study.judged.items():
-        if "teacher" in check_objective(name).needs and not study.teachers():
+        if "teacher" in check_objective(name).needs and not study.all_teachers():
             raise ValueError(f"{key}: needs a teacher")
     for key in study.dimensions:
         if key in study.fixed:

@@ -14,6 +14,7 @@ from search_spaces.reading import read_yaml
 from search_spaces.spec import Study
 from search_spaces.teacher import TeacherSpec, as_teacher
 from trainables.errors import UserError, unknown
+from trainables.methods.registry import OTHERS
 
 _UNION_MEMBERS = ("bool", "int", "float", "str")
 
@@ -44,7 +45,8 @@ def load_study(name: str, overrides: Iterable[str] = ()) -> Study:
     check_written(study)
     # A file may say more than what the shell leaves of its methods needs.
     said = [text.partition("=")[0] for text in assignments]
-    check_effective(study, said or [*study.fixed, *study.dimensions])
+    further = [f"{OTHERS}{role}" for role in study.teachers]
+    check_effective(study, said or [*study.fixed, *study.dimensions, *further])
     return study
 
 
@@ -106,9 +108,10 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     ``cover`` and ``points``, and the own value of every pair and every teacher, so that
     ``epochs=1`` makes everything short. ``teacher.KEY=VALUE`` goes to the teacher alone, or to
     those of all pairs; ``teacher.teacher.KEY`` to the teacher's teacher; ``teacher.name=NAME``
-    takes an imported one instead of training one. ``pair=NAME`` leaves one pair; the study's own
-    fields (``trials``, ``repeats``, ``sampler``, ``dataset``...) are set by their names. Values are
-    YAML.
+    takes an imported one instead of training one. ``teachers.ROLE.KEY=VALUE`` does the same to a
+    further teacher, ``teachers.ROLE=MODEL`` gives another one. ``pair=NAME`` leaves one pair; the
+    study's own fields (``trials``, ``repeats``, ``sampler``, ``dataset``...) are set by their
+    names. Values are YAML.
     """
     content = _blocks(content)
     fixed: set[str] = set()
@@ -118,6 +121,10 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
             _give_teacher(content["teacher"], key.removeprefix("teacher."), value)
             for pair in content["pairs"].values():
                 _take_from_teacher(pair, key.removeprefix("teacher."))
+        elif key.startswith(OTHERS):
+            _give_further(content["teachers"], key, value)
+        elif key == "teachers":
+            raise UserError("teachers: are set one by one: teachers.ROLE=MODEL")
         elif key == PAIR:
             content["pairs"] = _chosen(content["pairs"], str(value))
             fixed.add(key)
@@ -129,6 +136,9 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
             fixed.add(key)
             content["dimensions"].pop(key, None)
             _take_from_teacher(content, key)
+            content["teachers"] = {
+                role: _less(teacher, key) for role, teacher in content["teachers"].items()
+            }
             for name, pair in content["pairs"].items():
                 _take_from_teacher(pair, key)
                 if any(_means(key, own) or _means(own, key) for own in pair):
@@ -141,7 +151,7 @@ def override(content: Mapping[str, Any], assignments: Iterable[str]) -> dict[str
     return content
 
 
-_BLOCKS = ("fixed", "dimensions", "teacher", "pairs")
+_BLOCKS = ("fixed", "dimensions", "teacher", "teachers", "pairs")
 
 
 def _blocks(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,6 +160,7 @@ def _blocks(content: Mapping[str, Any]) -> dict[str, Any]:
     for key in (*_BLOCKS, "cover"):
         kind: type = list if key == "cover" else dict
         value = copied.get(key) or kind()
+        value = as_teacher(value) if key == "teacher" else value
         if not isinstance(value, kind):
             expected = "keys and values" if kind is dict else "a list"
             raise UserError(f"study: {key}: expected {expected}, got {value!r}")
@@ -183,12 +194,34 @@ def _give_teacher(teacher: dict[str, Any], key: str, value: Any) -> None:
         teacher[key] = value
 
 
+def _give_further(teachers: dict[str, Any], key: str, value: Any) -> None:
+    """Sets ``teachers.ROLE.KEY``, or by ``teachers.ROLE`` a whole teacher; None leaves it out."""
+    role, _, own = key.removeprefix(OTHERS).partition(".")
+    if not own:
+        teachers.pop(role, None)
+        if value is not None:
+            teachers[role] = value
+        return
+    if role not in teachers and own not in ("model", "name"):
+        raise unknown("key", key, [f"{OTHERS}{known}.{own}" for known in teachers])
+    teachers[role] = teacher = as_teacher(teachers.get(role) or {})
+    if isinstance(teacher, dict):
+        _give_teacher(teacher, own, value)
+
+
 def _take_from_teacher(block: dict[str, Any], key: str) -> None:
     """Removes a setting from the teacher of a block, and from those above it."""
-    teacher = block.get("teacher")
-    if isinstance(teacher, dict) and key not in TeacherSpec.model_fields:
-        block["teacher"] = {name: v for name, v in teacher.items() if not _means(key, name)}
-        _take_from_teacher(block["teacher"], key)
+    if "teacher" in block:
+        block["teacher"] = _less(block["teacher"], key)
+
+
+def _less(teacher: Any, key: str) -> Any:
+    """A teacher without a setting, and so those above it."""
+    if not isinstance(teacher, dict) or key in TeacherSpec.model_fields:
+        return teacher
+    less = {name: value for name, value in teacher.items() if not _means(key, name)}
+    _take_from_teacher(less, key)
+    return less
 
 
 def _means(key: str, name: str) -> bool:

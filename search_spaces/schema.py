@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from search_spaces.dimension import known_settings, settings_of_terms
+from search_spaces.dimension import chooses_teacher, known_settings, settings_of_terms
 from search_spaces.pairs import ARROW, OF_ALL_PAIRS
 from search_spaces.spec import OF_STUDY, Study
 from search_spaces.teacher import TRAINING
@@ -23,6 +23,9 @@ def study_schema() -> dict[str, Any]:
     settings = {key: found for key, found in known_settings().items() if key not in OF_STUDY}
     values = {key: _value(setting) for key, setting in settings.items()}
     properties = schema["properties"]
+    properties["teacher"]["anyOf"].append(_MODEL)
+    further = properties["teachers"]
+    further["additionalProperties"] = {"anyOf": [further["additionalProperties"], _MODEL]}
     properties["fixed"] |= {"properties": values, "additionalProperties": False} | _explaining()
     _complete_teacher(schema["$defs"]["TeacherSpec"], values)
     _complete_pairs(schema, values)
@@ -41,7 +44,8 @@ def study_schema() -> dict[str, Any]:
 def _complete_teacher(teacher: dict[str, Any], values: dict[str, Any]) -> None:
     """Its training settings, those of terms and rules; a model's name for a teacher's teacher."""
     own = settings_of(TrialConfig)
-    further = {*settings_of_terms(), *all_rule_settings()} - own.keys()
+    of_terms = (key for key in settings_of_terms() if not chooses_teacher(key))
+    further = {*of_terms, *all_rule_settings()} - own.keys()
     trained = {key: value for key, value in values.items() if key in further.union(TRAINING)}
     teacher["properties"]["teacher"]["anyOf"].append(_MODEL)
     teacher["properties"] |= trained

@@ -56,7 +56,7 @@ class Space(dict[str, Dimension]):
         Args:
             parts: the keys of those dimensions, or the terms, steps, ... whose settings they are.
         """
-        keys = [key for key in self if key.partition(".")[0] in parts]
+        keys = [key for key in self if key in parts or key.partition(".")[0] in parts]
         ends = itertools.product(*(self[key].ends() for key in keys))
         for values in itertools.islice(ends, MAX_CORNERS):
             yield self.corner(dict(zip(keys, values, strict=True)))

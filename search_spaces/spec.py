@@ -16,10 +16,12 @@ from search_spaces.dimension import (
 from search_spaces.form import check_form, check_teachers
 from search_spaces.pairs import PAIR, Pair, spelled_out
 from search_spaces.published import Published
+from search_spaces.roles import others_of
 from search_spaces.space import Space
-from search_spaces.teacher import TeacherSpec
+from search_spaces.teacher import TeacherSpec, as_teacher
 from trainables.config import TrialConfig, settings_with
 from trainables.constraints import Constraint, read_constraint, read_constraints
+from trainables.methods.registry import OTHERS
 from trainables.objectives import check_objective, runtimes_for
 from trainables.registry import Registry
 from trainables.trial_settings import MAX_SEED
@@ -52,9 +54,14 @@ class Study(Strict):
     name: str = Field(description="the study's name; the file's by default")
     description: str = Field("", description="what it is for, and what to expect of it")
     dataset: str = Field(description="see `kdsweep datasets`")
-    teacher: TeacherSpec | None = Field(
+    teacher: Annotated[TeacherSpec | None, BeforeValidator(as_teacher)] = Field(
         None,
         description="the teacher of all trials; with pairs, what the teachers' trainings share",
+    )
+    teachers: dict[str, Annotated[TeacherSpec, BeforeValidator(as_teacher)]] = Field(
+        default_factory=dict,
+        description="further teachers by role, for terms that read them; keys as in teacher, or "
+        "the name of a model",
     )
     pairs: Annotated[dict[str, Pair], BeforeValidator(spelled_out)] = Field(
         default_factory=dict,
@@ -132,7 +139,7 @@ class Study(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> "Study":
         check_teachers(self)
-        if "objectives" not in self.model_fields_set and not self.teachers():
+        if "objectives" not in self.model_fields_set and not self.all_teachers():
             # There is nothing that a student is small beside. No field that somebody has set.
             self.__dict__["objectives"] = {"val_acc": "max"}
         check_form(self)
@@ -171,6 +178,7 @@ class Study(Strict):
         names = {"dataset": self.dataset, "teacher": teacher.label if teacher else None}
         values: dict[str, Any] = {**self.shared(pair), **drawn, **names}
         values = {key: value for key, value in values.items() if applies(key, values)}
+        values |= others_of(self, values)
         for seed in settings_with("seed"):
             values[seed] = int(values.get(seed) or 0) + repeat
         config = TrialConfig.from_mapping(values)
@@ -179,11 +187,13 @@ class Study(Strict):
             return config
         return config.replace(latencies="+".join(dict.fromkeys(runtimes)))
 
-    def teachers(self) -> dict[str, TeacherSpec]:
-        """The teachers of trials by the key at which the study gives them."""
+    def all_teachers(self) -> dict[str, TeacherSpec]:
+        """The teachers of trials by the key at which the study gives them; further ones last."""
+        further = {f"{OTHERS}{role}": teacher for role, teacher in self.teachers.items()}
         if self.pairs:
-            return {f"pairs.{name}.teacher": pair.teacher for name, pair in self.pairs.items()}
-        return {"teacher": self.teacher} if self.teacher else {}
+            pairs = {f"pairs.{name}.teacher": pair.teacher for name, pair in self.pairs.items()}
+            return pairs | further
+        return ({"teacher": self.teacher} if self.teacher else {}) | further
 
     def teacher_config(
         self, teacher: TeacherSpec | None = None, key: str = "teacher"
@@ -191,7 +201,7 @@ class Study(Strict):
         """How a teacher is trained; None where it is imported, or there is none.
 
         Args:
-            teacher: that of a pair, or a teacher's teacher; None for the study's own.
+            teacher: a pair's, a further one, or a teacher's teacher; None for the study's own.
             key: where the study gives it, for errors.
 
         Raises:

@@ -5,7 +5,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from search_spaces.dimension import layered, setting_of, settings_of_terms, term_keys
+from search_spaces.dimension import (
+    chooses_teacher,
+    layered,
+    setting_of,
+    settings_of_terms,
+    term_keys,
+)
 from trainables.config import TrialConfig, settings_with
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import PLAIN, canonical_method, needs_teacher
@@ -116,7 +122,9 @@ class TeacherSpec(BaseModel):
         method = self.method or PLAIN
         try:
             reads = needs_teacher(method)
-            keys = [*TRAINING, *sorted(term_keys(method))]
+            # What it is distilled from is its own teacher alone.
+            of_terms = [key for key in sorted(term_keys(method)) if not chooses_teacher(key)]
+            keys = [*TRAINING, *of_terms]
         except UserError as error:
             raise UserError(f"{key}.method: {error}") from error
         optimizer = self.own.get("optimizer") or shared.get("optimizer") or DEFAULT
@@ -150,7 +158,8 @@ def check_shared(settings: Mapping[str, Any], key: str) -> None:
     Raises:
         UserError: one that no teacher's training has, or a value out of its range.
     """
-    known = {*TRAINING, *settings_of_terms(), *all_rule_settings()}
+    of_terms = (key for key in settings_of_terms() if not chooses_teacher(key))
+    known = {*TRAINING, *of_terms, *all_rule_settings()}
     for name, value in settings.items():
         if name not in known:
             raise unknown("key", f"{key}.{name}", [f"{key}.{other}" for other in known])

@@ -32,6 +32,9 @@ def studies(options: Namespace) -> int:
             f"budget     {study.trials or len(study.first_points()) or 'any number of'} configs, "
             f"{study.repeats} seeds each, sampler {study.sampler}\n"
         )
+        if study.teachers:
+            further = study.teachers.items()
+            print_pairs("teachers", {role: t.model_dump(exclude_none=True) for role, t in further})
         if study.pairs:
             print_pairs(
                 "pairs",
@@ -77,8 +80,7 @@ def methods(options: Namespace) -> int:
 def _method(name: str) -> int:
     """Describes a method part by part, then counts and times it as a whole."""
     from trainables.cost import SETTING, count
-    from trainables.methods.registry import PLAIN, term_class
-    from trainables.settings import settings_of
+    from trainables.methods.registry import PLAIN, term_class, term_settings
     from trainables.timing import measure
 
     names = () if name == PLAIN else tuple(part.strip() for part in name.split("+"))
@@ -91,14 +93,14 @@ def _method(name: str) -> int:
             ("setting", "default", "expected", "search", "weight", "meaning"),
             [
                 (
-                    f"{part}.{key}",
+                    key,
                     str(s.default),
                     s.expected(),
                     _range(s),
                     "yes" if s.weight else "",
                     s.help,
                 )
-                for key, s in settings_of(kind.Config).items()
+                for key, s in term_settings(part).items()
             ],
         )
         print()

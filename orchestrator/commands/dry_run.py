@@ -43,7 +43,7 @@ def dry_run(study: Study, options: Options, name: str | None) -> int:
     facts = {
         "sweep": plan.sweep,
         "data": f"{data.name}: {size}",
-        **{f"teacher {one.name}": _teacher(plan, one) for one in _teachers(plan)},
+        **{f"teacher {one.name}{_role(plan, one)}": _teacher(plan, one) for one in _teachers(plan)},
         "students": listed(list(dict.fromkeys(map(plan.student, configs))), _SHOWN),
         "trials": _trials(plan.study),
         "sampler": _sampler(plan.study),
@@ -73,6 +73,13 @@ def _teachers(plan: Plan) -> list[Recipe | Filed]:
     """Those of trials, and those above them first; each once."""
     named = plan.teachers.named.values()
     return list({one.file: one for top in named for one in lineage(top)}.values())
+
+
+def _role(plan: Plan, teacher: Recipe | Filed) -> str:
+    """``, wide`` after the name of a further teacher; nothing after others."""
+    named = plan.teachers.named
+    roles = [role for role, one in plan.study.teachers.items() if named.get(one.label) == teacher]
+    return "".join(f", {role}" for role in roles)
 
 
 def _teacher(plan: Plan, teacher: Recipe | Filed) -> str:

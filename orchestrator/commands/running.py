@@ -141,6 +141,7 @@ def _print_row(row: dict[str, Any]) -> None:
         "compression_macs",
         "teacher",
         "teacher_test_acc",
+        "teachers",
         "nonzero_params",
         "bit_operations",
         "activation_bytes",

@@ -27,7 +27,7 @@ _REQUEST = ["teacher", "student_requested", "compression_kind", "compression_req
 _FACTS = [
     name
     for name, column in TRIALS.items()
-    if column.role == "fact" and "teacher" in column.needs and name not in _REQUEST
+    if column.role == "fact" and "teacher" in column.needs and name not in (*_REQUEST, "teachers")
 ]
 
 # How much smaller than the teacher a student is, and by what of it.

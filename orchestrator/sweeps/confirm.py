@@ -9,6 +9,7 @@ from orchestrator.results.front import front, nothing_finished, objectives_of, s
 from search_spaces.spec import MAX_REPEATS
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.methods.registry import OTHERS
 from trainables.tasks.metrics import headline
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,8 @@ def choose(sweep: str, results: str, seeds: int, top: int | None = None) -> list
 
 def _plain(config: TrialConfig) -> TrialConfig:
     """The same student without distillation: what the difference in a table is taken to."""
-    values = {key: value for key, value in config.to_dict().items() if key not in config.terms}
+    taught = {*config.terms, *(f"{OTHERS}{role}" for role in config.teachers)}
+    values = {key: value for key, value in config.to_dict().items() if key not in taught}
     return TrialConfig.from_mapping({**values, "method": "student"})
 
 

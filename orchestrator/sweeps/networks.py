@@ -6,6 +6,7 @@ import torch
 
 from orchestrator.sweeps.explaining import check_explained
 from orchestrator.sweeps.plan import Plan, checkpoint_seconds, naming
+from search_spaces.dimension import role_keys
 from trainables.compression.chain import Chain, check_steps
 from trainables.config import TrialConfig
 from trainables.errors import UserError
@@ -42,7 +43,8 @@ def check_networks(plan: Plan) -> None:
                 built.add(explained)
                 check_explained(plan, config, student)
             peers = frozenset(peer_models(config.method, config.terms).values())
-            networks = (pair, student, config.method, peers)
+            read = frozenset((key, config.terms.get(key)) for key in role_keys(config.method))
+            networks = (pair, student, config.method, peers, read)
             if networks in built:
                 continue
             built.add(networks)
@@ -63,11 +65,13 @@ def _check_steps(
 def _check_method(
     plan: Plan, config: TrialConfig, student: Blueprint, teacher: Recipe | Filed | None, where: str
 ) -> None:
+    further = plan.teachers.others(config)
     try:
         above = _shapes(plan, teacher.blueprint) if teacher else None
+        others = {role: _shapes(plan, one.blueprint) for role, one in further.items()}
         shapes = _shapes(plan, student)
         with torch.device("meta"):
-            Method(config.method, config.terms, shapes, above, plan.task)
+            Method(config.method, config.terms, shapes, above, plan.task, others)
         for peer in set(peer_models(config.method, config.terms).values()):
             _shapes(plan, Blueprint(peer or student.model))
     except UserError as error:

@@ -34,18 +34,20 @@ def share_for(memory: GpuMemory) -> float:
 
 
 def largest(plan: Plan) -> TrialConfig:
-    """The config whose student, with its peers, computes most: that takes most memory."""
+    """The config whose student, with its peers, computes most: that takes most memory.
+
+    Of those that compute as much it is one of most teachers.
+    """
     data = plan.dataset
 
-    def macs(config: TrialConfig) -> int:
+    def effort(config: TrialConfig) -> tuple[int, int]:
         student = plan.blueprint(config)
         peers = peer_models(config.method, config.terms).values()
         networks = [student, *(Blueprint(name or student.model) for name in peers)]
-        return config.batch_size * sum(
-            macs_of(one, data.num_classes, data.image_shape) for one in networks
-        )
+        macs = sum(macs_of(one, data.num_classes, data.image_shape) for one in networks)
+        return config.batch_size * macs, len(config.teachers)
 
-    return max((config for _, config in plan.corners()), key=macs)
+    return max((config for _, config in plan.corners()), key=effort)
 
 
 def packed_share(plan: Plan) -> float:

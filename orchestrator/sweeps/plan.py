@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.sweeps.starts import Starts
 from orchestrator.sweeps.teachers import Teachers
-from search_spaces.dimension import Value
+from search_spaces.dimension import Value, chooses_teacher
 from search_spaces.pairs import PAIR
 from search_spaces.spec import Study
 from trainables.attribution.costs import of_trial
@@ -32,7 +32,8 @@ from trainables.teachers.classes import remark
 from trainables.teachers.start import check_start
 
 SHAPING = ("method", "student", "start", "compression")
-"""Settings that shape the networks, besides those of a compression's parts."""
+"""Settings that shape the networks, besides those of a compression's parts, and by which terms say
+which teacher they read."""
 UNTRAINED = "untrained"
 """In the place of a start's fingerprint while its teacher is not there yet."""
 CHECKPOINT_SECONDS = "KDSWEEP_CHECKPOINT_SECONDS"
@@ -133,7 +134,7 @@ class Plan:
     def remarks(self) -> list[str]:
         """What a user should know of the teachers, a line each."""
         about = (remark(card, self.dataset) for card in self.cards.values())
-        files = {teacher.file for teacher in self.teachers.named.values()}
+        files = {teacher.file for teacher in self.teachers.first}
         taught = {file: card for file, card in self.cards.items() if file in files}
         begun = self.starts.remarks(taught, self.dataset)
         return [*(line for line in about if line), *begun]
@@ -166,12 +167,14 @@ class Plan:
     def key(self, config: TrialConfig) -> str:
         """The config's key: see `trainables.experiment.config_key`."""
         teacher, start = self.teachers.of(config), self.start(config)
+        others = self.teachers.others(config)
         return config_key(
             config,
             student=self.student(config),
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=self._fingerprint(teacher),
             start_fingerprint=self._fingerprint(start) or UNTRAINED if start else None,
+            others={role: self._fingerprint(one) for role, one in others.items()},
         )
 
     def _fingerprint(self, network: Recipe | Filed | None) -> str | None:
@@ -194,6 +197,10 @@ class Plan:
             data_dir=self.data_dir,
             teacher=teacher.file if teacher else None,
             teacher_fingerprint=self._fingerprint(teacher),
+            others={
+                role: (one.file, self._fingerprint(one))
+                for role, one in self.teachers.others(config).items()
+            },
             start=start.file if start else None,
             start_fingerprint=self._fingerprint(start),
             attempt=attempt,
@@ -206,7 +213,8 @@ class Plan:
 
     def corners(self) -> Iterator[tuple[Value | None, TrialConfig]]:
         """Configs with every combination of the choices that shape the networks, by pair."""
-        for drawn in self.study.space.corners({PAIR, *SHAPING, *PARTS}):
+        roles = filter(chooses_teacher, self.study.space)
+        for drawn in self.study.space.corners({PAIR, *SHAPING, *PARTS, *roles}):
             yield drawn.get(PAIR), self.study.config(drawn)
 
     def _teacher_params(self, config: TrialConfig) -> int | None:

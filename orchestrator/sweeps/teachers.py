@@ -3,11 +3,13 @@
 from collections.abc import Container, Iterator
 from functools import cached_property
 
+from search_spaces.roles import roles_of_trials
 from search_spaces.spec import Study
 from search_spaces.teacher import TeacherSpec
 from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import UserError, unknown
+from trainables.methods.registry import OTHERS
 from trainables.models.registry import canonical_name
 from trainables.models.weights import Card
 from trainables.recipes import Filed, Recipe, lineage, recipe
@@ -19,12 +21,13 @@ class Teachers:
     """The teachers of a study's trials, and those above them.
 
     Args:
-        study: with one teacher, or with pairs.
+        study: with one teacher, or with pairs; with further ones beside them.
         results: where imported teachers are.
         data_dir: as ``--data``.
 
     Attributes:
-        named: by the names that configs have for them.
+        named: by the names that configs have for them. Further ones come last, of those that
+            some trial reads.
 
     Raises:
         UserError: an imported teacher is missing, or an unknown network.
@@ -32,7 +35,13 @@ class Teachers:
 
     def __init__(self, study: Study, results: str, data_dir: str | None) -> None:
         self._study, self._results, self._data_dir = study, results, data_dir
-        self.named = {spec.label: self._known(spec, key) for key, spec in study.teachers().items()}
+        unread = {f"{OTHERS}{role}" for role in study.teachers}
+        unread -= {f"{OTHERS}{role}" for role in roles_of_trials(study)}
+        self.named = {
+            spec.label: self._known(spec, key)
+            for key, spec in study.all_teachers().items()
+            if key not in unread
+        }
 
     def of(self, config: TrialConfig) -> Recipe | Filed | None:
         """The teacher of a trial: how it is trained, or where it is.
@@ -40,11 +49,26 @@ class Teachers:
         Raises:
             UserError: the config is of another study.
         """
-        if config.teacher is None:
-            return None
-        if config.teacher not in self.named:
-            raise unknown("teacher", config.teacher, self.named)
-        return self.named[config.teacher]
+        return None if config.teacher is None else self._named(config.teacher)
+
+    def others(self, config: TrialConfig) -> dict[str, Recipe | Filed]:
+        """The further teachers that a trial reads, by role.
+
+        Raises:
+            UserError: the config is of another study.
+        """
+        return {role: self._named(name) for role, name in config.teachers.items()}
+
+    def _named(self, name: str) -> Recipe | Filed:
+        if name not in self.named:
+            raise unknown("teacher", name, self.named)
+        return self.named[name]
+
+    @property
+    def first(self) -> list[Recipe | Filed]:
+        """Those beside which students are small, without the further ones."""
+        keys = self._study.all_teachers().items()
+        return [self.named[spec.label] for key, spec in keys if not key.startswith(OTHERS)]
 
     @cached_property
     def recipes(self) -> list[Recipe]:
@@ -53,7 +77,7 @@ class Teachers:
         return list(found.values())
 
     def missing(self, there: Container[str], config: TrialConfig | None = None) -> list[Recipe]:
-        """The teachers to train now, none before its own: of one trial, or of all.
+        """The teachers to train now, none before its own: of one trial, or of all trials.
 
         What is above a teacher that exists is not needed.
 
@@ -62,7 +86,9 @@ class Teachers:
             config: of the trial.
         """
         wanted: dict[str, Recipe] = {}
-        for teacher in [self.of(config)] if config else self.named.values():
+        for teacher in (
+            [self.of(config), *self.others(config).values()] if config else self.named.values()
+        ):
             chain: list[Recipe] = []
             while isinstance(teacher, Recipe) and teacher.key not in there:
                 chain.insert(0, teacher)

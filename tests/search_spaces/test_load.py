@@ -41,7 +41,7 @@ def test_a_file_gives_its_name_to_the_study(tmp_path):
         ("", "expected keys and values"),
         ("dataset: digits\nfixed: [lr]", "fixed: expected keys and values"),
         ("dataset: digits\ndimensions: 3", "dimensions: expected keys and values"),
-        ("dataset: digits\nteacher: wrn", "teacher: expected keys and values"),
+        ("dataset: digits\nteacher: [wrn]", "teacher: expected keys and values"),
         ("dataset: digits\ncover: method", "cover: expected a list"),
         ("dataset: digits\npairs: [a->b]", "pairs: expected keys and values"),
         ("dataset: digits\npairs: {a->b: 3}", "pairs.a->b: expected keys and values, got 3"),

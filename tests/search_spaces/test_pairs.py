@@ -82,7 +82,7 @@ def test_the_shared_settings_reach_the_trained_teachers_only() -> None:
     )
     configs = {
         key: [spec.teacher_config(step, key) for step in teacher.chain(key).values()]
-        for key, teacher in spec.teachers().items()
+        for key, teacher in spec.all_teachers().items()
     }
     assert [c.epochs for c in configs[f"pairs.{BIG}.teacher"]] == [9]
     assert [(c.student, c.epochs, c.lr) for c in configs["pairs.ta.teacher"]] == [
@@ -177,7 +177,7 @@ def test_settings_of_teachers_win_over_those_of_pairs() -> None:
     own = {BIG: None, "own": {"teacher": {"model": "resnet14", "epochs": 50}, "student": "resnet8"}}
     for assignment in ("epochs=1", "teacher.epochs=1"):
         spec = study(assignment, pairs=own)
-        found = [spec.teacher_config(t, key).epochs for key, t in spec.teachers().items()]
+        found = [spec.teacher_config(t, key).epochs for key, t in spec.all_teachers().items()]
         assert found == [1, 1]
     assert study("teacher.epochs=1", pairs=own).fixed["epochs"] == 2
 

@@ -143,7 +143,7 @@ def test_a_point_may_leave_out_dimensions():
             {"teacher": {"model": "wrn_16_2", "epochs": 0}},
             "teacher.epochs: expected a whole number",
         ),
-        ({"teacher": "wrn_16_2"}, "teacher: expected keys and values"),
+        ({"teacher": ["wrn_16_2"]}, "teacher: expected keys and values"),
         ({"fixed": {"lr": [1, 2]}}, "fixed.lr: expected a single value"),
         ({"fixed": {"lr": -1}}, "fixed.lr: expected a number > 0, got -1"),
         ({"fixed": {"epochs": 1.5}}, "fixed.epochs: expected a whole number"),

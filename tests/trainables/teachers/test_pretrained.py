@@ -136,7 +136,7 @@ def test_the_teachers_of_pairs_share_one() -> None:
     }
     content = {"name": "s", "dataset": "digits", "pairs": pairs, "sampler": "grid"}
     shared = parse_study(content | {"teacher": {"epochs": 2, "weights": "v.pth"}})
-    configs = [shared.teacher_config(one, key) for key, one in shared.teachers().items()]
+    configs = [shared.teacher_config(one, key) for key, one in shared.all_teachers().items()]
     assert [config.start for config in configs] == ["weights:v.pth", "weights:w.pth"]
 
 
