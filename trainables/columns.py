@@ -105,6 +105,9 @@ class TrialRow(Row):
     attributions: str | None = column(
         "result", "JSON: every score of maps, by val and test and by explainer", "explainers"
     )
+    teachers: str | None = column(
+        "fact", "JSON: names of further teachers that the method reads, by role", "teacher"
+    )
     attempt: int | None = column("identity", "1 for the first; the last one counts")
     params: int | None = column("fact", "trainable parameters of the student", better="min")
     macs: int | None = column(

@@ -14,7 +14,14 @@ from trainables.attribution.registry import (
 from trainables.compression.registry import canonical_chain, implied_chain, resolve_chain
 from trainables.errors import UserError
 from trainables.keys import parted
-from trainables.methods.registry import canonical_method, needs_teacher, resolve_settings
+from trainables.methods.registry import (
+    OTHERS,
+    canonical_method,
+    check_roles,
+    needs_teacher,
+    resolve_settings,
+    without_roles,
+)
 from trainables.optimizers.registry import resolve_rule
 from trainables.runtimes.registry import RUNTIMES
 from trainables.settings import Role, Scalar, read, setting, settings_of
@@ -36,7 +43,9 @@ class TrialConfig(Measuring, Computing, Images, Optimisation, Networks):
     Besides the fields, of which those of the last base come first, the settings of the method's
     terms, of the compression's parts, of the update rule and of the explainers belong to it:
     ``terms``, ``chain``, ``rule`` and ``explaining`` hold them by full key (``kd.temperature``,
-    ``factor``, ``optimizer.beta1``, ``grad_cam.layer``), complete and checked.
+    ``factor``, ``optimizer.beta1``, ``grad_cam.layer``), complete and checked. ``teachers`` holds
+    the names of the further teachers that the method reads, by role; their full keys are
+    ``teachers.ROLE``.
     """
 
     seed: int = setting(
@@ -57,12 +66,17 @@ class TrialConfig(Measuring, Computing, Images, Optimisation, Networks):
     chain: Mapping[str, Scalar] = field(default_factory=dict)
     rule: Mapping[str, Scalar] = field(default_factory=dict)
     explaining: Mapping[str, Scalar] = field(default_factory=dict)
+    teachers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._settle("method", canonical_method(self.method))
         self._settle("terms", resolve_settings(self.method, self.terms))
         if needs_teacher(self.method) and self.teacher is None:
             raise UserError(f"teacher: method '{self.method}' needs one")
+        self._settle("teachers", dict(sorted(self.teachers.items())))
+        check_roles(self.method, self.terms, self.teachers)
+        if not self.teachers:  # which of one teacher a term reads is nothing to say
+            self._settle("terms", without_roles(self.method, self.terms))
         self._settle("compression", canonical_chain(self.compression))
         self._settle("chain", resolve_chain(self.compression, self.chain))
         self._settle("rule", resolve_rule(self.optimizer, self.rule))
@@ -105,7 +119,9 @@ class TrialConfig(Measuring, Computing, Images, Optimisation, Networks):
             checked["compression"] = implied_chain(rest)
         names = ("method", "compression", "optimizer", "explainers")
         chosen = {key: str(checked.get(key, own[key].default)) for key in names}
-        return cls(**checked, **parted(rest, own, **chosen))
+        others = {key: str(rest.pop(key)) for key in list(rest) if key.startswith(OTHERS)}
+        teachers = {key.removeprefix(OTHERS): name for key, name in others.items()}
+        return cls(**checked, **parted(rest, own, **chosen), teachers=teachers)
 
     @property
     def explainer_configs(self) -> dict[str, Any]:
@@ -117,8 +133,9 @@ class TrialConfig(Measuring, Computing, Images, Optimisation, Networks):
         values = {
             entry.name: getattr(self, entry.name)
             for entry in dataclasses.fields(self)
-            if entry.name not in ("terms", "chain", "rule", "explaining")
+            if entry.name not in ("terms", "chain", "rule", "explaining", "teachers")
         }
+        values |= {f"{OTHERS}{role}": name for role, name in self.teachers.items()}
         return {**values, **self.terms, **self.chain, **self.rule, **self.explaining}
 
     def to_json(self) -> str:

@@ -78,7 +78,7 @@ def count(method: str) -> Cost:
         UserError: there is no such method.
     """
     made, own = _counted(_own_flops, method)
-    plain, teaching = _student_flops(), _teacher_flops(made.depth) if made.needs else 0
+    plain, teaching = _student_flops(), _teacher_flops(made.depth()) if made.needs else 0
     # Where a step is not the plain student's with something added, it is counted as a whole.
     flops = _counted(_step_flops, method)[1] if own is None else plain + teaching + own
     answers = made.needs <= TABLED and (made.plain_teacher or not made.needs)

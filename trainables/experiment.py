@@ -9,7 +9,7 @@ from trainables.attribution.registry import explainer_of
 from trainables.columns import TrialRow
 from trainables.compression.registry import chain_settings, parse_chain
 from trainables.config import TrialConfig, settings_with
-from trainables.methods.registry import method_settings, needs_teacher
+from trainables.methods.registry import OTHERS, method_settings, needs_teacher
 from trainables.optimizers.registry import rule_settings
 from trainables.settings import Role, settings_of
 from trainables.trial_settings import SCRATCH
@@ -40,6 +40,8 @@ def decisive(config: Mapping[str, Any], *less: Role) -> dict[str, Any]:
     without |= {key for key in _WERE_NULL if config.get(key) is None}
     without |= {key for key, value in _WERE_UNSAID.items() if config.get(key) == value}
     without |= {key for key in config if explainer_of(key)}
+    if "words" in less:
+        without |= {key for key in config if key.startswith(OTHERS)}
     return {key: value for key, value in config.items() if key not in without}
 
 
@@ -50,6 +52,7 @@ def config_key(
     data_fingerprint: str,
     teacher_fingerprint: str | None,
     start_fingerprint: str | None = None,
+    others: Mapping[str, str | None] | None = None,
 ) -> str:
     """The hash of everything that decides a trial's result.
 
@@ -63,6 +66,7 @@ def config_key(
         data_fingerprint: of the data set.
         teacher_fingerprint: of the teacher's weights; None without a teacher.
         start_fingerprint: of the weights that the student begins with; None for fresh ones.
+        others: fingerprints of the further teachers of the config, by role.
 
     Returns:
         16 hexadecimal digits.
@@ -89,6 +93,8 @@ def config_key(
     }
     if start_fingerprint is not None:
         values["start"] = start_fingerprint
+    if config.teachers:
+        values["teachers"] = {role: (others or {})[role] for role in config.teachers}
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

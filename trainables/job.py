@@ -34,7 +34,7 @@ from trainables.rows import (
 )
 from trainables.tasks.task import Score
 from trainables.teachers.start import check_start, load_start
-from trainables.teachers.teacher import load_teacher
+from trainables.teachers.teacher import Teacher, load_teacher
 from trainables.training import Training
 from trainables.trial_settings import SCRATCH
 from trainables.worker import WORKER
@@ -57,6 +57,7 @@ class Job:
         data_dir: as ``--data``.
         teacher: name of the teacher's file in the results folder; None without one.
         teacher_fingerprint: of the teacher that is meant; None: of whatever has the name.
+        others: files of further teachers and the fingerprints of those that are meant, by role.
         start: name of the file, there as well, with whose weights the student begins; None: fresh.
         start_fingerprint: as for the teacher.
         attempt: 1 for the first.
@@ -72,6 +73,7 @@ class Job:
     data_dir: str | None = None
     teacher: str | None = None
     teacher_fingerprint: str | None = None
+    others: dict[str, tuple[str, str | None]] = field(default_factory=dict)
     start: str | None = None
     start_fingerprint: str | None = None
     attempt: int = 1
@@ -119,13 +121,8 @@ class Run:
         self.dataset = load_dataset(
             self.config.dataset, job.data_dir, image_size=self.config.image_size
         )
-        self.teacher = (
-            load_teacher(
-                job.results, job.teacher, str(device), self.dataset, job.teacher_fingerprint
-            )
-            if job.teacher
-            else None
-        )
+        self.teacher = self._teacher(job.teacher, job.teacher_fingerprint) if job.teacher else None
+        self.others = {role: self._teacher(*what) for role, what in job.others.items()}
         self.model = Chain(self.config.compression, self.config.chain).choose(
             self.config.student,
             teacher_params=self.teacher.card.params if self.teacher else None,
@@ -158,17 +155,23 @@ class Run:
             data_fingerprint=self.dataset.fingerprint,
             teacher_fingerprint=self.teacher.card.fingerprint if self.teacher else None,
             start_fingerprint=self.start.card.fingerprint if self.start else None,
+            others={role: teacher.card.fingerprint for role, teacher in self.others.items()},
         )
         row = asked(self.config, job.sweep, job.trial_id, job.attempt, self._key)
-        self._facts = with_facts(row, self.dataset, self.teacher, device, self.start)
+        self._facts = with_facts(row, self.dataset, self.teacher, device, self.start, self.others)
         log.debug("this process keeps %s", WORKER)
         if keep:
             self._go_on()
 
+    def _teacher(self, name: str, fingerprint: str | None) -> Teacher:
+        return load_teacher(self.job.results, name, str(self.device), self.dataset, fingerprint)
+
     def _untrained(self) -> Training:
         steps = Chain(self.config.compression, self.config.chain).steps
+        networks = self.model, self.teacher
         return Training(
-            self.config, self.dataset, self.model, self.teacher, self.device, steps, self.start
+            *(self.config, self.dataset, *networks, self.device, steps, self.start),
+            others=self.others,
         )
 
     def _go_on(self) -> None:

@@ -15,7 +15,7 @@ from trainables.compression.measure import count_params, nonzero_params, size_by
 from trainables.data.dataset import Dataset
 from trainables.measurement.costs import costs_of, peak_of
 from trainables.measurement.operations import bit_operations_of
-from trainables.methods.term import STUDENT
+from trainables.methods.term import NO_OTHERS, STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Score
@@ -33,6 +33,7 @@ def with_facts(
     teacher: Teacher | None,
     device: torch.device,
     start: Start | None = None,
+    others: Mapping[str, Teacher] = NO_OTHERS,
 ) -> TrialRow:
     """A row with what else is known before the first epoch.
 
@@ -40,10 +41,13 @@ def with_facts(
         row: as `trainables.experiment.asked` gives it.
         dataset, teacher, device: what it is trained with; None without a teacher.
         start: what the student begins with; None for fresh weights.
+        others: further teachers, by role.
     """
+    names = {role: one.card.name for role, one in others.items()}
     row = replace(
         row,
         start=start.card.name if start else None,
+        teachers=json.dumps(names) if names else None,
         metric=TASKS[dataset.task].headline.name,
         host=platform.node(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",

@@ -22,7 +22,7 @@ from trainables.files import Folder, open_folder
 
 log = logging.getLogger(__name__)
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 """Raised whenever a table or a column is added; columns are never renamed, retyped or removed."""
 
 _TYPES = {

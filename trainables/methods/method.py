@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,17 +10,8 @@ from torch import Tensor, nn
 from trainables.errors import UserError
 from trainables.methods.parts import Parts
 from trainables.methods.phases import CE, Phase, phases_of
-from trainables.methods.registry import (
-    method_settings,
-    needs_teacher,
-    peer_models,
-)
-from trainables.methods.term import (
-    STUDENT,
-    Batch,
-    Term,
-    cross_entropy,
-)
+from trainables.methods.registry import TEACHER, method_settings, needs_teacher, peer_models
+from trainables.methods.term import NO_OTHERS, STUDENT, Batch, Term, cross_entropy
 from trainables.models.features import FIELDS
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.settings import Scalar
@@ -35,9 +27,13 @@ class Method(nn.Module):
         settings: as `registry.resolve_settings` returns them.
         student, teacher: shapes of the networks' outputs; adaptors are built from them.
         task: of the data set.
+        others: shapes of further teachers' outputs, by role.
 
     Attributes:
-        needs: what all terms together read of the teacher; empty without a teacher.
+        needs: what all terms together read of the teachers; empty without a teacher.
+        roles: of the teachers that are read, the first one (`TEACHER`) before the others.
+        chooser: that of the teacher whose likeliest class the student's gradients at its stages
+            are of, where they are read beside a teacher's logits.
         weights: of every summand, by full key (``kd.alpha``), and of the cross-entropy (``ce``).
         parts: names of the summands, ``ce`` first, as `forward` returns them; a modifier is none.
         phases: which parts count when.
@@ -49,7 +45,8 @@ class Method(nn.Module):
     Raises:
         UserError: no teacher, weights that leave the cross-entropy a negative share, a term that
             needs more of the teacher than a modifier leaves, or what a network does not have, two
-            terms with peers, or a part that means nothing to the task.
+            terms with peers, a part that means nothing to the task, a teacher that there is not
+            or that no term reads.
     """
 
     def __init__(
@@ -59,15 +56,18 @@ class Method(nn.Module):
         student: Shapes,
         teacher: Shapes | None,
         task: Task = SINGLE_LABEL,
+        others: Mapping[str, Shapes] = NO_OTHERS,
     ) -> None:
         super().__init__()
         if needs_teacher(method) and teacher is None:
             raise UserError(f"method '{method}' needs a teacher; set 'teacher'")
-        self._made = parts = Parts.of(method, settings, student, teacher, task)
+        self._made = parts = Parts.of(method, settings, student, teacher, task, others)
         self.terms = nn.ModuleDict(parts.terms)
         self.modifiers = nn.ModuleDict(parts.logit_modifiers)
         self.input_modifiers = nn.ModuleDict(parts.input_modifiers)
         self.needs, self.plain_teacher = parts.needs, parts.plain_teacher
+        self.roles = [role for role in (TEACHER, *others) if parts.readers(role)]
+        self.chooser = parts.chooser
         self.map_settings = parts.map_settings
         self.parts = (CE, *parts.terms)
         self.phases = phases_of({name: term.stretches for name, term in parts.terms.items()})
@@ -82,17 +82,32 @@ class Method(nn.Module):
 
     # Before training
 
-    def attach(self, teacher: Network, labels: Tensor, indices: Tensor) -> None:
-        """Gives every term what it needs of the teacher and the training set: `Term.attach`."""
-        for term in self._made.terms.values():
-            term.attach(teacher, labels, indices)
+    def attach(
+        self,
+        teacher: Network,
+        labels: Tensor,
+        indices: Tensor,
+        others: Mapping[str, Network] = NO_OTHERS,
+    ) -> None:
+        """Gives every term what it needs of its teacher and the training set: `Term.attach`.
 
-    @property
-    def depth(self) -> int | None:
-        """How many of the teacher's stages all terms together read; None: the whole teacher."""
-        if self.needs - FIELDS:
+        Args:
+            teacher, labels, indices: as for the terms.
+            others: further teachers, by role.
+        """
+        teachers = {TEACHER: teacher, **others}
+        for name, term in self._made.terms.items():
+            term.attach(teachers[self._made.roles[name][0]], labels, indices)
+
+    def needs_of(self, role: str) -> frozenset[str]:
+        """What all terms together read of one of the teachers."""
+        return frozenset[str]().union(*(term.needs for term in self._made.readers(role)))
+
+    def depth(self, role: str = TEACHER) -> int | None:
+        """How many of a teacher's stages all terms together read; None: the whole teacher."""
+        if self.needs_of(role) - FIELDS:
             return None
-        depths = [term.depth for term in self._made.terms.values() if term.needs]
+        depths = [term.depth for term in self._made.readers(role)]
         known = [depth for depth in depths if depth is not None]
         return max(known) if known and len(known) == len(depths) else None
 
@@ -122,28 +137,37 @@ class Method(nn.Module):
 
         Args:
             student, teacher: outputs for the batch; no teacher where nobody `reads` it.
-            batch: with ``inputs`` and with what the `learners` say to them, by name.
+            batch: with ``inputs`` and with what the `learners` say to them, by name, and with
+                what further teachers say, as far as they are read now.
         """
         parts = self.phase(batch.progress).parts
         zero = torch.zeros((), device=student.logits.device)
-        changed = [_modified(outputs, self.modifiers) for outputs in (student, teacher)]
+        teachers: dict[str, Any] = {TEACHER: teacher, **batch.teachers}
+        plain = student, teachers
+        modified: dict[str, Any] = {
+            role: _modified(said, self.modifiers) for role, said in teachers.items()
+        }
+        changed = _modified(student, self.modifiers), modified
         losses = [self.ce_weight * cross_entropy(student.logits, batch) if CE in parts else zero]
         for name, term in self._made.terms.items():
             if name not in parts:
                 losses.append(zero)
-            elif term.modifiable:
-                losses.append(self.factor * term(*changed, batch))
-            else:
-                losses.append(term(student, teacher, batch))
+                continue
+            own, taught = changed if term.modifiable else plain
+            first, *further = self._made.roles[name]
+            others = {role: taught[role] for role in further}
+            loss = term(own, taught[first], batch._replace(teachers=others) if others else batch)
+            losses.append(self.factor * loss if term.modifiable else loss)
         return torch.stack(losses)
 
     def phase(self, progress: float) -> Phase:
         """The phase in which a training is after a share of it, in [0, 1)."""
         return next(phase for phase in self.phases if progress < phase.until)
 
-    def reads(self, progress: float) -> bool:
-        """Whether anything is read of the teacher now."""
-        return any(term.needs for term in self._counting(progress).values())
+    def reads(self, progress: float, role: str = TEACHER) -> bool:
+        """Whether anything is read of a teacher now."""
+        counting = self._counting(progress)
+        return any(term.needs and role in self._made.roles[name] for name, term in counting.items())
 
     def learners(self, progress: float) -> list[str]:
         """Names of the ``peers`` that learn now: those of a term that does not count wait."""

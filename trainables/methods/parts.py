@@ -4,9 +4,16 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from trainables.errors import UserError, unknown
-from trainables.methods.registry import config_of, parse_method, term_class
-from trainables.methods.term import STUDENT, InputModifier, LogitModifier, Term
-from trainables.models.features import FIELDS
+from trainables.methods.registry import (
+    TEACHER,
+    check_roles,
+    config_of,
+    parse_method,
+    role_of,
+    term_class,
+)
+from trainables.methods.term import NO_OTHERS, STUDENT, InputModifier, LogitModifier, Term
+from trainables.models.features import FIELDS, STAGE_GRADIENT
 from trainables.models.outputs import Shapes
 from trainables.settings import Scalar
 from trainables.tasks.task import Task
@@ -20,12 +27,14 @@ class Parts(NamedTuple):
         terms: what adds a loss.
         logit_modifiers: what changes logits before a softmax.
         input_modifiers: what changes the images.
+        roles: of each term those of the teachers that it reads.
     """
 
     method: str
     terms: dict[str, Term]
     logit_modifiers: dict[str, LogitModifier]
     input_modifiers: dict[str, InputModifier]
+    roles: dict[str, tuple[str, ...]]
 
     @classmethod
     def of(
@@ -35,17 +44,20 @@ class Parts(NamedTuple):
         student: Shapes,
         teacher: Shapes | None,
         task: Task,
+        others: Mapping[str, Shapes] = NO_OTHERS,
     ) -> "Parts":
         """Those of a method.
 
         Args:
-            method, settings, student, teacher, task: as for `Method`.
+            method, settings, student, teacher, task, others: as for `Method`.
 
         Raises:
             UserError: parts that do not go together, that mean nothing to the task, or that read
                 what a network does not have.
         """
-        parts = cls(method, {}, {}, {})
+        parts = cls(method, {}, {}, {}, {})
+        teachers = {TEACHER: teacher, **others} if teacher is not None else {}
+        check_roles(method, settings, others)
         for name in parse_method(method):
             kind, config = term_class(name), config_of(name, settings)
             if issubclass(kind, LogitModifier):
@@ -53,12 +65,16 @@ class Parts(NamedTuple):
             elif issubclass(kind, InputModifier):
                 parts.input_modifiers[name] = kind(config)
             else:
-                parts.terms[name] = kind(config, student, teacher)  # type: ignore[arg-type]
+                role = role_of(name, settings)
+                parts.terms[name] = kind(config, student, teachers.get(role))  # type: ignore[arg-type]
+                parts.roles[name] = tuple(teachers) if kind.reads_all else (role,)
         if task.independent:
             parts._check_independent(task)
         parts._check_softmax()
-        for term in parts.terms.values():
-            check_readable(method, "teacher", term.needs, teacher)
+        for name, term in parts.terms.items():
+            for role in parts.roles[name]:
+                who = TEACHER if role == TEACHER else f"{TEACHER} {role}"
+                check_readable(method, who, term.needs, teachers.get(role))
             check_readable(method, STUDENT, term.student_needs, student)
         parts._check_views()
         parts._check_together()
@@ -66,8 +82,28 @@ class Parts(NamedTuple):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What all terms together read of the teacher."""
+        """What all terms together read of the teachers."""
         return frozenset[str]().union(*(term.needs for term in self.terms.values()))
+
+    def readers(self, role: str) -> list[Term]:
+        """The terms that read anything of one of the teachers."""
+        return [
+            term for name, term in self.terms.items() if term.needs and role in self.roles[name]
+        ]
+
+    @property
+    def chooser(self) -> str:
+        """The teacher whose likeliest class the student's gradients at its stages are of."""
+        return next(iter(self._choosers), TEACHER)
+
+    @property
+    def _choosers(self) -> dict[str, str]:
+        """The teachers whose logits are read beside such gradients, each with such a term."""
+        return {
+            self.roles[name][0]: name
+            for name, term in self.terms.items()
+            if "logits" in term.needs and any(STAGE_GRADIENT in key for key in term.student_needs)
+        }
 
     @property
     def plain_teacher(self) -> bool:
@@ -132,6 +168,11 @@ class Parts(NamedTuple):
             raise UserError(
                 f"method '{self.method}': {' and '.join(sorted(peered))} both have networks that "
                 f"learn beside the student; leave one of them out"
+            )
+        if len(self._choosers) > 1:
+            raise UserError(
+                f"method '{self.method}': {' and '.join(self._choosers.values())} read the "
+                f"student's gradients for the answers of different teachers; expected one"
             )
         if self.ce_weight < -1e-9:
             raise UserError(

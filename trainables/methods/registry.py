@@ -8,7 +8,7 @@ known without torch; a term's file, and torch with it, is loaded when somebody a
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trainables.errors import UserError, unknown
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 PLAIN = "student"
 """The method without a teacher: cross-entropy alone."""
 
+TEACHER = "teacher"
+"""The role of the first teacher of a trial. It is also how a term's setting is called that says
+which of several teachers it reads: ``at.teacher``."""
+
+OTHERS = "teachers."
+"""Before the role of a further teacher in its key: ``teachers.wide``."""
+
+_OF_WHOM = Setting(
+    kind=str,
+    optional=False,
+    default=TEACHER,
+    help="which of several teachers it reads, by role",
+    implied=(TEACHER,),
+)
+
 TERMS = {
     "at": "trainables.methods.at:AT",
     "crd": "trainables.methods.crd:CRD",
@@ -34,6 +49,7 @@ TERMS = {
     "ig": "trainables.methods.ig:IG",
     "kd": "trainables.methods.kd:KD",
     "ls": "trainables.methods.ls:LS",
+    "mkd": "trainables.methods.mkd:MKD",
     "mixup": "trainables.methods.mixup:Mixup",
     "reviewkd": "trainables.methods.reviewkd:ReviewKD",
     "rkd": "trainables.methods.rkd:RKD",
@@ -146,11 +162,81 @@ def canonical_method(method: str) -> str:
 
 def method_settings(method: str) -> dict[str, Setting]:
     """Every setting of a method by its full key, for example ``kd.temperature``."""
-    return {
-        f"{name}.{key}": found
-        for name in parse_method(method)
-        for key, found in settings_of(term_class(name).Config).items()
-    }
+    return {key: one for name in parse_method(method) for key, one in term_settings(name).items()}
+
+
+def term_settings(name: str) -> dict[str, Setting]:
+    """Every setting of a term by its full key: those of its Config, and which teacher it reads.
+
+    A term with a setting of its own of that name has that one, and reads the first teacher.
+
+    Raises:
+        UserError: no such term.
+    """
+    own = {f"{name}.{key}": one for key, one in settings_of(term_class(name).Config).items()}
+    return {**own, f"{name}.{TEACHER}": _OF_WHOM} if _reads_one(name) else own
+
+
+def _reads_one(name: str) -> bool:
+    """Whether a term reads one teacher, and a setting says which."""
+    from trainables.methods.term import Term
+
+    kind = term_class(name)
+    chooses = (
+        issubclass(kind, Term) and not kind.reads_all and TEACHER not in settings_of(kind.Config)
+    )
+    return chooses and _reads_teacher(name)
+
+
+def role_of(name: str, settings: Mapping[str, Scalar]) -> str:
+    """Which teacher a term reads that reads one.
+
+    Args:
+        name: of the term.
+        settings: of its method, by full key.
+    """
+    return str(settings.get(f"{name}.{TEACHER}", TEACHER)) if _reads_one(name) else TEACHER
+
+
+def roles_read(
+    method: str, settings: Mapping[str, Scalar], roles: Iterable[str]
+) -> tuple[str, ...]:
+    """Those of the further teachers that a method reads anything of.
+
+    Args:
+        method: ``+``-joined terms.
+        settings: of it, by full key.
+        roles: of the further teachers that there are.
+    """
+    names = parse_method(method)
+    read = {role_of(name, settings) for name in names}
+    every = any(getattr(term_class(name), "reads_all", False) for name in names)
+    return tuple(role for role in roles if every or role in read)
+
+
+def check_roles(method: str, settings: Mapping[str, Scalar], roles: Collection[str]) -> None:
+    """Refuses terms that read a teacher which there is not, and teachers that no term reads.
+
+    Args:
+        method: ``+``-joined terms.
+        settings: as `resolve_settings` returns them.
+        roles: of the further teachers of a trial.
+
+    Raises:
+        UserError: by key.
+    """
+    for name in parse_method(method):
+        if (role := role_of(name, settings)) not in (TEACHER, *roles):
+            raise UserError(f"{name}.{TEACHER}: {unknown('teacher', role, [TEACHER, *roles])}")
+    for role in roles:
+        if role not in roles_read(method, settings, roles):
+            raise UserError(f"{OTHERS}{role}: no term of method '{method}' reads this teacher")
+
+
+def without_roles(method: str, settings: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The settings of a method, less those that say which teacher a term reads."""
+    said = {f"{name}.{TEACHER}" for name in parse_method(method) if _reads_one(name)}
+    return {key: value for key, value in settings.items() if key not in said}
 
 
 def resolve_settings(method: str, values: Mapping[str, object]) -> dict[str, Scalar]:
@@ -196,6 +282,8 @@ def config_of(name: str, settings: Mapping[str, Scalar]) -> Any:
     """
     kind, start = term_class(name).Config, name + "."
     own = {key: value for key, value in settings.items() if key.startswith(start)}
+    if _reads_one(name):
+        own.pop(start + TEACHER, None)
     values = {key.removeprefix(start): value for key, value in own.items()}
     return kind(**read(kind, values, prefix=start))
 

@@ -22,6 +22,9 @@ from trainables.tasks.task import Task
 STUDENT = "student"
 """The student among the networks of a trial, beside the names of its peers."""
 
+NO_OTHERS: Mapping[str, Any] = MappingProxyType({})
+"""Of a trial with one teacher at most: what there is of further ones, by role."""
+
 
 class Batch(NamedTuple):
     """What a part of a method may know of a training batch beside the networks' outputs.
@@ -35,6 +38,8 @@ class Batch(NamedTuple):
         inputs: the student's normalised input ``[B, C, H, W]``.
         mix: how images and labels are mixed; None where they are not.
         peers: what the networks that learn beside the student say to ``inputs``, by name.
+        teachers: what further teachers say to exactly the same views, by role, as far as it is
+            read.
         task: of the data set.
         maps: of a part that `InputModifier.reads_maps`: the stored attribution map of each image
             under the very crop and flip of its view, ``[B, 1, H, W]``, at least 0.
@@ -54,6 +59,7 @@ class Batch(NamedTuple):
     maps: Tensor | None = None
     overlay: Overlay | None = None
     normalisation: Normalisation | None = None
+    teachers: Mapping[str, Outputs] = NO_OTHERS
 
     def shares(self, classes: int) -> Tensor:
         """The share of every class in the label of each image, ``[B, classes]`` float32."""
@@ -126,6 +132,9 @@ class Term(nn.Module):
             that mixed images mean nothing to it.
         any_task: whether the term reads logits as `Task.answers` gives them, or in another way
             that means something where every class is a question by itself.
+        reads_all: whether the term reads its ``needs`` of all teachers that the trial has:
+            `forward` finds those of the further ones in ``batch.teachers``. Any other term reads
+            one of them, which the method hands to it; a setting ``TERM.teacher`` says which.
         Config: the term's config class.
     """
 
@@ -134,6 +143,7 @@ class Term(nn.Module):
     raw_logits: bool = False
     one_label: ClassVar[bool] = False
     any_task: ClassVar[bool] = False
+    reads_all: ClassVar[bool] = False
     Config: ClassVar[type]
 
     def __init__(self, config: Any, student: Shapes, teacher: Shapes) -> None:

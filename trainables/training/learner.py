@@ -15,6 +15,7 @@ from trainables.data.views import to_float
 from trainables.engine.precision import choose_precision, computing
 from trainables.evaluation import score
 from trainables.measurement.costs import costs_of
+from trainables.methods.registry import TEACHER
 from trainables.methods.term import STUDENT, Batch
 from trainables.models.blueprint import Blueprint, Edit, build, edit, shapes_of
 from trainables.models.outputs import Network, Outputs
@@ -44,6 +45,7 @@ class Learner:
         began: what the student was before the first step.
         normalisation: mean and deviation of the images that the networks see, per channel: those
             of the start, or of the data set.
+        lessons: what the teachers that its method reads say to it, by role.
         networks: the student (key ``student``) and those that learn beside it, by term and name.
         updates: the optimizers of each of them.
         random: what it draws from, in a context.
@@ -77,7 +79,7 @@ class Learner:
             self.shapes = output_shapes(network, shape)
             self.method = stream.method(config, self.shapes)
             self.networks = Participants(config, network, student, self.method, shape)
-        self.lesson, self.maps = stream.lesson(self.method), stream.maps(self.method)
+        self.lessons, self.maps = stream.lessons(self.method), stream.maps(self.method)
         self.contributions: dict[str, dict[str, int]] = {}
         self.note_costs(parse_chain(config.compression)[0])
         self.updates = Updates(config, self.device, steps)
@@ -148,14 +150,20 @@ class Learner:
                 normalisation=self.normalisation,
             )
             batch = self.method.draw(batch)
-            taught = self.lesson.taught(feed, self.method, batch) if self.lesson else None
+            taught = {
+                role: answer
+                for role, lesson in self.lessons.items()
+                if (answer := lesson.taught(feed, self.method, batch)) is not None
+            }
             inputs = self.method.images(self.floats(feed.views), batch)
             peers = self.method.learners(progress)
-            words = inputs, self.method, batch, _greatest(taught)
+            words = inputs, self.method, batch, _greatest(taught.get(self.method.chooser))
+            teacher = taught.pop(TEACHER, None)
             with computing(self.precision, self.device):
                 said = {name: self.networks.said(name, *words) for name in (STUDENT, *peers)}
-                batch = batch._replace(inputs=inputs, peers={name: said[name] for name in peers})
-                losses: Tensor = self.method(said[STUDENT], taught, batch)
+                others = {name: said[name] for name in peers}
+                batch = batch._replace(inputs=inputs, peers=others, teachers=taught)
+                losses: Tensor = self.method(said[STUDENT], teacher, batch)
             self.updates(STUDENT, losses.sum(), epoch)
             for before, name in zip((STUDENT, *peers), peers, strict=False):
                 with computing(self.precision, self.device):

@@ -1,7 +1,6 @@
 """What the students of one repeat are shown: the order, the views, and what the teacher says."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,19 +11,19 @@ from trainables.data.batches import epoch_order, train_batches
 from trainables.data.dataset import Dataset
 from trainables.data.resident import place_images
 from trainables.data.views import ViewPlan
-from trainables.engine.precision import choose_precision, computing
+from trainables.engine.precision import choose_precision
 from trainables.errors import UserError
 from trainables.methods.method import Method
-from trainables.methods.term import Batch, class_shares
-from trainables.models.features import FIELDS
-from trainables.models.outputs import Outputs, Shapes
+from trainables.methods.registry import TEACHER
+from trainables.methods.term import NO_OTHERS
+from trainables.models.outputs import Shapes
 from trainables.models.shapes import output_shapes
 from trainables.tasks.registry import TASKS
 from trainables.teachers.maps import StoredMaps
 from trainables.teachers.remembering import RememberingTeacher, remembering
 from trainables.teachers.teacher import Teacher
-from trainables.training.answers import check_answers
 from trainables.training.feeding import Feed, Feeder
+from trainables.training.lesson import Lesson
 from trainables.training.shown_maps import PlacedMaps, ShownMaps, place_maps
 
 SHOWN = (
@@ -35,90 +34,12 @@ SHOWN = (
 
 
 def _teaching(config: TrialConfig) -> tuple[str | None, ...]:
-    """What decides what the teacher says to that."""
+    """What decides what the teachers say to that, beside who the further ones are."""
     return config.teacher, config.teacher_precision or config.precision, config.teacher_cache
 
 
-class Lesson:
-    """What the teacher says to the views of a batch, for all students that read the same of it.
-
-    Args:
-        teacher: the frozen teacher.
-        labels: of all images that feeds may point to, on the device.
-        needs: what is read of it: fields of `Outputs`, and keys of its ``features``.
-        depth: how many of its stages are read; None: the whole teacher.
-        precision: in which it computes.
-        answers: its tables; None where there are none.
-    """
-
-    def __init__(
-        self,
-        teacher: Teacher,
-        labels: Tensor,
-        needs: frozenset[str],
-        depth: int | None,
-        precision: str,
-        answers: RememberingTeacher | None,
-    ) -> None:
-        self.teacher, self.labels, self.needs, self.depth = teacher, labels, needs, depth
-        self.keys = needs - FIELDS
-        self.precision, self.answers = precision, answers
-        self._last: tuple[Feed, Outputs] | None = None
-
-    def __call__(self, feed: Feed) -> Outputs:
-        """Its outputs for the views; asked once for a batch, however many students read them."""
-        if self._last is None or self._last[0] is not feed:
-            self._last = None  # its memory is free before the next is computed
-            self._last = feed, self._said(feed)
-        return self._last[1]
-
-    def _said(self, feed: Feed) -> Outputs:
-        if self.answers:
-            return self.answers(feed.views, feed.indices, feed.known[self.answers])
-        return self._live(feed.views, feed.there)
-
-    def taught(self, feed: Feed, method: Method, batch: Batch) -> Outputs | None:
-        """Its outputs for the very images that a student sees; None where nobody reads them now.
-
-        Args:
-            feed: the batch, from the stream.
-            method, batch: the student's own: how the views are changed.
-        """
-        if not method.reads(batch.progress):
-            return None
-        if method.plain_teacher:
-            return method.taught(self(feed), batch)
-        card = self.teacher.card
-        theirs = batch._replace(normalisation=(card.mean, card.std))
-        change = partial(method.images, batch=theirs)
-        with computing(self.precision, feed.views.device):
-            return self.teacher(feed.views, change, self.depth, self.keys, batch.shares)
-
-    def _live(self, views: Tensor, there: Tensor) -> Outputs:
-        shares = partial(class_shares, self.labels[there])
-        with computing(self.precision, views.device):
-            return self.teacher(views, None, self.depth, self.keys, shares)
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """How many answers were wanted of the tables, and how many of them were found."""
-        return (self.answers.asked, self.answers.found) if self.answers else (0, 0)
-
-    def check(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Asks the teacher for numbers.
-
-        Args:
-            batches: some views, and which images they are, on the device.
-
-        Raises:
-            TeacherBroken: an answer to some of the views holds none.
-        """
-        answers = (self._live(views, there) for views, there in batches)
-        check_answers(self.teacher.card.name, self.needs, answers)
-
-
 class Stream:
-    """The order, the views and what the teacher says to them.
+    """The order, the views and what the teachers say to them.
 
     It follows from the repeat alone and from no student, so that several may learn from one.
 
@@ -128,8 +49,10 @@ class Stream:
         teacher: the frozen teacher; None where no method reads one.
         device: where everything lives.
         maps: attribution maps to read; None: the teacher's, computed where they are not stored.
+        others: further teachers, by role.
 
     Attributes:
+        teachers: all of them by role, the first one as `TEACHER`.
         train_indices, val_indices: positions of the training images that are trained on, and of
             those that are held out.
         labels: of all of them, on the device.
@@ -147,9 +70,11 @@ class Stream:
         teacher: Teacher | None,
         device: torch.device,
         maps: StoredMaps | None = None,
+        others: Mapping[str, Teacher] = NO_OTHERS,
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.teacher, self.task = teacher, TASKS[dataset.task]
+        self.teachers = {TEACHER: teacher, **others} if teacher else {}
+        self.task = TASKS[dataset.task]
         labels, seed = dataset.train.labels, config.split_seed
         indices, self.val_indices = self.task.split(labels, config.val_fraction, seed)
         seed = config.seed if config.resample else seed
@@ -173,7 +98,7 @@ class Stream:
         self._given, self._maps = maps, dict[object, ShownMaps]()
 
     def method(self, config: TrialConfig, student: Shapes) -> Method:
-        """What a student learns by, with fresh adaptors, attached to the teacher.
+        """What a student learns by, with fresh adaptors, attached to the teachers.
 
         Args:
             config: of its trial.
@@ -184,17 +109,26 @@ class Stream:
             ValueError: the config differs in what is shown or taught: it is of another repeat,
                 and the student would learn something else than it says.
         """
-        teacher = self.teacher.network if self.teacher else None
-        shapes = output_shapes(teacher, self.dataset.image_shape) if teacher else None
-        made = Method(config.method, config.terms, student, shapes, self.task)
+        networks = {role: teacher.network for role, teacher in self.teachers.items()}
+        shape = self.dataset.image_shape
+        shapes = {role: output_shapes(network, shape) for role, network in networks.items()}
+        others = {role: shapes[role] for role in config.teachers if role in shapes}
+        theirs = shapes.get(TEACHER)
+        made = Method(config.method, config.terms, student, theirs, self.task, others)
         differ = [key for key in SHOWN if getattr(config, key) != getattr(self.config, key)]
         if (made.needs or made.map_settings) and _teaching(config) != _teaching(self.config):
             differ.append("teacher, its precision or cache")
+        differ += [role for role in config.teachers if not self._has(role, config.teachers[role])]
         if differ:
             raise ValueError(f"a student of another repeat: its {', '.join(differ)} differ")
-        if made.needs and teacher:
-            made.attach(teacher, self.dataset.train.labels, self.train_indices)
+        if made.needs:
+            labels = self.dataset.train.labels
+            made.attach(networks[TEACHER], labels, self.train_indices, networks)
         return made.to(self.device)
+
+    def _has(self, role: str, label: str) -> bool:
+        """Whether a further teacher is that of the stream, as far as its config says whose."""
+        return role in self.teachers and self.config.teachers.get(role, label) == label
 
     def plan(self, epoch: int) -> tuple[Tensor, ...]:
         """The batches of an epoch, positions of images in their order; each ``[B]``."""
@@ -210,29 +144,34 @@ class Stream:
         """
         return self.feeder(epoch, batches, self._remembering)
 
-    def lesson(self, method: Method) -> Lesson | None:
-        """What the teacher says to students of a method; None for one that reads nothing of it."""
-        if not method.needs:
-            return None
-        assert self.teacher is not None
-        asked = (method.needs, method.depth, method.plain_teacher)
+    def lessons(self, method: Method) -> dict[str, Lesson]:
+        """What the teachers say to students of a method, by role, of those that it reads."""
+        return {role: self._lesson(role, method) for role in method.roles}
+
+    def _lesson(self, role: str, method: Method) -> Lesson:
+        needs, depth, plain = method.needs_of(role), method.depth(role), method.plain_teacher
+        asked = (role, needs, depth, plain)
         if asked not in self._lessons:
-            config, data = self.config, self.dataset
-            precision = choose_precision(
-                config.teacher_precision or config.precision,
-                "infer",
-                self.teacher.card.blueprint,
-                data.num_classes,
-                data.image_shape,
-                config.batch_size,
-                self.device,
-            )
-            remembers = method.plain_teacher and config.teacher_cache != "off"
-            answers = self._tables(method.needs, precision) if remembers else None
+            teacher, precision = self.teachers[role], self._teacher_precision()
+            remembers = plain and self.config.teacher_cache != "off"
+            answers = self._tables(teacher, needs, precision) if remembers else None
             self._lessons[asked] = Lesson(
-                self.teacher, self.labels, method.needs, method.depth, precision, answers
+                teacher, role, self.labels, needs, depth, precision, answers
             )
         return self._lessons[asked]
+
+    def _teacher_precision(self) -> str:
+        """In which all teachers compute: that of the first, so that a row can say it."""
+        config, data = self.config, self.dataset
+        return choose_precision(
+            config.teacher_precision or config.precision,
+            "infer",
+            self.teachers[TEACHER].card.blueprint,
+            data.num_classes,
+            data.image_shape,
+            config.batch_size,
+            self.device,
+        )
 
     def maps(self, method: Method) -> ShownMaps | None:
         """The attribution maps that a method reads; None for one that reads none."""
@@ -250,21 +189,21 @@ class Stream:
         if self._given:
             rows = torch.arange(len(self.dataset.train), device=self.device)
             return PlacedMaps(self._given, rows)
-        assert self.teacher is not None
-        what = self.teacher, self.dataset, settings, self.train_indices
+        what = self.teachers[TEACHER], self.dataset, settings, self.train_indices
         return place_maps(*what, self.device, self.config.images)
 
-    def _tables(self, needs: frozenset[str], precision: str) -> RememberingTeacher | None:
-        assert self.teacher is not None
+    def _tables(
+        self, teacher: Teacher, needs: frozenset[str], precision: str
+    ) -> RememberingTeacher | None:
         cache = self.config.teacher_cache
-        return remembering(self.teacher, needs, self.dataset, self.views, cache, precision)
+        return remembering(teacher, needs, self.dataset, self.views, cache, precision)
 
     @property
     def _remembering(self) -> list[RememberingTeacher]:
         return [lesson.answers for lesson in self._lessons.values() if lesson.answers]
 
     def flush(self) -> None:
-        """Stores what the teacher has said and its tables do not hold yet."""
+        """Stores what the teachers have said and their tables do not hold yet."""
         for answers in self._remembering:
             answers.flush()
 
@@ -277,6 +216,7 @@ class Stream:
         for lesson, (precision, asked, found) in zip(self._lessons.values(), state, strict=True):
             if precision != lesson.precision:  # another machine's
                 lesson.precision = precision
-                lesson.answers = lesson.answers and self._tables(lesson.needs, precision)
+                words = lesson.teacher, lesson.needs, precision
+                lesson.answers = lesson.answers and self._tables(*words)
             if lesson.answers:
                 lesson.answers.asked, lesson.answers.found = asked, found

@@ -1,7 +1,7 @@
 """Training: one trial, epoch by epoch. Knows no Ray and no files."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Dataset
 from trainables.errors import Diverged
 from trainables.methods.method import Method
-from trainables.methods.term import STUDENT
+from trainables.methods.term import NO_OTHERS, STUDENT
 from trainables.models.outputs import Network
 from trainables.tasks.task import Score
 from trainables.teachers.maps import StoredMaps
@@ -47,6 +47,7 @@ class Training:
         steps: what changes the student, in the order of the chain.
         start: what the student begins with; None for fresh weights.
         maps: attribution maps to read; None: the teacher's, computed where they are not stored.
+        others: further frozen teachers, by role.
 
     Attributes:
         epoch: epochs done.
@@ -64,9 +65,10 @@ class Training:
         steps: Sequence[Step] = (),
         start: Start | None = None,
         maps: StoredMaps | None = None,
+        others: Mapping[str, Teacher] = NO_OTHERS,
     ) -> None:
         self.config, self.dataset, self.device = config, dataset, device
-        self.stream = Stream(config, dataset, teacher, device, maps)
+        self.stream = Stream(config, dataset, teacher, device, maps, others)
         self.learner = Learner(config, student, self.stream, steps, start)
         self.epoch = 0
         self.begun: list[str] | None = None
@@ -132,10 +134,10 @@ class Training:
         broken = [name for name, value in terms.items() if not np.isfinite(value)]
         if not broken:
             return
-        if self.learner.lesson:
+        for lesson in self.learner.lessons.values():
             first = self.stream.plan(self.epoch - 1)[:ASKED_AGAIN]
             again = self.stream(self.epoch - 1, first)
-            self.learner.lesson.check((feed.views, feed.there) for feed in again)
+            lesson.check((feed.views, feed.there) for feed in again)
         after = f"after step {', '.join(changed)}, " if changed else ""
         raise Diverged(
             f"the loss became {terms[broken[0]]} in epoch {self.epoch}, {after}"
@@ -160,15 +162,15 @@ class Training:
         return scores
 
     def check_teacher(self) -> None:
-        """Asks the teacher whether it says numbers to the first images.
+        """Asks the teachers whether they say numbers to the first images.
 
         Raises:
-            TeacherBroken: it does not.
+            TeacherBroken: one does not.
         """
-        if self.learner.lesson:
+        for lesson in self.learner.lessons.values():
             first = self.stream.train_indices[:ASKED_FIRST]
             views = self.dataset.train.images[first].to(self.device)
-            self.learner.lesson.check([(views, first.to(self.device))])
+            lesson.check([(views, first.to(self.device))])
 
     @property
     def student(self) -> Network:
@@ -187,8 +189,8 @@ class Training:
 
     @property
     def teacher_precision(self) -> str | None:
-        """Of the teacher's; None where nothing is read of one."""
-        return self.learner.lesson.precision if self.learner.lesson else None
+        """Of the teachers'; None where nothing is read of one."""
+        return next((lesson.precision for lesson in self.learner.lessons.values()), None)
 
     @property
     def attribution_maps(self) -> dict[str, Any] | None:
@@ -197,8 +199,9 @@ class Training:
 
     @property
     def hit_rate(self) -> float | None:
-        """The share of the teacher's answers that were looked up; None where none can be."""
-        asked, found = self.learner.lesson.counts if self.learner.lesson else (0, 0)
+        """The share of the teachers' answers that were looked up; None where none can be."""
+        counts = [lesson.counts for lesson in self.learner.lessons.values()]
+        asked, found = (sum(column) for column in zip((0, 0), *counts, strict=True))
         return found / asked if asked else None
 
     def state_dict(self) -> dict[str, Any]:
