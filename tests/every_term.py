@@ -90,7 +90,8 @@ PEERS = ("1", "2")
 
 
 def batch_of(target: Tensor) -> Batch:
-    """The middle of a training, with what two peers say, should somebody have any."""
+    """The middle of a training, with what two peers and a second teacher say, should somebody
+    have any."""
     return Batch(
         target,
         torch.arange(len(target)),
@@ -98,6 +99,7 @@ def batch_of(target: Tensor) -> Batch:
         progress=0.5,
         inputs=some_images(len(target)),
         peers={name: random_outputs(OURS, len(target), 6 + int(name)) for name in PEERS},
+        teachers={"second": random_outputs(THEIRS, len(target), 9)},
         maps=some_images(len(target))[:, :1].abs(),
         normalisation=((0.5,) * IMAGE[0], (0.25,) * IMAGE[0]),
     )

@@ -1,7 +1,8 @@
 """Before trials run: the attribution maps that methods of a sweep read, computed on Ray."""
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from orchestrator.sweeps import cluster
 from orchestrator.sweeps.plan import Plan
@@ -10,29 +11,66 @@ from orchestrator.sweeps.surroundings import thread_counts
 from search_spaces.pairs import PAIR
 from trainables.attribution.map_settings import FEW, MapSettings
 from trainables.config import TrialConfig
+from trainables.data.dataset import Dataset
 from trainables.errors import DeviceError, OutOfMemoryError, TrainingFailed, UserError
 from trainables.failures import meaning
 from trainables.methods.registry import config_of, parse_method, term_class
 
 MAX_ATTEMPTS = 3
-Wanted = dict[tuple[str, MapSettings], None]
-"""Teachers, by the names of their files, and what is wanted of them; in order, each once."""
+SHARE = ("train_fraction", "val_fraction", "split_seed", "resample")
+"""Settings that decide which images a trial trains on, beside its seed."""
 
 
-def wanted_maps(plan: Plan) -> Wanted:
-    """What maps a sweep's trials read.
+@dataclass(frozen=True)
+class Trained:
+    """The images that some trials train on.
+
+    Attributes:
+        config: of one of them.
+    """
+
+    config: TrialConfig
+
+    def __call__(self, dataset: Dataset) -> Dataset:
+        """Those of a data set whose maps the trials read."""
+        from trainables.training.shown_images import of_few, split_images
+
+        return of_few(dataset, split_images(self.config, dataset)[0])
+
+
+class Maps(NamedTuple):
+    """Maps that trials read.
+
+    Attributes:
+        teacher: the name of its file.
+        settings: of the maps.
+        images: of which they are.
+    """
+
+    teacher: str
+    settings: MapSettings
+    images: Trained
+
+
+def wanted_maps(plan: Plan) -> list[Maps]:
+    """What maps a sweep's trials read, each once.
 
     Of a setting of maps that is searched over a range its ends count: maps between them are
-    computed by the first trial that reads them. So are those of trials of few images: see `FEW`.
+    computed by the first trial that reads them. So are those of trials of few images (`FEW`) of
+    which each seed has its own.
     """
-    found: Wanted = {}
+    found: dict[Any, Maps] = {}
     for config in _kinds(plan):
         teacher = plan.teachers.of(config)
+        few = config.train_fraction * (1 - config.val_fraction) < FEW
+        if teacher is None or (few and config.resample):
+            continue
         for name in _readers(config.method):
-            few = config.train_fraction * (1 - config.val_fraction) < FEW
-            if teacher is not None and not few:
-                found[teacher.file, MapSettings.of(config_of(name, config.terms))] = None
-    return found
+            settings = MapSettings.of(config_of(name, config.terms))
+            share = tuple(getattr(config, key) for key in SHARE) if few else ()
+            maps = Maps(teacher.file, settings, Trained(config))
+            found.setdefault((teacher.file, settings, share), maps)
+    return [*found.values()]
 
 
 def check_maps(plan: Plan) -> None:
@@ -45,9 +83,10 @@ def check_maps(plan: Plan) -> None:
         return
     from trainables.teachers.maps import check_map_room, map_key
 
-    for file, settings in wanted:
+    for file, settings, images in wanted:
         card = plan.cards.get(file)
-        check_map_room(map_key(card.fingerprint if card else file, plan.dataset, settings))
+        of = images(plan.dataset)
+        check_map_room(map_key(card.fingerprint if card else file, of, settings))
 
 
 def with_maps(plan: Plan, progress: Progress) -> None:
@@ -66,16 +105,17 @@ def with_maps(plan: Plan, progress: Progress) -> None:
         return
     from trainables.teachers.maps import map_key, maps_are_there
 
-    for file, settings in wanted:
-        fingerprint = plan.cards[file].fingerprint
-        if not maps_are_there(map_key(fingerprint, plan.dataset, settings)):
-            _compute(plan, progress, (plan.results, file, fingerprint), settings)
+    for maps in wanted:
+        fingerprint = plan.cards[maps.teacher].fingerprint
+        key = map_key(fingerprint, maps.images(plan.dataset), maps.settings)
+        if not maps_are_there(key):
+            _compute(plan, progress, fingerprint, maps)
 
 
 def _kinds(plan: Plan) -> Iterator[TrialConfig]:
     """Configs with every combination of what decides which maps are read."""
     study = plan.study
-    names = {PAIR, "method", "teacher", *_all_readers(plan)}
+    names = {PAIR, "method", "teacher", *SHARE, *_all_readers(plan)}
     return (study.config(drawn) for drawn in study.space.corners(names))
 
 
@@ -89,14 +129,12 @@ def _readers(method: str) -> list[str]:
     return [n for n in parse_method(method) if getattr(term_class(n), "reads_maps", False)]
 
 
-def _compute(
-    plan: Plan, progress: Progress, teacher: tuple[str, str, str], settings: MapSettings
-) -> None:
+def _compute(plan: Plan, progress: Progress, fingerprint: str, maps: Maps) -> None:
     """In an actor with a node's CPUs, or a GPU; a new one where it dies, which goes on."""
     import ray
 
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        worker, pace = _worker(plan, teacher, settings), Pace()
+        worker, pace = _worker(plan, fingerprint, maps), Pace()
         try:
             while (moment := ray.get(worker.advance.remote())) is not None:
                 counted = moment.done is not None
@@ -121,7 +159,7 @@ def _compute(
         progress.stage(f"{why}; trying again")
 
 
-def _worker(plan: Plan, teacher: tuple[str, str, str], settings: MapSettings) -> Any:
+def _worker(plan: Plan, fingerprint: str, maps: Maps) -> Any:
     import ray
     import torch
 
@@ -135,10 +173,11 @@ def _worker(plan: Plan, teacher: tuple[str, str, str], settings: MapSettings) ->
     )
     size = plan.study.fixed.get("image_size")
     return room(MapComputing).remote(
-        *teacher,
+        *(plan.results, maps.teacher, fingerprint),
         plan.study.dataset,
         plan.data_dir,
         int(size) if size else None,
-        settings,
+        maps.settings,
         torch.device("cuda" if plan.gpus else "cpu"),
+        maps.images,
     )

@@ -123,7 +123,7 @@ def _ours(contestant: Contestant) -> Prepare:
     )
     training = Training(config, dataset, contestant.student, Teacher(network, card, device), device)
     training.learner.train()
-    stream, lesson = training.stream, training.learner.lesson
+    stream, lesson = training.stream, training.learner.lessons.get("teacher")
 
     def prepare(count: int) -> Callable[[], tuple[int, float]]:
         batches = stream.plan(training.epoch)[:count]

@@ -153,9 +153,9 @@ def ours(dataset: Dataset, maps: StoredMaps, method: str, student: str, precisio
     stream, learner = training.stream, training.learner
     learner.train()
     batches = stream.plan(0)[:STEPS]
-    if learner.lesson:  # as the first trial of the sweep left it
+    for lesson in learner.lessons.values():  # as the first trial of the sweep left it
         for feed in stream(0, batches):
-            learner.lesson(feed)
+            lesson(feed)
         stream.flush()
 
     def steps() -> None:

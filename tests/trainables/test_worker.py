@@ -51,7 +51,7 @@ def test_a_trial_is_let_go_of_and_the_next_is_equal(
     run = Run(make_job(config, "one"), CPU, keep=False)
     first = run.run_epoch()
     assert run.teacher
-    (table,) = run.training.learner.lesson.answers.tables.values()  # type: ignore[union-attr]
+    (table,) = run.training.learner.lessons["teacher"].answers.tables.values()  # type: ignore[union-attr]
     path = str(table.path)
     kinds = held()
     for kind in ("data sets", "teachers", "placed images", "teacher tables", "normalisations"):

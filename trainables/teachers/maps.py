@@ -8,7 +8,7 @@ bits most of a map would be a few grey levels. They are computed once per teache
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,6 +233,7 @@ class MapComputing:
         results, teacher, fingerprint: of the teacher, as for `load_teacher`.
         dataset, data_dir, image_size: as for `load_dataset`.
         settings, device: as for `stored_maps`.
+        chosen: makes of the data set the one whose images are explained.
     """
 
     def __init__(
@@ -245,8 +246,9 @@ class MapComputing:
         image_size: int | None,
         settings: MapSettings,
         device: torch.device,
+        chosen: Callable[[Dataset], Dataset],
     ) -> None:
-        self._teacher = (results, teacher, fingerprint)
+        self._teacher, self._chosen = (results, teacher, fingerprint), chosen
         self._dataset = (dataset, data_dir, image_size)
         self._settings, self._device = settings, device
         self._moments: Iterator[Moment] | None = None
@@ -262,7 +264,8 @@ class MapComputing:
             dataset = load_dataset(name, data_dir, image_size=size)
             results, file, fingerprint = self._teacher
             teacher = load_teacher(results, file, str(self._device), dataset, fingerprint)
-            self._moments = computing(teacher, dataset, self._settings, self._device)
+            mapped = self._chosen(dataset)
+            self._moments = computing(teacher, mapped, self._settings, self._device)
         return next(self._moments, None)
 
 

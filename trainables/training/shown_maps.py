@@ -1,20 +1,19 @@
 """The teacher's attribution maps of a batch, as the views of its images show them."""
 
-import hashlib
 import logging
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from trainables.attribution.map_settings import FEW, MapSettings
-from trainables.data.dataset import Dataset, Images
+from trainables.attribution.map_settings import MapSettings
+from trainables.data.dataset import Dataset
 from trainables.data.views import ViewPlan
 from trainables.once import warn_once
 from trainables.teachers.maps import StoredMaps, stored_maps
 from trainables.teachers.teacher import Teacher
 from trainables.training.feeding import Feed
+from trainables.training.shown_images import of_few
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +48,11 @@ def place_maps(
         teacher, dataset, settings, device, where: as for `stored_maps`.
         trained: their positions in the training set, int64 ``[M]``, on the CPU.
     """
-    train = dataset.train
-    rows = torch.arange(len(train))
-    if len(trained) < FEW * len(train):
-        # A set by itself, as far as maps go, which trials of the same images share.
-        trained = trained.sort().values
-        digest = hashlib.sha256(dataset.fingerprint.encode() + trained.numpy().tobytes())
-        images = Images(train.images[trained], train.labels[trained])
-        dataset = replace(dataset, train=images, fingerprint=digest.hexdigest())
-        rows[trained] = torch.arange(len(trained))
-    return PlacedMaps(stored_maps(teacher, dataset, settings, device, where), rows.to(device))
+    rows = torch.arange(len(dataset.train))
+    mapped = of_few(dataset, trained)
+    if mapped is not dataset:
+        rows[trained.sort().values] = torch.arange(len(trained))
+    return PlacedMaps(stored_maps(teacher, mapped, settings, device, where), rows.to(device))
 
 
 class ShownMaps:

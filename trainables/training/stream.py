@@ -12,7 +12,6 @@ from trainables.data.dataset import Dataset
 from trainables.data.resident import place_images
 from trainables.data.views import ViewPlan
 from trainables.engine.precision import choose_precision
-from trainables.errors import UserError
 from trainables.methods.method import Method
 from trainables.methods.registry import TEACHER
 from trainables.methods.term import NO_OTHERS
@@ -24,6 +23,7 @@ from trainables.teachers.remembering import RememberingTeacher, remembering
 from trainables.teachers.teacher import Teacher
 from trainables.training.feeding import Feed, Feeder
 from trainables.training.lesson import Lesson
+from trainables.training.shown_images import split_images
 from trainables.training.shown_maps import PlacedMaps, ShownMaps, place_maps
 
 SHOWN = (
@@ -75,16 +75,8 @@ class Stream:
         self.config, self.dataset, self.device = config, dataset, device
         self.teachers = {TEACHER: teacher, **others} if teacher else {}
         self.task = TASKS[dataset.task]
-        labels, seed = dataset.train.labels, config.split_seed
-        indices, self.val_indices = self.task.split(labels, config.val_fraction, seed)
-        seed = config.seed if config.resample else seed
-        self.train_indices = self.task.subset(labels, indices, config.train_fraction, seed)
-        if not len(self.train_indices):
-            raise UserError(
-                f"val_fraction: {config.val_fraction:g} of {len(dataset.train)} training images "
-                "leaves none to train on; expected less, or more images"
-            )
-        self.labels = labels.to(device)
+        self.train_indices, self.val_indices = split_images(config, dataset)
+        self.labels = dataset.train.labels.to(device)
         self.views = ViewPlan.of(
             dataset,
             config.view_seed,

@@ -42,7 +42,8 @@ FROZEN = {
         "string": "sweep trial_id config_key stage status error method dataset teacher student "
         "student_requested compression_kind term_losses host device code_version versions config "
         "term_weights peers precision teacher_precision teacher_note metric metrics runtime "
-        "latencies contributions violations start optimizer_groups attribution_maps attributions",
+        "latencies contributions violations start optimizer_groups attribution_maps attributions "
+        "teachers",
         "int64": "attempt params macs size_bytes teacher_params teacher_macs seed view_seed epochs "
         "peak_memory_bytes schema_version nonzero_params bit_operations activation_bytes "
         "val_empty_maps test_empty_maps",

@@ -201,7 +201,12 @@ def test_every_pair_of_terms_composes() -> None:
 
 def test_settings_are_completed_and_typed() -> None:
     found = resolve_settings("kd", {"temperature": 7})
-    assert found == {"kd.alpha": 0.9, "kd.temperature": 7.0, "kd.form": "softmax"}
+    assert found == {
+        "kd.alpha": 0.9,
+        "kd.temperature": 7.0,
+        "kd.form": "softmax",
+        "kd.teacher": "teacher",
+    }
     assert isinstance(found["kd.temperature"], float)
 
 

@@ -107,7 +107,7 @@ def test_the_depth_follows_the_settings(
 
 def test_a_method_reads_as_deep_as_its_deepest_term() -> None:
     def depth(method: str, **settings: object) -> int | None:
-        return Method(method, resolve_settings(method, settings), OURS, THEIRS).depth
+        return Method(method, resolve_settings(method, settings), OURS, THEIRS).depth()
 
     assert depth("fitnet", hint=0) == 1
     assert depth("fitnet+at", **{"fitnet.hint": 0, "at.stages": "1"}) == 2

@@ -140,7 +140,7 @@ def test_the_first_answer_holds_for_everybody(
     (feed,) = first.stream(0, [indices])
 
     def answers_of(training: Training) -> RememberingTeacher:
-        answers = training.learner.lesson.answers  # type: ignore[union-attr]
+        answers = training.learner.lessons["teacher"].answers
         assert answers
         return answers
 

@@ -76,7 +76,7 @@ def test_a_teacher_that_breaks_on_later_images_gets_the_blame(
 ) -> None:
     config = quick(method="kd", teacher="resnet8", epochs=1)
     training = train(config, digits, digits_teacher.load())
-    lesson = training.learner.lesson
+    lesson = training.learner.lessons["teacher"]
     lesson.teacher = broken(lesson.teacher)
     with pytest.raises(TeacherBroken, match="teacher resnet8 says nan to images of the data"):
         training.run_epoch()

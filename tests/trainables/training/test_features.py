@@ -119,7 +119,7 @@ class Step:
         training.learner.train()
         term = training.method.terms[name]
         self.before = copy.deepcopy(training.student)  # in training mode, as it will be asked
-        teacher = training.stream.teacher
+        teacher = training.stream.teachers["teacher"]
         assert teacher
         forward = term.forward
 
@@ -165,7 +165,7 @@ def test_slopes_and_what_they_teach(start: Start, cache: str) -> None:
     """The loss and the student's gradient, as autograd alone has them."""
     training = start("slopes", teacher_cache=cache, flip=True)
     step = Step(training, "slopes")
-    assert training.learner.lesson.answers is None  # a table knows no slopes
+    assert training.learner.lessons["teacher"].answers is None  # a table knows no slopes
     assert training.precision == "fp32"
     assert step.batch.inputs is not None
 
@@ -307,7 +307,7 @@ def test_a_student_that_is_read_is_not_compiled(
 
 def test_a_teacher_without_slopes_is_broken(start: Start) -> None:
     training = start("slopes")
-    lesson = training.learner.lesson
+    lesson = training.learner.lessons["teacher"]
     assert lesson
     lesson.teacher = copy.deepcopy(lesson.teacher)  # others have the same one
     with torch.no_grad():

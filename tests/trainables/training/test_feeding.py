@@ -78,12 +78,12 @@ def test_looking_up_ahead_finds_the_same(
     settings = {"teacher": "resnet8", "teacher_cache": "float32", "view_seed": 77}
     training = trained(digits, quick(method="kd+rkd", **settings), digits_teacher)
     batches = training.stream.train_indices[:100].split(25)
-    answers = training.learner.lesson.answers
+    answers = training.learner.lessons["teacher"].answers
     assert answers
 
     def ask(asking: Training, *some: Tensor) -> None:
         for feed in asking.stream(0, some):
-            asking.learner.lesson(feed)
+            asking.learner.lessons["teacher"](feed)
 
     ask(training, batches[0], batches[1][:10], batches[3])
     # Of the third batch only the logits are known, which is not enough.

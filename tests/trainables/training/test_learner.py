@@ -101,7 +101,7 @@ def test_another_machines_precision_has_tables_of_its_own(
         for one in (config, config.replace(teacher_precision="bf16"))
     )
     here.load_state_dict(there.state_dict())
-    lesson = here.learner.lesson
+    lesson = here.learner.lessons["teacher"]
     assert lesson
     assert lesson.precision == here.teacher_precision == "bf16"
     assert lesson.answers.precision == lesson.answers.tables["logits"].key.precision == "bf16"

@@ -117,7 +117,7 @@ def test_what_only_one_of_them_reads_of_the_teacher(
     stream, learners = start(configs, digits, teacher)
     for epoch in range(2):
         study_together(stream, learners, epoch)
-    assert learners[0].lesson is learners[4].lesson
+    assert learners[0].lessons["teacher"] is learners[4].lessons["teacher"]
     for number, (config, learner) in enumerate(zip(configs, learners, strict=True)):
         monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path / f"alone{number}"))
         assert_same(learner, alone(config, digits, teacher))

@@ -83,7 +83,7 @@ def test_remembered_answers_are_mixed_like_fresh_ones(
         )
         training = train(config, digits, digits_teacher.load())
         rows[cache] = epochs(training, 3)
-        assert (training.learner.lesson.answers is None) == (cache == "off")
+        assert (training.learner.lessons["teacher"].answers is None) == (cache == "off")
     assert rows["float32"] == rows["off"]
 
 
