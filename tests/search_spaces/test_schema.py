@@ -39,6 +39,9 @@ MISTAKES = [
     (("pairs",), {"wrn_40_2->wrn_16_2": 3}),
     (("pairs",), {"big": {"student": "wrn_16_2"}}),
     (("pairs",), {"big": None}),
+    (("teachers",), ["wrn_40_2"]),
+    (("teachers",), {"wide": {"model": "wrn_40_2", "epoch": 3}}),
+    (("teachers",), {"wide": {"model": "wrn_40_2", "at.teacher": "wide"}}),
     (("fixed", "epoch"), 3),
     (("fixed", "lr"), 0),
     (("fixed", "epochs"), 1.5),
@@ -65,6 +68,9 @@ def test_it_refuses_mistakes(path, value):
 
 
 GOOD = [
+    ("teacher", "resnet32"),
+    ("teachers", {"wide": {"model": "wrn_40_2", "epochs": 100}, "deep": "resnet110"}),
+    ("fixed", {"student": "wrn", "at.teacher": "wide"}),
     ("teacher", {"model": "resnet32", "method": "kd", "kd.temperature": 4, "teacher": "resnet110"}),
     ("pairs", {"wrn_40_2->wrn_16_2": None, "a->b": {"lr": 0.01, "kd.temperature": 2}}),
     ("pairs", {"big": {"teacher": "wrn_40_2", "student": "wrn_16_2"}}),
@@ -73,7 +79,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("key", "value"), GOOD)
-def test_it_accepts_chains_and_pairs(key, value):
+def test_it_accepts_chains_pairs_and_several_teachers(key, value):
     VALIDATOR.validate(shipped("digits") | {key: value})
 
 
