@@ -250,12 +250,15 @@ def test_a_study_is_shown_with_them(file: str, capsys: pytest.CaptureFixture[str
 def test_teachers_are_trained_before_and_a_trial_reads_them(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    text = told(capsys, "teacher", "train", file, "--set", "epochs=1")
+    small = ["epochs=1", "train_fraction=0.05", "teacher.model=resnet8_x0.25"]
+    small += ["teachers.wide.model=wrn_10_0.5", "teachers.deep=resnet8_x0.5"]
+    small += ["student=resnet8_x0.25"]
+    text = told(capsys, "teacher", "train", file, *(w for one in small for w in ("--set", one)))
     assert [line.split()[1] for line in text.splitlines() if "on the test set" in line] == [
-        *("resnet14", "wrn_10_1", "resnet20"),
+        *("resnet8_x0.25", "wrn_10_0.5", "resnet8_x0.5"),
     ]
-    text = told(capsys, "trial", file, "epochs=1", "method=mkd")
-    assert 'teachers {"deep": "resnet20", "wide": "wrn_10_1"}' in text
+    text = told(capsys, "trial", file, *small, "method=mkd")
+    assert 'teachers {"deep": "resnet8_x0.5", "wide": "wrn_10_0.5"}' in text
     assert "training the teacher" not in text
 
 
