@@ -247,6 +247,7 @@ def test_a_study_is_shown_with_them(file: str, capsys: pytest.CaptureFixture[str
     assert "deep {'model': 'resnet20'}" in text
 
 
+@pytest.mark.slow
 def test_teachers_are_trained_before_and_a_trial_reads_them(
     file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
