@@ -53,13 +53,21 @@ class Space(dict[str, Dimension]):
     def corners(self, parts: Collection[str]) -> Iterator[dict[str, Value]]:
         """The points of every combination of some dimensions' ends; `MAX_CORNERS` at most.
 
+        Of a study that tries listed points alone, the combinations that these have.
+
         Args:
             parts: the keys of those dimensions, or the terms, steps, ... whose settings they are.
         """
         keys = [key for key in self if key in parts or key.partition(".")[0] in parts]
-        ends = itertools.product(*(self[key].ends() for key in keys))
-        for values in itertools.islice(ends, MAX_CORNERS):
-            yield self.corner(dict(zip(keys, values, strict=True)))
+        found: Iterable[dict[str, Value]]
+        if self and self._study.sampler == "points":
+            points = self._study.first_points()
+            listed = (tuple((key, p[key]) for key in keys if key in p) for p in points)
+            found = map(dict, dict.fromkeys(listed))
+        else:
+            ends = itertools.product(*(self[key].ends() for key in keys))
+            found = (dict(zip(keys, values, strict=True)) for values in ends)
+        yield from map(self.corner, itertools.islice(found, MAX_CORNERS))
 
     def grid(self, keys: Iterable[str] | None = None) -> list[dict[str, Value]]:
         """Every combination of choices, each once, in the written order.

@@ -23,11 +23,12 @@ from trainables.trial_settings import TEACHER
 _STUDENT = ["sweep", "dataset", "model", "steps"]
 # How a teacher's trials ask for their student.
 _REQUEST = ["teacher", "student_requested", "compression_kind", "compression_requested"]
-# What else a row says of its teacher.
+# What else a row says of its teacher. What its method reads of teachers is of no other method.
+_READ = ["attribution_maps", "teachers"]
 _FACTS = [
     name
     for name, column in TRIALS.items()
-    if column.role == "fact" and "teacher" in column.needs and name not in (*_REQUEST, "teachers")
+    if column.role == "fact" and "teacher" in column.needs and name not in (*_REQUEST, *_READ)
 ]
 
 # How much smaller than the teacher a student is, and by what of it.

@@ -217,3 +217,14 @@ def test_only_the_same_steps_lend(recorded, trial_row):
     config = json.loads(lent["config"])
     assert (config["teacher"], config["factor"], config["prune"]) == ("wrn_40_2", 9.0, 0.5)
     assert lent["student"] == "wrn_10_1~000000000000"
+
+
+def test_what_a_method_reads_of_a_teacher_is_not_lent_to_the_plain_student(booked):
+    """Neither maps nor further teachers, which the student has not seen."""
+    study = own({"wrn_16_2->wrn_10_1": {}, "wrn_16_4->wrn_10_1": {}})
+    frame = trials(booked(study, lambda config: 0.5), ["s"])
+    taught = frame["method"] == "kd"
+    frame.loc[taught, ["attribution_maps", "teachers"]] = ['{"steps": 50}', '{"wide": "wrn_40_2"}']
+    lent = for_every_teacher(frame)[len(frame) :]
+    assert len(lent) == 1
+    assert lent[["attribution_maps", "teachers"]].isna().all(axis=None)
