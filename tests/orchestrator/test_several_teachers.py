@@ -186,6 +186,8 @@ def test_one_of_other_data_or_classes(tmp_path: Path, imported: Any) -> None:
     other = replace(card, data_fingerprint="0" * 64, dataset="turned", class_names=turned)
     save_network(folder, "third.safetensors", network, other)
     (remark,) = made.with_teachers().remarks
+    going_on = plan(made.results, "start=teacher", "student=resnet8_x0.5", **NAMED)
+    assert going_on.with_teachers().remarks == [remark], "students begin with the first"
     assert remark.startswith("teacher 'third' was made for other data (turned), whose classes")
     save_network(
         *(folder, "third.safetensors", network),
