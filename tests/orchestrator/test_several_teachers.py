@@ -184,6 +184,7 @@ def test_one_of_other_data_or_classes(tmp_path: Path, imported: Any) -> None:
     network = create_model("resnet8_x0.5", 10, (1, 8, 8))
     turned = tuple(card.class_names[::-1])
     other = replace(card, data_fingerprint="0" * 64, dataset="turned", class_names=turned)
+    other = replace(other, mean=(0.5,), std=(0.5,))  # of which those are told who begin with it
     save_network(folder, "third.safetensors", network, other)
     (remark,) = made.with_teachers().remarks
     going_on = plan(made.results, "start=teacher", "student=resnet8_x0.5", **NAMED)
