@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from search_spaces.dimension import Value, chooses_teacher, role_keys
+from search_spaces.pairs import PAIR
 from search_spaces.teacher import UNNAMED, TeacherSpec
 from trainables.errors import UserError, unknown
 from trainables.methods.registry import OTHERS, PLAIN, TEACHER, roles_read
@@ -76,14 +77,17 @@ def others_of(study: "Study", values: Mapping[str, Any]) -> dict[str, str]:
     """
     if not study.teachers:
         return {}
-    method = str(values.get("method") or PLAIN)
-    roles = roles_read(method, values, study.teachers)
+    roles = roles_read(_method(values), values, study.teachers)
     return {f"{OTHERS}{role}": study.teachers[role].label for role in roles}
 
 
 def roles_of_trials(study: "Study") -> list[str]:
     """The further teachers of a study that some of its trials read."""
     found: set[Value] = set()
+    if study.sampler == "points":
+        for values in _listed(study):
+            found.update(roles_read(_method(values), values, study.teachers))
+        return [role for role in study.teachers if role in found]
     for pair in study.pairs or [None]:
         for method in _ends(study, "method", pair):
             found.update(roles_read(str(method), {}, study.teachers))
@@ -104,12 +108,26 @@ def check_read(study: "Study", key: str) -> None:
     """
     role = key.removeprefix(OTHERS).partition(".")[0]
     if role in study.teachers and role not in roles_of_trials(study):
-        asked = [_ends(study, "method", pair) for pair in study.pairs or [None]]
-        listed = ", ".join(sorted({str(method) for methods in asked for method in methods}))
+        if study.sampler == "points":
+            methods = {_method(values) for values in _listed(study)}
+        else:
+            asked = (_ends(study, "method", pair) for pair in study.pairs or [None])
+            methods = {str(method) for ends in asked for method in ends}
+        listed = ", ".join(sorted(methods))
         raise UserError(
             f"{OTHERS}{role}: has no effect with method {listed}"[:150]
             + f"; a term reads it by TERM.teacher: {role}, mkd reads all"
         )
+
+
+def _listed(study: "Study") -> Iterator[dict[str, Any]]:
+    """The settings of every listed point."""
+    for point in map(study.space.corner, study.first_points()):
+        yield {**study.shared(point.get(PAIR)), **point}
+
+
+def _method(values: Mapping[str, Any]) -> str:
+    return str(values.get("method") or PLAIN)
 
 
 def _ends(study: "Study", key: str, pair: str | None) -> list[Value]:

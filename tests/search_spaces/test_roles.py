@@ -207,6 +207,16 @@ def test_what_the_shell_leaves_of_methods_may_read_less(tmp_path: Path) -> None:
         load_study(path, ["method=kd", "teachers.deep.epochs=1"])
 
 
+def test_of_listed_points_those_that_they_read(tmp_path: Path) -> None:
+    points = [{"method": "kd"}, {"method": "kd+at", "at.teacher": "wide"}]
+    dimensions = {"method": ["kd", "mkd", "kd+at"], "at.teacher": ["teacher", "wide", "deep"]}
+    listed = {"sampler": "points", "dimensions": dimensions, "points": points}
+    assert roles_of_trials(study(**listed)) == ["wide"]
+    with pytest.raises(UserError, match=r"^teachers.deep: has no effect with method kd, kd\+at;"):
+        load_study(written(tmp_path, **listed))
+    assert roles_of_trials(study(**listed | {"points": [{"method": "mkd"}]})) == ["wide", "deep"]
+
+
 # From the shell
 
 
