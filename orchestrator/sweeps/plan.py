@@ -28,7 +28,7 @@ from trainables.models.weights import Card
 from trainables.recipes import Filed, Recipe
 from trainables.tasks.registry import TASKS
 from trainables.tasks.task import Task
-from trainables.teachers.classes import remark
+from trainables.teachers.classes import guessing, remark
 from trainables.teachers.start import check_start
 
 SHAPING = ("method", "student", "start", "compression")
@@ -133,7 +133,8 @@ class Plan:
     @property
     def remarks(self) -> list[str]:
         """What a user should know of the teachers, a line each."""
-        about = (remark(card, self.dataset) for card in self.cards.values())
+        cards = self.cards.values()
+        about = [*(remark(card, self.dataset) for card in cards), *map(guessing, cards)]
         files = {teacher.file for teacher in self.teachers.first}
         taught = {file: card for file, card in self.cards.items() if file in files}
         begun = self.starts.remarks(taught, self.dataset)

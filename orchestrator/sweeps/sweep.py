@@ -19,6 +19,7 @@ from orchestrator.sweeps.checks import check_names, check_search, scored_by
 from orchestrator.sweeps.ending import Ending
 from orchestrator.sweeps.journal import Journal
 from orchestrator.sweeps.ledger import is_finished, known
+from orchestrator.sweeps.map_stage import with_maps
 from orchestrator.sweeps.names import check_free, free_name
 from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.notes import (
@@ -242,6 +243,7 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
         note_teachers(plan)
         for remark in plan.remarks:
             progress.stage(remark)
+        with_maps(plan, progress)
         if plan.gpus and options.gpus_per_trial is None:
             progress.stage("measuring a trial's GPU memory")
             plan = replace(plan, gpus=packed_share(plan))

@@ -1,5 +1,4 @@
-"""The first stage of a sweep: its teachers, trained on Ray where there are none yet, and the
-attribution maps of them that trials read."""
+"""The first stage of a sweep: its teachers, trained on Ray where there are none yet."""
 
 import time
 from dataclasses import dataclass, field
@@ -8,7 +7,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.sweeps import cluster
-from orchestrator.sweeps.map_stage import check_maps, with_maps
+from orchestrator.sweeps.map_stage import check_maps
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.progress import Pace, Progress
 from orchestrator.sweeps.surroundings import thread_counts
@@ -26,17 +25,14 @@ POLL_SECONDS = 0.5
 def with_teachers(plan: Plan, progress: Progress) -> Plan:
     """The plan with its teachers, trained on Ray now where there are none yet.
 
-    Then the maps that trials read of them are computed, as far as they are missing.
-
     Raises:
-        UserError, TrainingFailed: one cannot be trained, or maps not be computed.
+        UserError, TrainingFailed: one cannot be trained, or there is no room for the maps that
+            trials read of them.
     """
     plan = plan.with_teachers()
     check_maps(plan)
-    if missing := plan.missing():
-        plan = _trained(plan, progress, missing)
-    with_maps(plan, progress)
-    return plan
+    missing = plan.missing()
+    return _trained(plan, progress, missing) if missing else plan
 
 
 def _trained(plan: Plan, progress: Progress, missing: list[Recipe]) -> Plan:

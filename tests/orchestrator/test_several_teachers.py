@@ -177,18 +177,23 @@ def test_one_that_is_missing_is_named_by_its_key(tmp_path: Path, imported: Any) 
     assert plan(tmp_path / "results", "method=kd", **NAMED).with_teachers().missing() == []
 
 
+def remarks(of: Plan) -> list[str]:
+    """Those besides that drawn weights guess."""
+    return [line for line in of.remarks if "hardly more than guessing" not in line]
+
+
 def test_one_of_other_data_or_classes(tmp_path: Path, imported: Any) -> None:
     made = begun(tmp_path / "results", imported)
-    assert made.remarks == []
+    assert remarks(made) == []
     folder, card = teacher_folder(made.results), made.cards["third"]
     network = create_model("resnet8_x0.5", 10, (1, 8, 8))
     turned = tuple(card.class_names[::-1])
     other = replace(card, data_fingerprint="0" * 64, dataset="turned", class_names=turned)
     other = replace(other, mean=(0.5,), std=(0.5,))  # of which those are told who begin with it
     save_network(folder, "third.safetensors", network, other)
-    (remark,) = made.with_teachers().remarks
+    (remark,) = remarks(made.with_teachers())
     going_on = plan(made.results, "start=teacher", "student=resnet8_x0.5", **NAMED)
-    assert going_on.with_teachers().remarks == [remark], "students begin with the first"
+    assert remarks(going_on.with_teachers()) == [remark], "students begin with the first"
     assert remark.startswith("teacher 'third' was made for other data (turned), whose classes")
     save_network(
         *(folder, "third.safetensors", network),

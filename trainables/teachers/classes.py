@@ -106,6 +106,20 @@ def remark(card: Card, dataset: Dataset) -> str | None:
     return f"{said}, whose classes stand in another order: its logits are mapped by name"
 
 
+def guessing(card: Card) -> str | None:
+    """What a user should know of a teacher that has hardly learned anything; None: nothing.
+
+    It is within a twentieth of the way from guessing to being right.
+    """
+    chance = 1 / card.classes
+    if card.test_acc is None or card.test_acc > chance + 0.05 * (1 - chance):
+        return None
+    return (
+        f"warning: teacher '{card.name}' has {card.tested} on the test set, hardly more than "
+        f"guessing one of {card.classes} classes gives: it has next to nothing to teach"
+    )
+
+
 def _only(names: Sequence[str], others: Sequence[str]) -> str:
     own = [name for name in names if name not in set(others)]
     shown = ", ".join(name if len(name) <= 30 else f"{name[:27]}..." for name in own[:_SHOWN])

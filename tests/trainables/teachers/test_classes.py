@@ -12,7 +12,7 @@ from trainables.data.dataset import Content, Dataset, Images
 from trainables.errors import UserError
 from trainables.models.registry import create_model
 from trainables.models.weights import Card
-from trainables.teachers.classes import aligned, class_order, remark
+from trainables.teachers.classes import aligned, class_order, guessing, remark
 from trainables.teachers.filing import file_teacher
 from trainables.teachers.teacher import load_teacher, teacher_folder
 from trainables.training import Training
@@ -149,3 +149,19 @@ def test_the_fingerprint_tells_class_orders_apart(tmp_path: Path) -> None:
     other = file(tmp_path / "b", data(NAMES), class_names=NAMES[::-1])
     assert one.fingerprint != other.fingerprint
     assert load_teacher(str(tmp_path / "b"), "t", "cpu").card == other
+
+
+@pytest.mark.parametrize(
+    ("classes", "test_acc", "told"),
+    [(10, 0.1, True), (10, 0.145, True), (10, 0.146, False), (2, 0.52, True), (2, 0.53, False)],
+)
+def test_a_teacher_that_guesses_is_told_of(
+    classes: int, test_acc: float, told: bool, tmp_path: Path
+) -> None:
+    card = file(tmp_path, data(NAMES))
+    said = guessing(replace(card, classes=classes, test_acc=test_acc, test_score=test_acc))
+    assert (said is not None) == told
+    if said:
+        assert f"'t' has {100 * test_acc:.2f} % on the test set" in said
+        assert f"one of {classes} classes" in said
+    assert guessing(replace(card, test_acc=None)) is None  # of many labels: guesses have no share
