@@ -101,9 +101,13 @@ def test_one_network_by_two_names_is_one_start(results: str, filed) -> None:
 def test_another_normalisation_is_said(results: str, filed) -> None:
     filed("bright", mean=(0.5,), normalisation="half")
     said = "start 'bright': its students see images in its normalisation (half)"
-    assert plan(results, {"start": "bright"}).remarks == [said]
-    assert plan(results, {"start": "teacher"}, teacher={"name": "bright"}).remarks == [said]
-    assert plan(results, teacher={"name": "bright"}).remarks == []
+    guess = "warning: teacher 'bright' has 10.00 % on the test set, hardly more than guessing"
+    for remarks, expected in (
+        (plan(results, {"start": "bright"}).remarks, [said]),
+        (plan(results, {"start": "teacher"}, teacher={"name": "bright"}).remarks, [said]),
+        (plan(results, teacher={"name": "bright"}).remarks, []),
+    ):
+        assert [line for line in remarks if not line.startswith(guess)] == expected
 
 
 def test_an_edited_start_is_what_is_checked_and_packed(results: str, filed) -> None:

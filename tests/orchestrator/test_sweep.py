@@ -14,13 +14,19 @@ from here import said
 STUDY = {
     "dataset": "digits",
     "teacher": {"model": "wrn_16_1", "epochs": 3},
+    "teachers": {"wide": {"model": "wrn_10_1", "epochs": 1}},
     "fixed": {"student": "wrn", "compression": "factor", "epochs": 2, "val_fraction": 0.2},
-    "dimensions": {"method": ["kd", "student", "at"], "factor": [2, 2.001], "at.beta": [1e38]},
+    "dimensions": {
+        "method": ["kd", "student", "at", "mkd"],
+        "factor": [2, 2.001],
+        "at.beta": [1e38],
+    },
     "points": [
         {"method": "kd", "factor": 2},
         {"method": "kd", "factor": 2.001},  # the same network
         {"method": "student", "factor": 2},
         {"method": "at", "factor": 2, "at.beta": 1e38},  # diverges
+        {"method": "mkd", "factor": 2},  # learns from both teachers
     ],
     "sampler": "points",
 }
@@ -56,27 +62,30 @@ def test_run_repeat_and_confirm(tmp_path):
 
     text = kdsweep("run", str(study), *results)
     assert "s-00001: same experiment as s-00000, not trained again" in text
-    assert "2 trials completed, 1 failed" in text
+    assert "3 trials completed, 1 failed" in text
     assert "\x1b" not in text
     found = rows("SELECT * FROM trials ORDER BY trial_id").set_index("trial_id")
     assert found["status"].to_dict() == {
         "s-00000": "completed",
         "s-00002": "completed",
         "s-00003": "failed",
+        "s-00004": "completed",
     }
+    assert found["teachers"].dropna().to_dict() == {"s-00004": '{"wide": "wrn_10_1"}'}
     assert found.loc["s-00003", "error"].startswith("Diverged: the loss became")
     assert 1.9 < found.loc["s-00000", "compression_params"] < 2.2
     epochs = rows("SELECT trial_id, epoch, val_acc FROM epochs ORDER BY ALL")
     assert epochs.query("trial_id == 's-00000'")["epoch"].tolist() == [1, 2]
 
     # The same trial without Ray, by its name and by its settings.
-    first = found.loc["s-00000"]
-    again = said("trial", "--replay", "s", "s-00000", *results)
+    again = {
+        name: said("trial", "--replay", "s", name, *results) for name in ("s-00000", "s-00004")
+    }
     same = said("trial", str(study), "method=kd", "factor=2", *results)
-    for text in (again, same):
-        assert shown(text, "config_key") == first["config_key"]
+    for name, text in (*again.items(), ("s-00000", same)):
+        assert shown(text, "config_key") == found.loc[name, "config_key"]
         for key in ("val_acc", "test_acc", "params", "macs"):
-            assert float(shown(text, key)) == first[key]
+            assert float(shown(text, key)) == found.loc[name, key]
 
     # Two seeds of the front and its plain student.
     said("confirm", "s", "--seeds", "2", "--max-concurrent", "1", *results)

@@ -8,6 +8,8 @@ from here import said
 
 from orchestrator.query import trials
 
+pytestmark = pytest.mark.soak
+
 STUDY = {
     "name": "several",
     "dataset": "digits",
@@ -36,7 +38,6 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     return str(study), str(results)
 
 
-@pytest.mark.slow
 def test_each_row_says_whose_student_it_is(swept: tuple[str, str]) -> None:
     frame = trials(swept[1])
     assert frame["teacher"].tolist() == ["resnet8"] * 5
@@ -58,7 +59,6 @@ def test_each_row_says_whose_student_it_is(swept: tuple[str, str]) -> None:
     }
 
 
-@pytest.mark.slow
 def test_a_table_chooses_between_teachers_on_validation(swept: tuple[str, str]) -> None:
     """Two trials of at are two configs, not two seeds of one."""
     text = said("table", "several", "--format", "csv", "--results", swept[1])
@@ -69,7 +69,6 @@ def test_a_table_chooses_between_teachers_on_validation(swept: tuple[str, str]) 
     assert f"{at['test_acc'].iloc[-1]:.6g}"[:6] in line
 
 
-@pytest.mark.slow
 def test_a_trial_of_several_teachers_again(swept: tuple[str, str]) -> None:
     frame = trials(swept[1]).set_index("method")
     row = frame.loc["mkd"]

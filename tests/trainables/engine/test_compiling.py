@@ -91,8 +91,15 @@ def test_losses_agree(train: Train, backend: str, changes: dict[str, Any]) -> No
     )
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", inductor])
-@pytest.mark.parametrize("model", ["wrn_10_0.5", "resnet8-eca"])
+@pytest.mark.parametrize(
+    ("backend", "model"),
+    [
+        ("aot_eager", "wrn_10_0.5"),
+        ("aot_eager", "resnet8-eca"),
+        pytest.param("inductor", "wrn_10_0.5", marks=inductor.marks),
+        pytest.param("inductor", "resnet8-eca", marks=[*inductor.marks, pytest.mark.soak]),
+    ],
+)
 def test_every_output_and_gradient(backend: str, model: str) -> None:
     plain = build(Blueprint(model), 10, (1, 8, 8)).to(memory_format=torch.channels_last)
     exact, compiled = copy.deepcopy(plain).double(), copy.deepcopy(plain)

@@ -141,7 +141,7 @@ def trained(model: str, data: Dataset, images: Tensor) -> Network:
     [
         ("wrn_16_1", "int8", 0.8),
         ("resnet8", "qat+int8", 0.8),
-        ("mobilenetv2_x0.25", "int8", 0.15),
+        pytest.param("mobilenetv2_x0.25", "int8", 0.15, marks=pytest.mark.soak),
     ],
 )
 def test_every_layer_is_computed_in_integers(model, chain, least, digit_images):
@@ -164,7 +164,9 @@ def test_every_layer_is_computed_in_integers(model, chain, least, digit_images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["wrn_16_1", "resnet8", "mobilenetv2_x0.25"])
+@pytest.mark.parametrize(
+    "model", [pytest.param("wrn_16_1", marks=pytest.mark.soak), "resnet8", "mobilenetv2_x0.25"]
+)
 def test_it_is_as_near_to_the_float_network_as_torchao(model, digit_images):
     """The reference is PT2E's own way with the same images: prepare, calibrate, convert."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
