@@ -36,6 +36,9 @@ def smooth(network: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if isinstance(child, nn.ReLU):
                 setattr(module, name, nn.SiLU())
+            elif isinstance(child, nn.MaxPool2d):
+                pool = nn.AvgPool2d(child.kernel_size, child.stride, child.padding)
+                setattr(module, name, pool)
     return network
 
 
