@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,8 +26,10 @@ from search_spaces.load import parse_study
 from search_spaces.spec import Study
 from trainables.compression.measure import count_params
 from trainables.config import TrialConfig
+from trainables.data.sources import load_dataset
 from trainables.experiment import config_key
 from trainables.models.registry import create_model
+from trainables.teachers.importing import import_teacher
 
 Row = Mapping[str, object]
 
@@ -318,3 +321,24 @@ def study() -> Callable[..., Study]:
 @pytest.fixture
 def driver_of() -> type[Driver]:
     return Driver
+
+
+@pytest.fixture
+def imported(tmp_path: Path):
+    """Imports drawn weights under a name."""
+
+    def make(seed: int, name: str = "t1", *, replacing: bool = False):
+        torch.manual_seed(seed)
+        torch.save(create_model("resnet8_x0.5", 10, (1, 8, 8)).state_dict(), tmp_path / "net.pth")
+        return import_teacher(
+            "resnet8_x0.5",
+            str(tmp_path / "net.pth"),
+            load_dataset("digits"),
+            results=str(tmp_path / "results"),
+            name=name,
+            normalisation="dataset",
+            force=True,
+            replacing=replacing,
+        )
+
+    return make

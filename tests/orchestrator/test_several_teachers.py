@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from orchestrator.cli import main
@@ -20,11 +19,9 @@ from orchestrator.sweeps.networks import check_networks
 from orchestrator.sweeps.packing import largest
 from orchestrator.sweeps.plan import Plan
 from search_spaces.load import override, parse_study
-from trainables.data.sources import load_dataset
 from trainables.errors import UserError
 from trainables.models.registry import create_model
 from trainables.models.weights import save_network
-from trainables.teachers.importing import import_teacher
 from trainables.teachers.teacher import teacher_folder
 
 STUDY: dict[str, Any] = {
@@ -89,28 +86,6 @@ def test_keys_are_of_the_teachers_that_are_read() -> None:
 
 
 # Imported ones, which are there
-
-
-@pytest.fixture
-def imported(tmp_path: Path):
-    """Imports drawn weights under a name."""
-
-    def make(seed: int, name: str, *, replacing: bool = False, classes: int = 10):
-        torch.manual_seed(seed)
-        network = create_model("resnet8_x0.5", classes, (1, 8, 8))
-        torch.save(network.state_dict(), tmp_path / "net.pth")
-        return import_teacher(
-            "resnet8_x0.5",
-            str(tmp_path / "net.pth"),
-            load_dataset("digits"),
-            results=str(tmp_path / "results"),
-            name=name,
-            normalisation="dataset",
-            force=True,
-            replacing=replacing,
-        )
-
-    return make
 
 
 NAMED: dict[str, Any] = {

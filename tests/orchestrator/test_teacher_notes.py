@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
 from orchestrator.results.record import TEACHERS, read_record
@@ -11,10 +10,7 @@ from orchestrator.results.store import Store
 from orchestrator.sweeps import notes, sweep
 from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
-from trainables.data.sources import load_dataset
 from trainables.errors import UserError
-from trainables.models.registry import create_model
-from trainables.teachers.importing import import_teacher
 
 STUDY = {
     "name": "s",
@@ -24,27 +20,6 @@ STUDY = {
     "dimensions": {"method": ["kd", "student"]},
     "sampler": "grid",
 }
-
-
-@pytest.fixture
-def imported(tmp_path: Path):
-    """Imports drawn weights under a name."""
-
-    def make(seed: int, name: str = "t1", *, replacing: bool = False):
-        torch.manual_seed(seed)
-        torch.save(create_model("resnet8_x0.5", 10, (1, 8, 8)).state_dict(), tmp_path / "net.pth")
-        return import_teacher(
-            "resnet8_x0.5",
-            str(tmp_path / "net.pth"),
-            load_dataset("digits"),
-            results=str(tmp_path / "results"),
-            name=name,
-            normalisation="dataset",
-            force=True,
-            replacing=replacing,
-        )
-
-    return make
 
 
 @pytest.fixture
