@@ -53,14 +53,13 @@ def ended_in_order(driver, end, still_alive):
 
 @pytest.mark.slow
 def test_dead_workers_and_drivers_cost_nothing(
-    start, study, kdsweep, rows, still_alive, tmp_path, monkeypatch, capsys
+    start, study, kdsweep, rows, still_alive, tmp_path, capsys
 ):
     """And change nothing: the table is that of a sweep that was left alone."""
-    monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path / "cache"))
     alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
     folder = Path(tmp_path, "results", "f")
-    path = study("f", dimensions={"batch_size": [16, 32], "method": ["kd", "ig"]})
-    settings = ["--set", "factor=2", "--set", f"ig.steps={STEPS}", "--max-concurrent", "1"]
+    path = study("f", dimensions={"method": ["kd", "at"]})
+    settings = ["--set", "factor=2", "--max-concurrent", "1"]
     driver = start("run", path, *settings, *results)
 
     # The worker that trains the teacher is killed.
@@ -69,7 +68,46 @@ def test_dead_workers_and_drivers_cost_nothing(
     os.kill(worker, signal.SIGKILL)
     driver.wait_for("training the teacher", 2)
 
-    # The one that computes its attribution maps is killed, and later the driver and all else.
+    # One is killed in its first trial, and then all its processes are told to stop, as batch
+    # systems do it, while it tries again.
+    kill_in_its_first_trial(driver, folder)
+    driver.wait_for("1/2 trials")
+    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
+    assert driver.err == []
+
+    # It goes on; a second driver is refused; it is killed with all that it started.
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
+    driver.wait_for("starting Ray")
+    assert main(["resume", "f", *results]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "kdsweep: sweep 'f' is being run by another process\n")
+    driver.wait_until(lambda: bool(driver.workers("DistillTrainable")), "a trial")
+    driver.kill()
+    (folder / "optuna.journal").write_bytes(b"of another machine")
+
+    # It ends, and then there is nothing left to do.
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
+    assert driver.wait() == 0
+    assert driver.err == []
+    (line,) = kdsweep("resume", "f", *results).splitlines()
+    assert "nothing left to do" in line
+    gone_on(kdsweep, folder, results, trials=2)
+    kdsweep("run", path, *settings, *alone)
+    equal(kdsweep, rows, alone, results)
+
+
+@pytest.mark.soak
+def test_dead_maps_heads_and_groups_cost_nothing(
+    start, study, kdsweep, rows, still_alive, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path / "cache"))
+    alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
+    folder = Path(tmp_path, "results", "f")
+    path = study("f", dimensions={"batch_size": [16, 32], "method": ["kd", "ig"]})
+    settings = ["--set", "factor=2", "--set", f"ig.steps={STEPS}", "--max-concurrent", "1"]
+    driver = start("run", path, *settings, *results)
+
+    # The worker that computes attribution maps is killed, and later the driver and all else.
     driver.wait_for(f"{COUNT}256 of 1,438")
     for pid in driver.workers("MapComputing"):
         os.kill(pid, signal.SIGKILL)
@@ -81,34 +119,17 @@ def test_dead_workers_and_drivers_cost_nothing(
     left = parts_missing(key)
     assert 0 < len(left) < len(missing) < key.parts, "the kill came too late"
 
-    # Maps go on where they were. A worker is killed in its first trial, after some checkpoints.
+    # Maps go on where they were.
     driver = start("resume", "f", "--max-concurrent", "1", *results)
-    progress = folder / "checkpoints" / "f-00000" / "progress.pt"
-    driver.wait_until(progress.exists, "the first checkpoint")
+    kill_in_its_first_trial(driver, folder)
     counts = [line for line in driver.out if COUNT in line and " of 1,438" in line]
     with MapFile(map_path(key), key) as kept:
         count = key.images - sum(len(kept.images(part)) for part in left[1:])
         assert kept.complete()
     assert counts[0].strip() == f"{COUNT}{count:,} of 1,438", driver.out
     assert not [line for line in driver.out if "damaged" in line]
-    first = progress.stat().st_mtime_ns
-    driver.wait_until(lambda: progress.stat().st_mtime_ns > first, "the second checkpoint")
-    (worker,) = driver.workers("DistillTrainable")
-    os.kill(worker, signal.SIGKILL)
-    driver.wait_for("f-00000: the worker process died")
-    driver.wait_for("1/4 trials")
 
-    # All its processes are told to stop, as batch systems do it, while it tries.
-    time.sleep(0.5)
-    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
-    assert driver.err == []
-
-    # It goes on; a second driver is refused; Ray's head is killed.
-    driver = start("resume", "f", "--max-concurrent", "1", *results)
-    driver.wait_for("starting Ray")
-    assert main(["resume", "f", *results]) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "kdsweep: sweep 'f' is being run by another process\n")
+    # Ray's head is killed.
     driver.wait_for("2/4 trials")
     (head,) = driver.programs("gcs_server")
     ended_in_order(driver, lambda: os.kill(head, signal.SIGKILL), still_alive)
@@ -121,21 +142,35 @@ def test_dead_workers_and_drivers_cost_nothing(
     driver.wait_until(lambda: bool(driver.workers("DistillTrainable")), "a trial")
     time.sleep(random.Random(seed).uniform(0, 1.0))
     driver.kill()
-    (folder / "optuna.journal").write_bytes(b"of another machine")
 
-    # It ends, and then there is nothing left to do.
     driver = start("resume", "f", "--max-concurrent", "1", *results)
     assert driver.wait() == 0
-    assert driver.err == []
-    (line,) = kdsweep("resume", "f", *results).splitlines()
-    assert "nothing left to do" in line
+    gone_on(kdsweep, folder, results, trials=4)
+    maps = [json.loads(text) for text in trials(tmp_path / "results")["attribution_maps"].dropna()]
+    assert [(one["steps"], one["alignment"]) for one in maps] == [(STEPS, "aligned")] * 2
+    kdsweep("run", path, *settings, *alone)  # with the maps that are there now
+    equal(kdsweep, rows, alone, results)
 
+
+def kill_in_its_first_trial(driver, folder):
+    """Of the only worker, after some checkpoints."""
+    progress = folder / "checkpoints" / "f-00000" / "progress.pt"
+    driver.wait_until(progress.exists, "the first checkpoint")
+    first = progress.stat().st_mtime_ns
+    driver.wait_until(lambda: progress.stat().st_mtime_ns > first, "the second checkpoint")
+    (worker,) = driver.workers("DistillTrainable")
+    os.kill(worker, signal.SIGKILL)
+    driver.wait_for("f-00000: the worker process died")
+
+
+def gone_on(kdsweep, folder, results, trials):
+    """The first trial lost its worker behind a checkpoint and went on from there; all are done."""
     attempts = [
         line.split(",") for line in kdsweep("query", ATTEMPTS, "--csv", *results).split()[1:]
     ]
     assert attempts[0] == ["f-00000", "1", "failed"]
     assert [(trial, status) for trial, _, status in attempts[1:]] == [
-        (f"f-{number:05d}", "completed") for number in range(4)
+        (f"f-{number:05d}", "completed") for number in range(trials)
     ]
     # What the first attempt had done was not done again: the very same measurements came back.
     epochs = kdsweep("query", EPOCHS, "--csv", *results).split()[1:]
@@ -143,14 +178,13 @@ def test_dead_workers_and_drivers_cost_nothing(
     assert epochs[0] == "1,True"
     assert "2,False" not in epochs
     files = [path.name for path in (folder / "checkpoints").rglob("*") if path.is_file()]
-    assert files == ["student.safetensors"] * 4
-    maps = [json.loads(text) for text in trials(tmp_path / "results")["attribution_maps"].dropna()]
-    assert [(one["steps"], one["alignment"]) for one in maps] == [(STEPS, "aligned")] * 2
+    assert files == ["student.safetensors"] * trials
 
-    # Left alone, with the maps that are there now.
-    kdsweep("run", path, *settings, *alone)
+
+def equal(kdsweep, rows, alone, results):
+    """A sweep and the same one that was left alone."""
     expected = rows(*alone)
-    assert sum(",completed," in row for row in expected) == 4
+    assert all(",completed," in row for row in expected)
     assert rows(*results) == expected
     tables = [kdsweep("table", "f", "--format", "csv", *place) for place in (alone, results)]
     assert tables[0] == tables[1]

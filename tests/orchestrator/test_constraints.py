@@ -336,7 +336,7 @@ def test_contributions_are_read_by_json(results, capsys, recorded, trial_row):
 
 
 @pytest.mark.slow
-def test_a_sweep_trains_what_it_can_afford(tmp_path):
+def test_a_sweep_trains_what_it_can_afford(tmp_path, cluster):
     study = tmp_path / "small.yaml"
     content = {
         "dataset": "digits",
@@ -348,7 +348,7 @@ def test_a_sweep_trains_what_it_can_afford(tmp_path):
     }
     study.write_text(yaml.safe_dump(content))
     results = str(tmp_path / "results")
-    printed = said("run", str(study), "--max-concurrent", "1", "--results", results)
+    printed = said("run", str(study), "--max-concurrent", "1", *cluster, "--results", results)
     assert "1 trials completed, 0 failed, 1 not trained for their costs" in printed
     rows = {row["student"]: row for row in Store(results, "small").read("trials").to_pylist()}
     large, small = rows["resnet8"], rows["wrn_10_0.5"]

@@ -195,13 +195,13 @@ def test_columns_are_documented():
 
 
 @pytest.mark.slow
-def test_a_sweep_for_accurate_small_and_still_explained(tmp_path):
+def test_a_sweep_for_accurate_small_and_still_explained(tmp_path, cluster):
     file = tmp_path / "s.yaml"
     fixed = STUDY["fixed"] | {"student": "wrn", "compression": "factor"}
     changes = {"fixed": fixed, "dimensions": STUDY["dimensions"] | {"factor": [2, 8]}, "repeats": 1}
     file.write_text(yaml.safe_dump(STUDY | changes))
     results = ["--results", str(tmp_path / "results")]
-    printed = said("run", str(file), "--max-concurrent", "1", *results)
+    printed = said("run", str(file), "--max-concurrent", "1", *cluster, *results)
     assert "4 trials completed" in printed
     frame = trials(str(tmp_path / "results"))
     assert len(frame) == 4

@@ -201,11 +201,13 @@ def test_trial_adopt_and_begin_again(tmp_path, results, filed, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_over_starts_is_resumed_and_replayed(tmp_path, results, filed, capsys) -> None:
+def test_a_sweep_over_starts_is_resumed_and_replayed(
+    tmp_path, results, filed, cluster, capsys
+) -> None:
     study = tmp_path / "mine.yaml"
     study.write_text(STUDY)
-    alone = ["--max-concurrent", "1"]
-    assert main(["run", str(study), *alone, "--results", results, "--name", "s"]) == 0
+    words = ["--max-concurrent", "1", *cluster, "--results", results]
+    assert main(["run", str(study), *words, "--name", "s"]) == 0
     frame = trials(results).set_index("trial_id")
     assert list(frame["status"]) == ["completed"] * 2
     started = frame[frame["start"].notna()]

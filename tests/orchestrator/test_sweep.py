@@ -52,7 +52,7 @@ def shown(text: str, key: str) -> str:
 
 
 @pytest.mark.slow
-def test_run_repeat_and_confirm(tmp_path):
+def test_run_repeat_and_confirm(tmp_path, cluster):
     study = tmp_path / "s.yaml"
     study.write_text(yaml.safe_dump(STUDY))
     results = ["--results", str(tmp_path / "results")]
@@ -88,7 +88,7 @@ def test_run_repeat_and_confirm(tmp_path):
             assert float(shown(text, key)) == found.loc[name, key]
 
     # Two seeds of the front and its plain student.
-    said("confirm", "s", "--seeds", "2", "--max-concurrent", "1", *results)
+    said("confirm", "s", "--seeds", "2", "--max-concurrent", "1", *cluster, *results)
     confirmed = rows("SELECT * FROM trials WHERE stage = 'confirm' AND status = 'completed'")
     seeds = confirmed.groupby("method")["seed"].agg(sorted).to_dict()
     assert seeds["student"] == [1000, 1001]
@@ -121,7 +121,7 @@ def test_a_share_of_a_gpu_that_is_not_there_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_reused_and_fresh_workers_train_alike(tmp_path):
+def test_reused_and_fresh_workers_train_alike(tmp_path, cluster):
     study = tmp_path / "s.yaml"
     fixed = {"student": "wrn_10_0.5", "epochs": 1, "train_fraction": 0.2, "precision": "fp32"}
     space = {"lr": [0.02, 0.05]}
@@ -130,7 +130,7 @@ def test_reused_and_fresh_workers_train_alike(tmp_path):
 
     def rows(name: str, *options: str) -> pd.DataFrame:
         results = ["--results", str(tmp_path / name)]
-        said("run", str(study), "--max-concurrent", "1", *options, *results)
+        said("run", str(study), "--max-concurrent", "1", *options, *cluster, *results)
         sql = "SELECT config_key, train_loss, val_acc, test_acc, latency_ms FROM trials ORDER BY 1"
         return pd.read_csv(io.StringIO(said("query", sql, "--csv", *results)))
 

@@ -28,11 +28,11 @@ NAMES = ["wrn_16_1", "resnet14", "resnet8(kd:resnet14)"]
 
 
 @pytest.mark.slow
-def test_trials_start_when_all_teachers_are_there(tmp_path: Path) -> None:
+def test_trials_start_when_all_teachers_are_there(tmp_path: Path, cluster: list[str]) -> None:
     study = tmp_path / "s.yaml"
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
-    said = printed("run", str(study), "--max-concurrent", "1", *results).splitlines()
+    said = printed("run", str(study), "--max-concurrent", "1", *cluster, *results).splitlines()
     begun = [said.index(f"training the teacher {name}") for name in NAMES]
     ended = max(n for n, line in enumerate(said) if line.startswith("teacher ") and "test" in line)
     trained = [n for n, line in enumerate(said) if "/3 trials" in line]
