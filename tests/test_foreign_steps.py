@@ -360,6 +360,7 @@ def test_a_sweep_and_a_trial_of_it_again(
         assert main([*words, "--results", results]) == 0
         return capsys.readouterr().out
 
+    said("teacher", "train", str(file))
     with known_to_others(site):
         said("run", str(file), "--max-concurrent", "1")
     rows = {row["params"]: row for row in trials(results).to_dict("records")}

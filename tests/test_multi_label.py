@@ -221,6 +221,7 @@ def test_two_metrics_of_one_data_set_are_not_mixed(results: str) -> None:
 @pytest.mark.slow
 def test_a_sweep_of_it(site: Path, installed: Path, capsys) -> None:
     """In processes of Ray, which find the package by themselves."""
+    said(capsys, "teacher", "train", "lights.yaml", "--results", "swept")
     with known_to_others(site):
         printed = said(capsys, "run", "lights.yaml", "--max-concurrent", "1", "--results", "swept")
     assert "% mAP" in printed

@@ -274,6 +274,7 @@ def test_a_sweep_of_theirs(site: Path, installed: None, tmp_path: Path) -> None:
     """In processes of Ray, which find the package by themselves."""
     study, results = tmp_path / "theirs.yaml", tmp_path / "results"
     study.write_text(yaml.safe_dump(STUDY))
+    said("teacher", "train", str(study), "--results", str(results))
     with known_to_others(site):
         said("run", str(study), "--results", str(results))
     (row,) = trials(str(results)).to_dict("records")

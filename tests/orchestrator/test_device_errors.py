@@ -107,6 +107,9 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(tmp_path: Path, m
     study = tmp_path / "s.yaml"
     study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
+    first = tmp_path / "first.yaml"
+    first.write_text(yaml.safe_dump({"dataset": "digits", "teacher": {"model": "resnet8_x0.25"}}))
+    said("teacher", "train", str(first), *results)
     printed = said("run", str(study), "--max-concurrent", "1", *results)
     lost = "teacher resnet8_x0.5(kd+breaker:resnet8_x0.25): CUDA error: device-side assert"
     again = [line for line in printed.splitlines() if line.startswith(lost)]
