@@ -204,7 +204,8 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, monkeypatch, c
     assert "is not writable" in capsys.readouterr().err
 
 
-def test_it_imports_no_ray_and_leaves_nothing(tmp_path):
+def test_it_imports_no_ray_and_leaves_nothing(tmp_path, tmp_path_factory):
+    """But decoded images, where every run finds them."""
     (tmp_path / "my.yaml").write_text(yaml.safe_dump(STUDY))
     before = contents(tmp_path)
     done = subprocess.run(
@@ -218,7 +219,7 @@ def test_it_imports_no_ray_and_leaves_nothing(tmp_path):
             "PATH": "",
             "HOME": str(tmp_path),
             "PYTHONPATH": str(Path(__file__).parents[2]),
-            "KDSWEEP_CACHE": str(tmp_path / "cache"),
+            "KDSWEEP_CACHE": str(tmp_path_factory.mktemp("cache")),
         },
     )
     code, loaded = json.loads(done.stdout.rpartition("LOADED ")[2])
