@@ -38,7 +38,7 @@ def kill_at(monkeypatch, countdown, *, late):
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("repeats", [1, 2])
+@pytest.mark.parametrize("repeats", [pytest.param(1, marks=pytest.mark.soak), 2])
 def test_a_kill_at_any_write_loses_and_doubles_nothing(
     tmp_path, monkeypatch, repeats, late, driver_of, study
 ):

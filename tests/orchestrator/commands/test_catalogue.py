@@ -47,7 +47,10 @@ def test_the_methods_and_what_they_cost():
     ("name", "whole", "reads", "looked_up"),
     [
         ("at+kd", "kd+at", "at is a term and reads of the teacher: feature maps", False),
-        ("ls", "kd+ls", "ls is a modifier of logits and reads of the teacher: logits", True),
+        pytest.param(
+            *("ls", "kd+ls", "ls is a modifier of logits and reads of the teacher: logits", True),
+            marks=pytest.mark.soak,
+        ),
     ],
 )
 def test_a_method_is_described_counted_and_timed(capsys, name, whole, reads, looked_up):
