@@ -2,6 +2,7 @@
 
 import gc
 import os
+import secrets
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ torch.set_num_threads(1)
 
 # Ray's workers are polite to other programs. Here these are tests, for which sweeps would wait.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (it is Ray's spelling)
+
+# One token for the Ray that tests share and for those that they start: a process reads it once.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

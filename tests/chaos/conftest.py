@@ -38,7 +38,8 @@ class Sweep:
     """A `kdsweep` process under way, with what it has said so far."""
 
     def __init__(self, *arguments: str, program: str = "") -> None:
-        environment = {**os.environ, "KDSWEEP_CHECKPOINT_SECONDS": "0", "PYTHONUNBUFFERED": "1"}
+        ours = {name: value for name, value in os.environ.items() if "RAY_AUTH" not in name}
+        environment = {**ours, "KDSWEEP_CHECKPOINT_SECONDS": "0", "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, *(["-c", program] if program else MODULE), *arguments],
             env=environment,

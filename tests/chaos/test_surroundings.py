@@ -74,7 +74,8 @@ def hostile(tmp_path):
         (folder / f"{name}.py").write_text(f"raise SystemExit('{name} of the user')\n")
     long = Path(f"{tmp_path}/".ljust(115, "t"))
     long.mkdir()
-    environment = {**os.environ, **HOSTILE, "TMPDIR": str(long)}
+    ours = {name: value for name, value in os.environ.items() if "RAY_AUTH" not in name}
+    environment = {**ours, **HOSTILE, "TMPDIR": str(long)}
     # An empty entry is the working folder, as `PYTHONPATH=$PYTHONPATH:...` leaves it.
     environment["PYTHONPATH"] = f":{ROOT}"
     # What `kdsweep` itself does. (`python -m` would put the working folder first.)

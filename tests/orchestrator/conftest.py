@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -135,7 +134,6 @@ def cluster() -> Iterator[list[str]]:
     """
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
-        env=os.environ | {"RAY_AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
