@@ -96,8 +96,6 @@ def _start(worker: dict[str, str]) -> None:
         os.environ.pop(name, None)
     # The head of this run alone never comes back; nobody has to wait a minute for it.
     os.environ |= {"RAY_gcs_rpc_server_reconnect_timeout_s": "10"}
-    # Ray would start a worker per core before anything is asked of it, whom no trial takes.
-    os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     folder = _session_folder()
     import ray
 
