@@ -73,11 +73,23 @@ def assert_same_weights(first: Training, second: Training) -> None:
     assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", inductor])
+MAPS = {"method": "kd+at", "teacher": "resnet8", "at.beta": 1.0}
+DROPOUT = {"student": MOBILE, "lr": 0.3}
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"method": "kd+at", "teacher": "resnet8", "at.beta": 1.0}, {"student": MOBILE, "lr": 0.3}],
-    ids=["feature maps", "dropout"],
+    ("backend", "changes"),
+    [
+        pytest.param("aot_eager", MAPS, id="aot_eager-feature maps"),
+        pytest.param("aot_eager", DROPOUT, marks=pytest.mark.soak, id="aot_eager-dropout"),
+        pytest.param(
+            "inductor",
+            MAPS,
+            marks=[*inductor.marks, pytest.mark.soak],
+            id="inductor-feature maps",
+        ),
+        pytest.param("inductor", DROPOUT, marks=inductor.marks, id="inductor-dropout"),
+    ],
 )
 def test_losses_agree(train: Train, backend: str, changes: dict[str, Any]) -> None:
     plain, before = train(None, **changes), graphs()

@@ -58,7 +58,10 @@ def test_it_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "embedding" in line
 
 
-def test_it_is_described(capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_described(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainables.timing._BUDGET_SECONDS", 0.0)  # the least number of steps
     assert main(["methods", "demo"]) == 0
     shown = capsys.readouterr().out
     assert "a new term is one class" in shown
