@@ -121,8 +121,8 @@ def test_the_sum_of_the_parts_is_a_whole_step(method: str) -> None:
     assert count(method).live == pytest.approx(counter.get_total_flops() / (2 * BATCH * STEP))
 
 
-def test_steps_are_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainables.timing._BUDGET_SECONDS", 0.0)  # the least number of steps
+@pytest.mark.usefixtures("few_images_timed")
+def test_steps_are_timed_in_turn() -> None:
     threads = torch.get_num_threads()
     times = measure("kd")
     low, high = times.ratios

@@ -42,14 +42,15 @@ def nothing_compiled() -> Iterator[None]:
     """No test finds what another one compiled or gave up."""
     yield
     WORKER.release()
+    gc.freeze()  # or the next release would look at all that a compiler is made of once more
 
 
 @pytest.fixture
 def train(digits: Dataset, quick: Callable[..., TrialConfig], digits_teacher: Any) -> Train:
-    """A training of two epochs; ``backend`` None trains as without the switch."""
+    """A training of two short epochs; ``backend`` None trains as without the switch."""
 
     def make(backend: Any, epochs: int = 2, device: torch.device = CPU, **changes: Any) -> Training:
-        config = quick(**{"epochs": 2, "lr": 0.02, **changes})
+        config = quick(**{"epochs": 2, "lr": 0.02, "train_fraction": 0.1, **changes})
         teacher = digits_teacher.load() if config.teacher else None
         training = Training(config, digits, config.student, teacher, device)
         assert training.learner.networks.forward is training.student

@@ -58,10 +58,8 @@ def test_it_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "embedding" in line
 
 
-def test_it_is_described(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainables.timing._BUDGET_SECONDS", 0.0)  # the least number of steps
+@pytest.mark.usefixtures("few_images_timed")
+def test_it_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "demo"]) == 0
     shown = capsys.readouterr().out
     assert "a new term is one class" in shown
