@@ -23,6 +23,7 @@ from torchvision import models
 
 from trainables.errors import UserError
 from trainables.models import create_model
+from trainables.models.family import with_width
 from trainables.models.registry import FAMILIES
 from trainables.teachers.checkpoint import read_checkpoint
 from trainables.teachers.matching import Fit, fit_weights
@@ -122,14 +123,16 @@ def test_every_family_under_unknown_names_is_known_by_its_order(
     family: Any, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    network, weights = renamed(family.members[0], (r"^", "net.q"), ("conv", "kk"), ("layer", "zz"))
-    fit = fitted(family.members[0], {"params": weights}, tmp_path)
-    twins = " (vgg11_gap would fit as well)" if family.name == "vgg" else ""
+    model = with_width(family.members[0], 0.5)
+    network, weights = renamed(model, (r"^", "net.q"), ("conv", "kk"), ("layer", "zz"))
+    fit = fitted(model, {"params": weights}, tmp_path)
+    twin = model.replace("vgg11", "vgg11_gap")
+    twins = f" ({twin} would fit as well)" if family.name == "vgg" else ""
     assert (fit.how, fit.certain) == ("by the order of modules" + twins, False)
     same_logits(lambda images: network(images).logits, fit)
     safetensors.torch.save_file({k: w.contiguous() for k, w in weights.items()}, tmp_path / "a.bin")
     with pytest.raises(UserError, match=r"unknown names, such as .*not kept by safetensors"):
-        fit_weights(family.members[0], read_checkpoint(str(tmp_path / "a.bin")), 10, CIFAR)
+        fit_weights(model, read_checkpoint(str(tmp_path / "a.bin")), 10, CIFAR)
 
 
 PROJECTS = {
