@@ -1,6 +1,7 @@
 """A small teacher on the digits, trained once per test session, and configs that train fast."""
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
@@ -15,8 +16,17 @@ from trainables.models.weights import Card
 from trainables.recipes import recipe
 from trainables.teacher_training import train_teacher
 from trainables.teachers.teacher import Teacher, load_teacher
+from trainables.training import Training
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """What the tests of a file imported and keep, no later collection of garbage looks at again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 class NoWaiting(TorchDispatchMode):
@@ -56,14 +66,14 @@ class FiledTeacher(NamedTuple):
 
 
 def quick_config(**changes: object) -> TrialConfig:
-    """A trial of some 250 images per epoch, unless ``changes`` say otherwise."""
+    """A trial of some 130 images per epoch, unless ``changes`` say otherwise."""
     values: dict[str, object] = {
         "dataset": "digits",
         "student": "wrn_10_0.5",
         "epochs": 3,
         "batch_size": 32,
         "lr": 0.1,
-        "train_fraction": 0.2,
+        "train_fraction": 0.1,
         "precision": "fp32",
         "teacher_cache": "off",
     }
@@ -73,6 +83,19 @@ def quick_config(**changes: object) -> TrialConfig:
 @pytest.fixture
 def quick() -> Callable[..., TrialConfig]:
     return quick_config
+
+
+@pytest.fixture
+def few_images_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever times steps of a method takes the least number, of some images."""
+
+    def step(training: Training) -> None:
+        training.learner.train()
+        (feed,) = training.stream(0, [torch.arange(4)])
+        training.learner.step(feed, training.config.epochs / 2)
+
+    monkeypatch.setattr("trainables.timing._BUDGET_SECONDS", 0.0)
+    monkeypatch.setattr("trainables.timing.step", step)
 
 
 @pytest.fixture(scope="session")

@@ -83,7 +83,10 @@ def test_mutual_learning_step_by_step(digits: Dataset, quick: Quick, update: str
             torch.testing.assert_close(ours[key], theirs[key], rtol=1e-3, atol=1e-5, msg=key)
 
 
-@pytest.mark.parametrize(("method", "update"), [("dml", "in_turn"), ("dml+mixup", "together")])
+@pytest.mark.parametrize(
+    ("method", "update"),
+    [pytest.param("dml", "in_turn", marks=pytest.mark.soak), ("dml+mixup", "together")],
+)
 def test_the_whole_cohort_learns(digits: Dataset, quick: Quick, method: str, update: str) -> None:
     config = quick(
         method=method, peer="resnet8", update=update, epochs=5, train_fraction=1.0, lr=0.05

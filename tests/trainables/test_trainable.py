@@ -95,7 +95,7 @@ def failed(result: dict[str, Any], tmp_path: Path) -> str:
 def test_divergence_fails_the_trial_not_the_actor(
     quick: Quick, make_job: MakeJob, start: Start, tmp_path: Path
 ) -> None:
-    trainable = start(make_job(quick(lr=1e6), "diverges"))
+    trainable = start(make_job(quick(lr=1e6, train_fraction=0.2), "diverges"))
     error = failed(trainable.train(), tmp_path)
     assert error.startswith("Diverged: the loss became")
     assert "epoch 1, term ce" in error

@@ -25,9 +25,9 @@ from trainables.models.outputs import Outputs
 TARGETS = torch.tensor([3, 0])
 EXPLAINERS = (LRP, EBP, RAP)
 ZOO = (
-    *("resnet8", "resnet8_zeropad", "resnet50_x0.125", "wrn_16_1", "vgg11_x0.125"),
+    *("resnet8", "resnet8_zeropad", "resnet50_x0.0625", "wrn_16_1", "vgg11_x0.125"),
     *("resnet8-eca", "resnet8-eca_last", "resnet8-eca_parallel", "vgg11_gap_x0.125"),
-    *("mobilenetv2-minus9", "mobilenetv2_s2-minus9_x0.5", "torchvision:resnet18"),
+    *("mobilenetv2-minus13", "mobilenetv2_s2-minus13_x0.5", "torchvision:resnet18"),
 )
 
 

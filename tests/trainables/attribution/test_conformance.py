@@ -166,8 +166,16 @@ def assert_near(found: torch.Tensor, expected: torch.Tensor, bound: float, kind:
         assert (found - expected).abs().max() <= bound
 
 
-@pytest.mark.parametrize("kind", [*ZOO, *QUANTISED])
-@pytest.mark.parametrize("name", NAMES)
+def every_third_pair():
+    """Every explainer on a third of the networks, by turns, and whatever is refused: each network
+    has an explainer that differentiates and one of relevance. `make soak` takes all pairs."""
+    for row, name in enumerate(NAMES):
+        for column, kind in enumerate([*ZOO, *QUANTISED]):
+            here = (row + column) % 3 == 0 or name in REFUSED.get(kind, set())
+            yield pytest.param(name, kind, marks=[] if here else pytest.mark.soak)
+
+
+@pytest.mark.parametrize(("name", "kind"), every_third_pair())
 def test_a_map_is_of_its_image_and_class_alone(name, kind):
     """Finite, and the same without the other images, of one class or several."""
     network = network_of(kind)
@@ -186,7 +194,6 @@ def test_a_map_is_of_its_image_and_class_alone(name, kind):
     one_class = torch.full((3,), 7)
     together = maps_of(name, kind, targets=one_class)
     bound = ROUNDING.get(name, 1e-5) * max(1.0, float(found.abs().max()))
-    assert_near(maps_of(name, kind, slice(0, 1)), found[:1], bound, kind)
     assert_near(maps_of(name, kind, slice(2, 3), one_class), together[2:], bound, kind)
     assert_near(together[2:], found[2:], bound, kind)
     # Another class is another map: the targets are read.

@@ -151,7 +151,7 @@ def test_sums_by_hand():
         assert passed.absorbed.tolist() == pytest.approx([absorbed], abs=1e-6)
 
 
-NETWORKS = ("resnet8_zeropad", "resnet8-eca", "wrn_10_1", "mobilenetv2-minus11", SMALL_VGG)
+NETWORKS = ("resnet8_zeropad", "resnet8-eca", "wrn_10_1", "mobilenetv2-minus13_x0.5", SMALL_VGG)
 
 
 @pytest.mark.parametrize(

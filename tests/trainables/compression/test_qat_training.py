@@ -41,8 +41,7 @@ def same(one, other):
     return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
 
 
-@pytest.mark.parametrize("begin", [0, 0.5])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("begin", "precision"), [(0, "fp32"), (0.5, "bf16")])
 def test_an_interruption_changes_nothing(train, begin, precision):
     settings = {"qat": 3, "qat.begin": begin, "precision": precision, "qat.per_channel": True}
     whole, first = train(**settings), train(1, **settings)

@@ -1,6 +1,7 @@
 """A cache of its own for every test, and small image files."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,9 +34,9 @@ def load_again() -> Callable[..., Dataset]:
 
 
 @pytest.fixture(scope="session")
-def cifar10_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache that the tests of the whole, undamaged CIFAR-10 share."""
-    return tmp_path_factory.mktemp("cifar10-cache")
+def cifar10_cache(cache_of_this_run: None) -> Path:
+    """The cache that all tests of the whole, undamaged CIFAR-10 share: it is decoded once."""
+    return Path(os.environ["KDSWEEP_CACHE"])
 
 
 @pytest.fixture

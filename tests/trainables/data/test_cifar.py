@@ -1,7 +1,9 @@
 """CIFAR: known properties of the real data, and every kind of damage refused by file name."""
 
+import itertools
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from trainables.data import cifar
 from trainables.data.dataset import Dataset
 from trainables.data.sources import load_dataset
 from trainables.errors import UserError
@@ -163,23 +166,84 @@ def test_image_of_another_size_is_named(copy: Path, png: Encode) -> None:
         load_dataset("cifar10", copy)
 
 
-@pytest.mark.slow
-def test_blocks_in_another_order_give_the_same_data_set(
-    cifar10: Dataset, copy: Path, png: Encode
+@pytest.fixture
+def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR as it would be with 500 and 100 images, in blocks of 100."""
+    monkeypatch.setattr(cifar, "_BLOCK", 100)
+    monkeypatch.setattr(cifar, "_TRAIN_IMAGES", 500)
+    monkeypatch.setattr(cifar, "_TEST_IMAGES", 100)
+    monkeypatch.setattr(cifar, "_SHAPES", ((500, 3, 32, 32), (100, 3, 32, 32)))
+
+
+@pytest.fixture
+def small(few_images: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, png: Encode) -> Path:
+    """A folder of a CIFAR-10 of few images."""
+    draw = np.random.RandomState(0)
+    folder = tmp_path / "data" / "cifar10" / "plain_text"
+    folder.mkdir(parents=True)
+    for split, files in (("train", (0, 167, 334, 500)), ("test", (0, 100))):
+        pixels = draw.randint(0, 256, (files[-1], 32, 32, 3), dtype=np.uint8)
+        labels = (np.arange(files[-1]) % 10).astype(np.uint8)
+        blocks = [slice(start, start + 100) for start in range(0, files[-1], 100)]
+        sums = [sha256(pixels[b].tobytes() + labels[b].tobytes()).hexdigest() for b in blocks]
+        monkeypatch.setitem(cifar.CIFAR10.blocks, split, tuple(sums))
+        encoded = [{"bytes": png(one), "path": None} for one in pixels]
+        for number, (begin, end) in enumerate(itertools.pairwise(files)):
+            table = pa.table({"img": encoded[begin:end], "label": labels[begin:end].astype(int)})
+            pq.write_table(table, folder / f"{split}-{number:05d}-of-{len(files) - 1:05d}.parquet")
+    return tmp_path / "data"
+
+
+def test_blocks_of_a_small_set_in_another_order_give_the_same(
+    small: Path, load_again: Load
 ) -> None:
-    folder = copy / "cifar10" / "plain_text"
-    tables = [pq.read_table(folder / f"train-0000{i}-of-00003.parquet") for i in range(3)]
-    whole = pa.concat_tables(tables)
-    for i in range(3):
-        (folder / f"train-0000{i}-of-00003.parquet").unlink()
-    archive = pa.concat_tables([whole.slice(block * 10_000, 10_000) for block in (3, 2, 1, 4, 0)])
+    """As below, where it is the real one."""
+    whole = load_dataset("cifar10", small)
+    mix(small, 100)
+    other = load_again("cifar10", small)
+    assert other is not whole
+    assert other.fingerprint == whole.fingerprint
+    assert torch.equal(other.train.images, whole.train.images)
+    assert torch.equal(other.train.labels, whole.train.labels)
+
+
+def mix(data: Path, size: int) -> None:
+    """Makes one training file of three, with its blocks in another order."""
+    folder = data / "cifar10" / "plain_text"
+    files = [folder / f"train-0000{i}-of-00003.parquet" for i in range(3)]
+    whole = pa.concat_tables([pq.read_table(file) for file in files])
+    for file in files:
+        file.unlink()
+    archive = pa.concat_tables([whole.slice(block * size, size) for block in (3, 2, 1, 4, 0)])
     pq.write_table(archive, folder / "train.parquet")
+
+
+@pytest.mark.soak
+def test_blocks_in_another_order_give_the_same_data_set(cifar10: Dataset, copy: Path) -> None:
+    mix(copy, 10_000)
     other = load_dataset("cifar10", copy)
     assert other.fingerprint == cifar10.fingerprint
     assert torch.equal(other.train.images, cifar10.train.images)
 
 
-@pytest.mark.slow
+def test_damaged_block_of_a_small_set_names_its_files(small: Path) -> None:
+    """As below: row 150 of the second file is image 317."""
+
+    def change(images: list, labels: list) -> None:
+        images[150] = images[151]
+
+    rewrite(small, "train-00001-of-00003.parquet", change)
+    with pytest.raises(UserError) as caught:
+        load_dataset("cifar10", small)
+    message = str(caught.value)
+    assert "train images 300 to 399" in message
+    assert "train-00001-of-00003.parquet, " in message
+    assert "train-00002-of-00003.parquet: damaged" in message
+    assert "train-00000" not in message
+    assert f"expected {cifar.CIFAR10.blocks['train'][3][:12]}" in message
+
+
+@pytest.mark.soak
 def test_damaged_block_of_the_training_set_names_its_files(copy: Path, png: Encode) -> None:
     def change(images: list, labels: list) -> None:
         images[15_000] = images[15_001]
@@ -200,7 +264,7 @@ def write_cifar100(folder: Path, png: Encode, labels: np.ndarray) -> None:
     """A stand-in with the layout of CIFAR-100; the image of class k has the colour (k, 0, 9)."""
     folder.mkdir(parents=True)
     colours = [png(np.full((32, 32, 3), (k, 0, 9), dtype=np.uint8)) for k in range(100)]
-    for split, rows in (("train", labels), ("test", np.arange(10_000) % 100)):
+    for split, rows in (("train", labels), ("test", np.arange(100))):
         table = {
             "img": [{"bytes": colours[k % 100], "path": None} for k in rows],
             "fine_label": rows,
@@ -209,30 +273,32 @@ def write_cifar100(folder: Path, png: Encode, labels: np.ndarray) -> None:
         pq.write_table(pa.table(table), folder / f"{split}-00000-of-00001.parquet")
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("few_images")
 def test_cifar100_reads_the_fine_labels(tmp_path: Path, png: Encode) -> None:
-    write_cifar100(tmp_path / "cifar100" / "cifar100", png, np.arange(50_000) % 100)
+    write_cifar100(tmp_path / "cifar100" / "cifar100", png, np.arange(500) % 100)
     cifar100 = load_dataset("cifar100", tmp_path)
     assert cifar100.num_classes == 100
     assert cifar100.classes[:2] == ("apple", "aquarium_fish")
     assert cifar100.classes[99] == "worm"
     assert torch.equal(cifar100.train.images[:, 0, 0, 0].long(), cifar100.train.labels)
-    assert len(cifar100.read_test()) == 10_000
+    assert len(cifar100.read_test()) == 100
 
 
+@pytest.mark.usefixtures("few_images")
 def test_cifar100_with_wrong_labels_is_refused(tmp_path: Path, png: Encode) -> None:
-    labels = np.arange(50_000) % 100
+    labels = np.arange(500) % 100
     labels[77] = 100
     write_cifar100(tmp_path / "cifar100", png, labels)
     with pytest.raises(UserError, match=r"train-00000-of-00001\.parquet row 77: label 100"):
         load_dataset("cifar100", tmp_path)
 
 
+@pytest.mark.usefixtures("few_images")
 def test_cifar100_with_unequal_classes_is_refused(tmp_path: Path, png: Encode) -> None:
-    labels = np.arange(50_000) % 100
+    labels = np.arange(500) % 100
     labels[77] = 78
     write_cifar100(tmp_path / "cifar100", png, labels)
-    with pytest.raises(UserError, match="499 train images have label 77, expected 500"):
+    with pytest.raises(UserError, match="4 train images have label 77, expected 5"):
         load_dataset("cifar100", tmp_path)
 
 

@@ -58,6 +58,7 @@ def test_it_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "embedding" in line
 
 
+@pytest.mark.usefixtures("few_images_timed")
 def test_it_is_described(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["methods", "demo"]) == 0
     shown = capsys.readouterr().out

@@ -97,7 +97,7 @@ def test_its_loss_falls_in_training(name: str, teacher: str, student: str) -> No
     before = weights_of(networks.teacher)
     optimizer = torch.optim.Adam([*networks.student.parameters(), *term.parameters()], lr=3e-3)
     losses = []
-    for _ in range(30):
+    for _ in range(20):
         loss = loss_of(term, said(networks, term), networks.taught, networks.target)
         optimizer.zero_grad()
         loss.backward()

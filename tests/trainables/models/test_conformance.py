@@ -52,8 +52,7 @@ def averages(outputs: Outputs) -> bool:
     return same and torch.allclose(means, outputs.embedding, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("classes", [10, 100])
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("classes", "channels"), [(10, 3), (100, 1)])
 def test_shapes(name: str, classes: int, channels: int) -> None:
     shape = (channels, 32, 32)
     model = build(name, classes, shape).eval()

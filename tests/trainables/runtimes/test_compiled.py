@@ -139,7 +139,8 @@ def trained(model: str, data: Dataset, images: Tensor) -> Network:
 @pytest.mark.parametrize(
     ("model", "chain", "least"),
     [
-        ("wrn_16_1", "int8", 0.8),
+        ("wrn_10_1", "int8", 0.8),
+        pytest.param("wrn_16_1", "int8", 0.8, marks=pytest.mark.soak),
         ("resnet8", "qat+int8", 0.8),
         pytest.param("mobilenetv2_x0.25", "int8", 0.15, marks=pytest.mark.soak),
     ],
@@ -165,7 +166,13 @@ def test_every_layer_is_computed_in_integers(model, chain, least, digit_images):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", [pytest.param("wrn_16_1", marks=pytest.mark.soak), "resnet8", "mobilenetv2_x0.25"]
+    "model",
+    [
+        pytest.param("wrn_16_1", marks=pytest.mark.soak),
+        pytest.param("mobilenetv2_x0.25", marks=pytest.mark.soak),
+        "resnet8",
+        "mobilenetv2-minus14_x0.25",
+    ],
 )
 def test_it_is_as_near_to_the_float_network_as_torchao(model, digit_images):
     """The reference is PT2E's own way with the same images: prepare, calibrate, convert."""

@@ -23,6 +23,7 @@ from torchvision import models
 
 from trainables.errors import UserError
 from trainables.models import create_model
+from trainables.models.family import with_width
 from trainables.models.registry import FAMILIES
 from trainables.teachers.checkpoint import read_checkpoint
 from trainables.teachers.matching import Fit, fit_weights
@@ -97,18 +98,14 @@ def renamed(model: str, *changes: tuple[str, str]) -> tuple[nn.Module, Weights]:
         *("torchvision-mobilenet", "timm-mobilenet", "torchvision-resnet", "timm-eca"),
     ],
 )
-@pytest.mark.parametrize("wrap", [lambda w: w, lambda w: {"epoch": 3, "model": w, "best_acc": 0.7}])
 def test_networks_of_other_projects(
-    asked: str,
-    built: str,
-    theirs: Callable[[], nn.Module],
-    certain: bool,
-    wrap: Any,
-    tmp_path: Path,
+    asked: str, built: str, theirs: Callable[[], nn.Module], certain: bool, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
     network = warm(theirs())
-    fit = fitted(asked, wrap(network.state_dict()), tmp_path)
+    content = {"epoch": 3, "model": network.state_dict(), "best_acc": 0.7}
+    assert fitted(asked, network.state_dict(), tmp_path).model == built
+    fit = fitted(asked, content, tmp_path)
     assert fit.model == built
     assert fit.certain is certain
     same_logits(network, fit)
@@ -126,14 +123,16 @@ def test_every_family_under_unknown_names_is_known_by_its_order(
     family: Any, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    network, weights = renamed(family.members[0], (r"^", "net.q"), ("conv", "kk"), ("layer", "zz"))
-    fit = fitted(family.members[0], {"params": weights}, tmp_path)
-    twins = " (vgg11_gap would fit as well)" if family.name == "vgg" else ""
+    model = with_width(family.members[0], 0.5)
+    network, weights = renamed(model, (r"^", "net.q"), ("conv", "kk"), ("layer", "zz"))
+    fit = fitted(model, {"params": weights}, tmp_path)
+    twin = model.replace("vgg11", "vgg11_gap")
+    twins = f" ({twin} would fit as well)" if family.name == "vgg" else ""
     assert (fit.how, fit.certain) == ("by the order of modules" + twins, False)
     same_logits(lambda images: network(images).logits, fit)
     safetensors.torch.save_file({k: w.contiguous() for k, w in weights.items()}, tmp_path / "a.bin")
     with pytest.raises(UserError, match=r"unknown names, such as .*not kept by safetensors"):
-        fit_weights(family.members[0], read_checkpoint(str(tmp_path / "a.bin")), 10, CIFAR)
+        fit_weights(model, read_checkpoint(str(tmp_path / "a.bin")), 10, CIFAR)
 
 
 PROJECTS = {

@@ -133,7 +133,16 @@ def dataset(request: pytest.FixtureRequest, pictures: Pictures) -> Dataset:
     return load_dataset(f"{kind}:{pictures.folder / request.param}")
 
 
-@pytest.mark.parametrize("name", TRUE)
+# Each normalisation once, each kind of file twice; `make soak` takes all.
+@pytest.mark.parametrize(
+    ("name", "dataset"),
+    [
+        pytest.param(name, kind, marks=[] if turn % 2 == kinds % 2 else pytest.mark.soak)
+        for turn, name in enumerate(TRUE)
+        for kinds, kind in enumerate(["png", "parquet"])
+    ],
+    indirect=["dataset"],
+)
 def test_the_true_one_is_found_from_a_folder_sorted_by_class(
     name: str, trained: Callable[..., tuple], dataset: Dataset, tmp_path: Path
 ) -> None:

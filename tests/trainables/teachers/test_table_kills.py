@@ -1,9 +1,10 @@
-"""Many processes fill one teacher table and are killed: nothing false is ever found.
+"""Some processes fill one teacher table and are killed: nothing false is ever found.
 
 `make soak` kills more of them, more often.
 Run as a program, this file is one of the processes.
 """
 
+import dataclasses
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.data.dataset import Dataset
+from trainables.data.dataset import Dataset, Images
 from trainables.data.sources import load_dataset
 from trainables.data.views import ViewPlan, crop_flip
 from trainables.teachers.orbit_file import TableKey
@@ -28,7 +29,14 @@ from trainables.teachers.teacher import Teacher, load_teacher
 
 # For which each process fills in each round.
 SECONDS = 0.5
+IMAGES = 400
 WIDE = 100_000
+
+
+def few(digits: Dataset) -> Dataset:
+    """Some images: every process asks the teacher about all their views before it begins."""
+    train = Images(digits.train.images[:IMAGES], digits.train.labels[:IMAGES])
+    return dataclasses.replace(digits, train=train)
 
 
 def teacher_key(teacher: Teacher, digits: Dataset, number: int) -> TableKey:
@@ -63,7 +71,7 @@ def live_outputs(teacher: Teacher, digits: Dataset, batch: int) -> Tensor:
 
 def fill_for_ever(results: str, file: str, seed: str, folder: str) -> None:
     """Fills the table of the round from a live teacher, in scattered and in long writes."""
-    digits = load_dataset("digits")
+    digits = few(load_dataset("digits"))
     teacher = load_teacher(results, file, "cpu")
     # Another batch size in each process: the last bits may differ, as between real trials.
     live = live_outputs(teacher, digits, 40 + int(seed))
@@ -142,12 +150,13 @@ def write_round(folder: Path, number: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("count", "rounds"), [(4, 1), pytest.param(8, 20, marks=pytest.mark.soak)])
+@pytest.mark.parametrize(("count", "rounds"), [(3, 1), pytest.param(8, 20, marks=pytest.mark.soak)])
 def test_killed_processes_leave_only_what_the_live_teacher_gives(
     tmp_path: Path, digits: Dataset, digits_teacher: Any, count: int, rounds: int
 ) -> None:
-    teacher = digits_teacher.load()
+    digits, teacher = few(digits), digits_teacher.load()
     live = live_outputs(teacher, digits, 500)
+    doomed = count // 3
     chance = random.Random(7)
     write_round(tmp_path, 0)
 
@@ -173,21 +182,22 @@ def test_killed_processes_leave_only_what_the_live_teacher_gives(
                 while time.monotonic() < end:
                     check(table)
                 chance.shuffle(processes)
-                for process in processes[:2]:
+                for process in processes[:doomed]:
                     process.send_signal(signal.SIGKILL)
                     assert process.wait() == -signal.SIGKILL
-                assert all(process.poll() is None for process in processes[2:])
+                assert all(process.poll() is None for process in processes[doomed:])
                 seen.append(check(table))
                 end = time.monotonic() + 2 * SECONDS
                 while time.monotonic() < end:
                     check(table)
-            processes[:2] = [filler(), filler()]
-            wait_until_ready(processes[:2])
+            if number < rounds:
+                processes[:doomed] = [filler() for _ in range(doomed)]
+                wait_until_ready(processes[:doomed])
     for number in range(1, rounds + 1):
         with TeacherTable.open(tmp_path, teacher_key(teacher, digits, number)) as table:
             # All but what a process was killed on while it wrote it once more.
             assert check(table) > 0.9 * table.key.entries
-    print(f"filled when two of {count} were killed, of {len(live)}: {seen}")
+    print(f"filled when {doomed} of {count} were killed, of {len(live)}: {seen}")
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ Quick = Callable[..., TrialConfig]
 
 
 def test_divergence_names_epoch_and_term(digits: Dataset, quick: Quick, digits_teacher) -> None:
-    config = quick(method="kd", teacher="resnet8", lr=1e6)
+    config = quick(method="kd", teacher="resnet8", lr=1e6, train_fraction=0.2)
     training = train(config, digits, digits_teacher.load())
     with pytest.raises(Diverged, match=r"became (nan|inf) in epoch 1, term .*(ce|kd).*; lower lr"):
         training.run_epoch()

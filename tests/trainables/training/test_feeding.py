@@ -18,6 +18,7 @@ from trainables.methods.term import Term
 from trainables.teachers.teacher import load_teacher
 from trainables.training import Training
 from trainables.training.feeding import Feeder
+from trainables.worker import WORKER
 
 CPU = torch.device("cpu")
 Quick = Callable[..., TrialConfig]
@@ -133,6 +134,19 @@ def unhurried() -> Iterator[None]:
 LOSSES = [name for name in term_names() if issubclass(term_class(name), Term)]
 
 
+@pytest.fixture(scope="module")
+def small_networks() -> Iterator[None]:
+    """Those of a step whose operations are counted, with fewer layers."""
+    (teachers,) = (one for one in WORKER.stores if one.what == "teachers of the count")
+    teachers.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cost, "STUDENT", "wrn_10_1")
+        patch.setattr(cost, "TEACHER", "wrn_10_2")
+        yield
+    teachers.clear()
+
+
+@pytest.mark.usefixtures("small_networks")
 @pytest.mark.parametrize("method", [PLAIN, "kd+at", "kd+ls", *LOSSES])
 def test_a_whole_step_runs_on_the_device(method: str) -> None:
     """On a device without values: nothing can be read there, nor meet what lies on the CPU."""

@@ -63,8 +63,15 @@ def test_every_term_of_one_teacher_chooses_which() -> None:
     assert set(TERMS) - set(CHOOSING) == {"dml", "mkd"}
 
 
-@pytest.mark.parametrize("name", CHOOSING)
-@pytest.mark.parametrize("cache", ["off", "float32"])
+# A live teacher or a looked-up one, by turns; `make soak` takes both.
+@pytest.mark.parametrize(
+    ("name", "cache"),
+    [
+        pytest.param(name, cache, marks=[] if place % 2 == turn else pytest.mark.soak)
+        for place, name in enumerate(CHOOSING)
+        for turn, cache in enumerate(["off", "float32"])
+    ],
+)
 def test_a_term_reads_the_teacher_that_it_is_told_to(
     name: str, cache: str, digits: Dataset, repeat: Quick, first: Teacher, second: Teacher
 ) -> None:
