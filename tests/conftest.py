@@ -3,6 +3,7 @@
 import gc
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """Else libraries find, at the end of the process, that much of theirs is still there."""
     gc.unfreeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """What the tests of a file imported and keep, no later collection of garbage looks at again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

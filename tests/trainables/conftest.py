@@ -1,7 +1,6 @@
 """A small teacher on the digits, trained once per test session, and configs that train fast."""
 
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import pytest
@@ -19,14 +18,6 @@ from trainables.teachers.teacher import Teacher, load_teacher
 from trainables.training import Training
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def collected() -> Iterator[None]:
-    """What the tests of a file imported and keep, no later collection of garbage looks at again."""
-    yield
-    gc.collect()
-    gc.freeze()
 
 
 class NoWaiting(TorchDispatchMode):

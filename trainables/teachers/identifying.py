@@ -21,6 +21,7 @@ from trainables.teachers.modules import (
     modules_of,
     shapes_of,
 )
+from trainables.worker import kept
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,7 @@ def numbers(trial: Trial, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def why_not(trial: Trial, asked: str, classes: int, image_shape: ImageShape) -> str:
     """The cause for which the nearest trial does not fit, and what the file is, where known."""
     tensors = trial.candidate.tensors
-    with torch.device("meta"):
-        wanted = _shapes(trial.model, classes, image_shape)
+    wanted = _shapes(trial.model, classes, image_shape)
     sizes = {name: stored.size for name, stored in tensors.items()}
     found = modules_of(sizes)
     for name, stored in tensors.items():
@@ -142,8 +142,7 @@ def identify(found: Modules, image_shape: ImageShape, asked: tuple[str, ...]) ->
     profile = _profile(kept.values())
     for name in (*asked, *_members(len(convs), attention, stem[0], embedding)):
         try:
-            with torch.device("meta"):
-                member = modules_of(_shapes(name, classes, (stem[1], *image_shape[1:])))
+            member = modules_of(_shapes(name, classes, (stem[1], *image_shape[1:])))
         except UserError:
             continue
         if _profile(member.values()) == profile:
@@ -172,8 +171,11 @@ def _profile(modules: Iterable[Shapes]) -> Counter[object]:
     return Counter(tuple(sorted(held.items())) for held in modules)
 
 
+@kept("shapes of weights", entries=1024)
 def _shapes(name: str, classes: int, image_shape: ImageShape) -> Shapes:
-    network = create_model(name, classes, image_shape)
+    """Of a network of the zoo; a hundred of them stand beside a file that nobody knows."""
+    with torch.device("meta"):
+        network = create_model(name, classes, image_shape)
     return shapes_of(getattr(network, "backbone", network))
 
 
