@@ -13,9 +13,11 @@ demo: $(VENV)/installed
 	$(BIN)/kdsweep front
 	$(BIN)/kdsweep plot
 
-# A worker per core, with one thread each; who is done takes tests from the others.
+# A worker per core, with one thread each; who is done takes tests from the others. As in trials,
+# glibc keeps freed pages.
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_MMAP_THRESHOLD_=4294967296 \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 # Kills everything that a sweep consists of, again and again; trains all pairs with all terms.
 soak: $(VENV)/installed

@@ -3,6 +3,8 @@
 import gc
 import os
 import secrets
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,16 @@ os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (it is Ray's spelling)
 
 # One token for the Ray that tests share and for those that they start: a process reads it once.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+CLUSTER = """
+import sys
+import ray
+from orchestrator.sweeps.cluster import connected
+
+with connected(None):
+    print(ray.get_runtime_context().gcs_address, flush=True)
+    sys.stdin.read()
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -64,6 +76,23 @@ def cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
         decoded = tmp_path_factory.getbasetemp().parent / "decoded"
         decoded.mkdir(exist_ok=True)
         (cache / "data").symlink_to(decoded)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[list[str]]:
+    """The option of a sweep that joins a Ray that runs already: to start one takes seconds.
+
+    Its workers have the environment of this moment. A sweep that needs another starts its own.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield ["--address", process.stdout.readline().strip()]
+        process.communicate()
 
 
 @pytest.fixture(scope="session")

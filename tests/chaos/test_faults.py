@@ -52,9 +52,7 @@ def ended_in_order(driver, end, still_alive):
 
 
 @pytest.mark.slow
-def test_dead_workers_and_drivers_cost_nothing(
-    start, study, kdsweep, rows, still_alive, tmp_path, capsys
-):
+def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, cluster, tmp_path):
     """And change nothing: the table is that of a sweep that was left alone."""
     alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
     folder = Path(tmp_path, "results", "f")
@@ -62,26 +60,14 @@ def test_dead_workers_and_drivers_cost_nothing(
     settings = ["--set", "factor=2", "--max-concurrent", "1"]
     driver = start("run", path, *settings, *results)
 
-    # The worker that trains the teacher is killed.
+    # The worker that trains the teacher is killed, one in its first trial, and then the driver and
+    # all that it started.
     driver.wait_for("epoch 1/3")
     (worker,) = driver.workers("TeacherTraining")
     os.kill(worker, signal.SIGKILL)
     driver.wait_for("training the teacher", 2)
-
-    # One is killed in its first trial, and then all its processes are told to stop, as batch
-    # systems do it, while it tries again.
     kill_in_its_first_trial(driver, folder)
     driver.wait_for("1/2 trials")
-    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
-    assert driver.err == []
-
-    # It goes on; a second driver is refused; it is killed with all that it started.
-    driver = start("resume", "f", "--max-concurrent", "1", *results)
-    driver.wait_for("starting Ray")
-    assert main(["resume", "f", *results]) == 2
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "kdsweep: sweep 'f' is being run by another process\n")
-    driver.wait_until(lambda: bool(driver.workers("DistillTrainable")), "a trial")
     driver.kill()
     (folder / "optuna.journal").write_bytes(b"of another machine")
 
@@ -92,8 +78,21 @@ def test_dead_workers_and_drivers_cost_nothing(
     (line,) = kdsweep("resume", "f", *results).splitlines()
     assert "nothing left to do" in line
     gone_on(kdsweep, folder, results, trials=2)
-    kdsweep("run", path, *settings, *alone)
+    kdsweep("run", path, *settings, *cluster, *alone)
     equal(kdsweep, rows, alone, results)
+
+
+@pytest.mark.slow
+def test_who_is_told_to_stop_ends_in_order(start, study, still_alive, tmp_path, capsys):
+    """All processes of a sweep are, as batch systems do it, while another driver is refused."""
+    path, results = study("f"), ["--results", str(tmp_path / "results")]
+    driver = start("run", path, *results)
+    driver.wait_for("training the teacher")
+    assert main(["resume", "f", *results]) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "kdsweep: sweep 'f' is being run by another process\n")
+    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
+    assert driver.err == []
 
 
 @pytest.mark.soak
@@ -129,7 +128,13 @@ def test_dead_maps_heads_and_groups_cost_nothing(
     assert counts[0].strip() == f"{COUNT}{count:,} of 1,438", driver.out
     assert not [line for line in driver.out if "damaged" in line]
 
+    # All its processes are told to stop while it tries again.
+    driver.wait_for("1/4 trials")
+    ended_in_order(driver, lambda: os.killpg(driver.process.pid, signal.SIGTERM), still_alive)
+    assert driver.err == []
+
     # Ray's head is killed.
+    driver = start("resume", "f", "--max-concurrent", "1", *results)
     driver.wait_for("2/4 trials")
     (head,) = driver.programs("gcs_server")
     ended_in_order(driver, lambda: os.kill(head, signal.SIGKILL), still_alive)

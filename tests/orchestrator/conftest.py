@@ -4,10 +4,8 @@ import functools
 import hashlib
 import json
 import random
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -113,34 +111,6 @@ def _search_rows(
                         )
                     )
     return rows
-
-
-CLUSTER = """
-import sys
-import ray
-from orchestrator.sweeps.cluster import connected
-
-with connected(None):
-    print(ray.get_runtime_context().gcs_address, flush=True)
-    sys.stdin.read()
-"""
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[list[str]]:
-    """The option of a sweep that joins a Ray that runs already: to start one takes seconds.
-
-    Its workers have the environment of this moment. A sweep that needs another starts its own.
-    """
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        yield ["--address", process.stdout.readline().strip()]
-        process.communicate()
 
 
 @pytest.fixture

@@ -103,12 +103,17 @@ def marks(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(tmp_path: Path, marks: Path) -> None:
+@pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.soak)])
+def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
+    tmp_path: Path, marks: Path, full: bool
+) -> None:
+    """So does one whose memory is full, where two more trials are trained behind the first two."""
     study = tmp_path / "s.yaml"
-    study.write_text(yaml.safe_dump(STUDY, sort_keys=False))
+    points = STUDY["points"] if full else STUDY["points"][:2]
+    study.write_text(yaml.safe_dump(STUDY | {"points": points}, sort_keys=False))
     results = ["--results", str(tmp_path / "results")]
     first = tmp_path / "first.yaml"
-    first.write_text(yaml.safe_dump({"dataset": "digits", "teacher": {"model": "resnet8_x0.25"}}))
+    first.write_text(yaml.safe_dump(STUDY | {"teacher": {"model": "resnet8_x0.25"}}))
     said("teacher", "train", str(first), *results)
     printed = said("run", str(study), "--max-concurrent", "1", *results)
     lost = "teacher resnet8_x0.5(kd+breaker:resnet8_x0.25): CUDA error: device-side assert"
@@ -116,22 +121,20 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(tmp_path: Path, m
     assert len(again) == 1
     assert "trying again" in again[0]
     assert "s-00000: DeviceError: CUDA error: device-side assert triggered" in printed
-    assert "3 trials completed, 1 failed" in printed
+    counts = "3 trials completed, 1 failed" if full else "2 trials completed, 0 failed"
+    assert counts in printed
 
     def rows(sql: str) -> pd.DataFrame:
         return pd.read_csv(io.StringIO(said("query", sql, "--csv", *results)))
 
     found = rows(ATTEMPTS)
     statuses = found.groupby("trial_id")["status"].agg(list).to_dict()
-    assert statuses == {
-        "s-00000": ["failed", "completed"],
-        "s-00001": ["completed"],
-        "s-00002": ["failed"],  # on a CPU there is no larger share of a GPU to ask for
-        "s-00003": ["completed"],
-    }
+    expected = [["failed", "completed"], ["completed"], ["failed"], ["completed"]]
+    assert [*statuses.values()] == expected[: len(points)]  # no GPU has a larger share to ask for
     errors = found.groupby("trial_id")["error"].agg(list)
     assert errors["s-00000"][0].startswith("DeviceError: CUDA error: device-side assert")
-    assert errors["s-00002"][0].startswith("OutOfMemoryError: the memory of the GPU is full")
+    if full:
+        assert errors["s-00002"][0].startswith("OutOfMemoryError: the memory of the GPU is full")
     epochs = rows(EPOCHS)
     assert epochs["attempt"].tolist() == [1, 2, 2]
     assert epochs["seconds"][0] == epochs["seconds"][1], "it went on from its checkpoint"
@@ -140,9 +143,9 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(tmp_path: Path, m
     lines = [line.split() for line in (marks / "pids").read_text().splitlines()]
     pids = list(dict.fromkeys((kind, pid) for kind, pid in lines))
     kinds = ["teacher", "teacher", "once", "once", "none", "full", "none"]
-    assert [kind for kind, _ in pids] == kinds
-    one, other, first, second, between, full, last = (pid for _, pid in pids)
+    assert [kind for kind, _ in pids] == (kinds if full else kinds[:5])
+    one, other, first, second, between, *rest = (pid for _, pid in pids)
     assert one != other
     assert first != second
-    assert full != last
-    assert between in (second, full), "where nothing broke, workers are reused"
+    assert between in (second, *rest[:1]), "where nothing broke, workers are reused"
+    assert len({*rest}) == len(rest)

@@ -194,7 +194,7 @@ def test_columns_are_documented():
         assert re.search(rf"^{name} ", text, re.MULTILINE)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_sweep_for_accurate_small_and_still_explained(tmp_path, cluster):
     file = tmp_path / "s.yaml"
     fixed = STUDY["fixed"] | {"student": "wrn", "compression": "factor"}

@@ -132,7 +132,10 @@ def test_every_output_and_gradient(backend: str, model: str) -> None:
         assert (ours - theirs).double().norm() <= 2e-5 * theirs.double().norm()
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", inductor])
+@pytest.mark.parametrize(
+    "backend",
+    ["aot_eager", pytest.param("inductor", marks=[*inductor.marks, pytest.mark.soak])],
+)
 def test_bf16(train: Train, backend: str) -> None:
     plain, compiled = (train(each, precision="bf16") for each in (None, backend))
     assert not engine._FAILED
