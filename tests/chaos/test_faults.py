@@ -52,7 +52,7 @@ def ended_in_order(driver, end, still_alive):
 
 
 @pytest.mark.slow
-def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, cluster, tmp_path):
+def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, tmp_path):
     """And change nothing: the table is that of a sweep that was left alone."""
     alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
     folder = Path(tmp_path, "results", "f")
@@ -78,7 +78,7 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, clus
     (line,) = kdsweep("resume", "f", *results).splitlines()
     assert "nothing left to do" in line
     gone_on(kdsweep, folder, results, trials=2)
-    kdsweep("run", path, *settings, *cluster, *alone)
+    assert start("run", path, *settings, *alone).wait() == 0
     equal(kdsweep, rows, alone, results)
 
 
@@ -153,7 +153,7 @@ def test_dead_maps_heads_and_groups_cost_nothing(
     gone_on(kdsweep, folder, results, trials=4)
     maps = [json.loads(text) for text in trials(tmp_path / "results")["attribution_maps"].dropna()]
     assert [(one["steps"], one["alignment"]) for one in maps] == [(STEPS, "aligned")] * 2
-    kdsweep("run", path, *settings, *alone)  # with the maps that are there now
+    assert start("run", path, *settings, *alone).wait() == 0  # with the maps that are there now
     equal(kdsweep, rows, alone, results)
 
 
