@@ -131,15 +131,17 @@ def identify(found: Modules, image_shape: ImageShape, asked: tuple[str, ...]) ->
         image_shape: of the data; the file may have other channels.
         asked: are tried first: some networks differ by the places of their modules alone.
     """
-    kept = {name: held for name, held in found.items() if not BESIDE.fullmatch(name.split(".")[0])}
-    linear = linear_modules(kept)
-    convs = [held["weight"] for held in kept.values() if len(held.get("weight", ())) == 4]
+    inside = {
+        name: held for name, held in found.items() if not BESIDE.fullmatch(name.split(".")[0])
+    }
+    linear = linear_modules(inside)
+    convs = [held["weight"] for held in inside.values() if len(held.get("weight", ())) == 4]
     if len(linear) != 1 or not convs:
         return None
     ((classes, embedding),) = linear.values()
     stem = next((shape for shape in convs if shape[1] <= 4 < shape[0]), convs[0])
-    attention = any(len(held.get("weight", ())) == 3 for held in kept.values())
-    profile = _profile(kept.values())
+    attention = any(len(held.get("weight", ())) == 3 for held in inside.values())
+    profile = _profile(inside.values())
     for name in (*asked, *_members(len(convs), attention, stem[0], embedding)):
         try:
             member = modules_of(_shapes(name, classes, (stem[1], *image_shape[1:])))

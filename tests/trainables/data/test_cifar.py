@@ -227,37 +227,35 @@ def test_blocks_in_another_order_give_the_same_data_set(cifar10: Dataset, copy: 
 
 
 def test_damaged_block_of_a_small_set_names_its_files(small: Path) -> None:
-    """As below: row 150 of the second file is image 317."""
-
-    def change(images: list, labels: list) -> None:
-        images[150] = images[151]
-
-    rewrite(small, "train-00001-of-00003.parquet", change)
-    with pytest.raises(UserError) as caught:
-        load_dataset("cifar10", small)
-    message = str(caught.value)
+    """Row 150 of the second file is image 317."""
+    message = refusal_of_a_doubled_image(small, 150)
     assert "train images 300 to 399" in message
-    assert "train-00001-of-00003.parquet, " in message
-    assert "train-00002-of-00003.parquet: damaged" in message
-    assert "train-00000" not in message
     assert f"expected {cifar.CIFAR10.blocks['train'][3][:12]}" in message
 
 
 @pytest.mark.soak
 def test_damaged_block_of_the_training_set_names_its_files(copy: Path, png: Encode) -> None:
-    def change(images: list, labels: list) -> None:
-        images[15_000] = images[15_001]
-
-    rewrite(copy, "train-00001-of-00003.parquet", change)
-    with pytest.raises(UserError) as caught:
-        load_dataset("cifar10", copy)
-    # Row 15,000 of the second file is image 31,667: its block spans the second and third file.
-    message = str(caught.value)
+    """Row 15,000 of the second file is image 31,667."""
+    message = refusal_of_a_doubled_image(copy, 15_000)
     assert "train images 30000 to 39999" in message
+    assert "expected bb996a8ffff8" in message
+
+
+def refusal_of_a_doubled_image(folder: Path, row: int) -> str:
+    """What is said of a training set whose second file has an image twice, in a block that spans
+    the second and the third file."""
+
+    def change(images: list, labels: list) -> None:
+        images[row] = images[row + 1]
+
+    rewrite(folder, "train-00001-of-00003.parquet", change)
+    with pytest.raises(UserError) as caught:
+        load_dataset("cifar10", folder)
+    message = str(caught.value)
     assert "train-00001-of-00003.parquet, " in message
     assert "train-00002-of-00003.parquet: damaged" in message
     assert "train-00000" not in message
-    assert "expected bb996a8ffff8" in message
+    return message
 
 
 def write_cifar100(folder: Path, png: Encode, labels: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from trainables.data import digits as source
 from trainables.data.sources import SOURCES, load_dataset
 from trainables.errors import UserError
 
@@ -39,6 +40,22 @@ def test_digits_are_those_of_sklearn_in_256_levels() -> None:
     assert rows(ours, labels) == rows(expected, load_digits().target)
     share = torch.bincount(test.labels) / torch.bincount(torch.from_numpy(labels))
     assert ((share > 0.195) & (share < 0.205)).all()
+
+
+def test_digits_are_decoded_once_per_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDSWEEP_CACHE", str(tmp_path))
+    first = source.load_digits()
+
+    def again(allocate: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(source, "_decode", again)
+    second = source.load_digits()
+    assert second.fingerprint == first.fingerprint
+    assert torch.equal(second.train.images, first.train.images)
+    assert torch.equal(second.read_test().labels, first.read_test().labels)
 
 
 def test_fingerprint_of_digits_is_the_same_everywhere() -> None:
