@@ -1,4 +1,4 @@
-"""What every test shares: the real data where it is present, one thread per process."""
+"""What every test shares: the real data where it is present, a thread and a core per process."""
 
 import gc
 import os
@@ -13,6 +13,16 @@ import torch
 
 torch.set_num_threads(1)
 
+if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
+    # Other tests have the other cores. A teacher's threads wait for one another, and would wait for
+    # those tests, too: an epoch takes 0.3 s, and 12 s beside one busy process.
+    _number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[_number % len(_cores)]})
+
+# Most of what a test makes is gone before the next; to look for cycles so often finds little.
+gc.set_threshold(50_000, 20, 100)
+
 # Ray's workers are polite to other programs. Here these are tests, for which sweeps would wait.
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (it is Ray's spelling)
 
@@ -22,9 +32,10 @@ os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)
 CLUSTER = """
 import sys
 import ray
-from orchestrator.sweeps.cluster import connected
+from orchestrator.sweeps import cluster
 
-with connected(None):
+cluster.cores = lambda: 2  # trials at once, also on one core
+with cluster.connected(None):
     print(ray.get_runtime_context().gcs_address, flush=True)
     sys.stdin.read()
 """
@@ -79,13 +90,21 @@ def cache_of_this_run(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[list[str]]:
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder from which the workers of the shared Ray import, as if it were installed."""
+    return tmp_path_factory.mktemp("sites")
+
+
+@pytest.fixture(scope="session")
+def cluster(sites: Path) -> Iterator[list[str]]:
     """The option of a sweep that joins a Ray that runs already: to start one takes seconds.
 
     Its workers have the environment of this moment. A sweep that needs another starts its own.
     """
+    paths = os.pathsep.join([str(sites), str(Path(__file__).parents[1])])
     with subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
+        env=os.environ | {"PYTHONPATH": paths},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -1,7 +1,6 @@
 """Packages of somebody else, as if they had been installed."""
 
 import importlib
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,12 +54,19 @@ def present(folder: Path, module: str) -> Iterator[None]:
 
 
 @contextmanager
-def known_to_others(folder: Path) -> Iterator[None]:
-    """The package is there in processes that are started meanwhile, as workers of Ray are."""
-    paths = [str(folder), str(Path(__file__).parents[1])]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
-        yield
+def known_to_workers(folder: Path, sites: Path) -> Iterator[None]:
+    """The package is there in the workers that the shared Ray starts meanwhile.
+
+    Args:
+        folder: of the package.
+        sites: the fixture of that name.
+    """
+    links = [sites / entry.name for entry in folder.iterdir()]
+    for link in links:
+        link.symlink_to(folder / link.name)
+    yield
+    for link in links:
+        link.unlink()
 
 
 def _forget() -> None:

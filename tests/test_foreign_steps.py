@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from foreign import install, known_to_others, present
+from foreign import install, known_to_workers, present
 
 from orchestrator.cli import main
 from orchestrator.query import trials
@@ -340,7 +340,12 @@ def test_a_student_on_which_it_cannot_work(installed: None, results: str) -> Non
 
 @pytest.mark.slow
 def test_a_sweep_and_a_trial_of_it_again(
-    site: Path, installed: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    site: Path,
+    installed: None,
+    sites: Path,
+    cluster: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In processes of Ray; what comes after it in this one."""
     fixed = {key: value for key, value in QUICK.items() if key not in ("dataset", "student")}
@@ -361,8 +366,8 @@ def test_a_sweep_and_a_trial_of_it_again(
         return capsys.readouterr().out
 
     said("teacher", "train", str(file))
-    with known_to_others(site):
-        said("run", str(file), "--max-concurrent", "1")
+    with known_to_workers(site, sites):
+        said("run", str(file), "--max-concurrent", "1", *cluster)
     rows = {row["params"]: row for row in trials(results).to_dict("records")}
     assert len(rows) == 3
     smallest, _, whole = (rows[params] for params in sorted(rows))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from foreign import install, known_to_others, present
+from foreign import install, known_to_workers, present
 
 from orchestrator.cli import main
 from orchestrator.query import epochs, trials
@@ -219,11 +219,14 @@ def test_two_metrics_of_one_data_set_are_not_mixed(results: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_it(site: Path, installed: Path, capsys) -> None:
+def test_a_sweep_of_it(
+    site: Path, installed: Path, sites: Path, cluster: list[str], capsys
+) -> None:
     """In processes of Ray, which find the package by themselves."""
     said(capsys, "teacher", "train", "lights.yaml", "--results", "swept")
-    with known_to_others(site):
-        printed = said(capsys, "run", "lights.yaml", "--max-concurrent", "1", "--results", "swept")
+    words = ["--max-concurrent", "1", *cluster, "--results", "swept"]
+    with known_to_workers(site, sites):
+        printed = said(capsys, "run", "lights.yaml", *words)
     assert "% mAP" in printed
     study = yaml.safe_load(Path("swept/lights/study.yaml").read_text())
     assert study["objectives"] == {"val_map": "max", "compression_params": "max"}

@@ -8,7 +8,7 @@ import optuna
 import pytest
 import torch
 import yaml
-from foreign import install, known_to_others, present
+from foreign import install, known_to_workers, present
 from here import said
 
 from orchestrator.cli import main
@@ -270,13 +270,15 @@ def test_their_optimizer_has_settings(installed: None, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_a_sweep_of_theirs(site: Path, installed: None, tmp_path: Path) -> None:
+def test_a_sweep_of_theirs(
+    site: Path, installed: None, sites: Path, cluster: list[str], tmp_path: Path
+) -> None:
     """In processes of Ray, which find the package by themselves."""
     study, results = tmp_path / "theirs.yaml", tmp_path / "results"
     study.write_text(yaml.safe_dump(STUDY))
     said("teacher", "train", str(study), "--results", str(results))
-    with known_to_others(site):
-        said("run", str(study), "--results", str(results))
+    with known_to_workers(site, sites):
+        said("run", str(study), *cluster, "--results", str(results))
     (row,) = trials(str(results)).to_dict("records")
     assert (row["status"], row["method"], row["dataset"]) == ("completed", "nudge", "stripes")
     assert (row["student"], row["teacher"]) == ("dot2", "dot8")

@@ -37,12 +37,6 @@ STUDY = {
 def _prepare() -> None:
     # The tests themselves may run under `nohup`.
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    if "PYTEST_XDIST_WORKER" in os.environ and hasattr(os, "sched_setaffinity"):
-        # Other tests have the other cores, and threads that wait for one another would wait for
-        # them, too: an epoch of a teacher takes 0.3 s, and 12 s beside one busy process.
-        number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
-        mine = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {mine[number % len(mine)]})
 
 
 class Sweep:

@@ -52,13 +52,13 @@ def ended_in_order(driver, end, still_alive):
 
 
 @pytest.mark.slow
-def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, tmp_path):
+def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, cluster, tmp_path):
     """And change nothing: the table is that of a sweep that was left alone."""
     alone, results = (["--results", str(tmp_path / name)] for name in ("alone", "results"))
     folder = Path(tmp_path, "results", "f")
     path = study("f", dimensions={"method": ["kd", "at"]})
-    settings = ["--set", "factor=2", "--max-concurrent", "1"]
-    driver = start("run", path, *settings, *results)
+    settings = ["--set", "factor=2"]
+    driver = start("run", path, *settings, "--max-concurrent", "1", *results)
 
     # The worker that trains the teacher is killed, one in its first trial, and then the driver and
     # all that it started.
@@ -78,7 +78,8 @@ def test_dead_workers_and_drivers_cost_nothing(start, study, kdsweep, rows, tmp_
     (line,) = kdsweep("resume", "f", *results).splitlines()
     assert "nothing left to do" in line
     gone_on(kdsweep, folder, results, trials=2)
-    assert start("run", path, *settings, *alone).wait() == 0
+    kdsweep("teacher", "train", path, *settings, *alone)
+    kdsweep("run", path, *settings, "--max-concurrent", "1", *cluster, *alone)
     equal(kdsweep, rows, alone, results)
 
 

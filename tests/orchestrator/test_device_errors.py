@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from foreign import install, known_to_others, present
+from foreign import install, known_to_workers, present
 from here import said
 
 TERM = '''
@@ -46,7 +46,7 @@ class Breaker(Term):
         global LOST
         if LOST:
             raise torch.AcceleratorError("CUDA error: device-side assert triggered\\n...")
-        marks = Path(os.environ["BREAKER_MARKS"])
+        marks = Path(__file__).resolve().with_name("marks")
         with open(marks / "pids", "a") as file:
             file.write(f"{self.config.kind} {os.getpid()}\\n")
         first = marks / self.config.kind
@@ -90,22 +90,25 @@ EPOCHS = "SELECT attempt, epoch, seconds FROM epochs_all WHERE trial_id = 's-000
 
 
 @pytest.fixture
-def marks(tmp_path: Path) -> Iterator[Path]:
-    """The folder of the term's notes; its package is there for this process and its children."""
+def marks(tmp_path: Path, sites: Path) -> Iterator[Path]:
+    """The folder of the term's notes; its package is there for this process and for workers."""
     points = "[kdsweep.terms]\nbreaker = kdsweep_breaker:Breaker\n"
     site = install(tmp_path / "package", "kdsweep_breaker", TERM, points)
-    folder = tmp_path / "marks"
+    folder = site / "marks"
     folder.mkdir()
-    with present(site, "kdsweep_breaker"), known_to_others(site), pytest.MonkeyPatch.context() as p:
-        p.setenv("BREAKER_MARKS", str(folder))
-        p.setenv("KDSWEEP_CHECKPOINT_SECONDS", "0")
+    with (
+        present(site, "kdsweep_breaker"),
+        known_to_workers(site, sites),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("KDSWEEP_CHECKPOINT_SECONDS", "0")
         yield folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.soak)])
 def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
-    tmp_path: Path, marks: Path, full: bool
+    tmp_path: Path, marks: Path, cluster: list[str], full: bool
 ) -> None:
     """So does one whose memory is full, where two more trials are trained behind the first two."""
     study = tmp_path / "s.yaml"
@@ -115,7 +118,7 @@ def test_a_broken_process_ends_and_its_trial_goes_on_elsewhere(
     first = tmp_path / "first.yaml"
     first.write_text(yaml.safe_dump(STUDY | {"teacher": {"model": "resnet8_x0.25"}}))
     said("teacher", "train", str(first), *results)
-    printed = said("run", str(study), "--max-concurrent", "1", *results)
+    printed = said("run", str(study), "--max-concurrent", "1", *cluster, *results)
     lost = "teacher resnet8_x0.5(kd+breaker:resnet8_x0.25): CUDA error: device-side assert"
     again = [line for line in printed.splitlines() if line.startswith(lost)]
     assert len(again) == 1

@@ -32,18 +32,6 @@ STUDY = {
 }
 
 
-def kdsweep(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.cli", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (code, "")
-    return done.stdout
-
-
 def shown(text: str, key: str) -> str:
     """The value behind a key in the printed row of a trial."""
     found = re.search(rf"^{key} +(\S+) *$", text, re.MULTILINE)
@@ -60,7 +48,7 @@ def test_run_repeat_and_confirm(tmp_path, cluster):
     def rows(sql: str) -> pd.DataFrame:
         return pd.read_csv(io.StringIO(said("query", sql, "--csv", *results)))
 
-    text = kdsweep("run", str(study), *results)
+    text = said("run", str(study), *cluster, *results)
     assert "s-00001: same experiment as s-00000, not trained again" in text
     assert "3 trials completed, 1 failed" in text
     assert "\x1b" not in text

@@ -10,7 +10,7 @@ from trainables.models.blueprint import Blueprint, build
 from trainables.models.edits import MASK
 from trainables.models.family import ImageShape
 from trainables.models.int8 import Int8Layer
-from trainables.models.shapes import blank_images, evaluating
+from trainables.models.shapes import blank_images, evaluating, shortcuts
 from trainables.worker import kept
 
 
@@ -56,7 +56,7 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
         image_shape: ``(C, H, W)``.
     """
     images = blank_images(model, image_shape)
-    with evaluating(model), FlopCounterMode(display=False) as counter:
+    with evaluating(model), FlopCounterMode(display=False) as counter, shortcuts(images):
         model(images)
     return counter.get_total_flops() // 2
 

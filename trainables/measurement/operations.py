@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.family import ImageShape
-from trainables.models.shapes import blank_images, evaluating
+from trainables.models.shapes import blank_images, evaluating, shortcuts
 from trainables.worker import kept
 
 FULL = 32
@@ -49,7 +49,8 @@ def bit_operations(model: nn.Module, image_shape: ImageShape) -> int:
             if hasattr(module, "weight_bits") or hasattr(module, "input_bits"):
                 hooks.callback(module.register_forward_pre_hook(enter).remove)
                 hooks.callback(module.register_forward_hook(leave).remove)
-        model(images)
+        with shortcuts(images):
+            model(images)
         outside = counter.get_total_flops() - inner[0]
     return weighed + outside // 2 * FULL * FULL
 
