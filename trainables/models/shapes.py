@@ -50,6 +50,10 @@ _LIKE_THE_FIRST = frozenset((_ATEN.relu.default, _ATEN.hardtanh.default, _ATEN.s
 class _Shortcuts(TorchDispatchMode):
     """Knows of a few layers that a tensor without values comes out as it went in."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled here; to keep the compiler out costs at every operation
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainables.compression.measure import count_macs
 from trainables.models import Network, create_model, output_shapes
 from trainables.models.outputs import Outputs
 
@@ -200,6 +201,7 @@ def test_output_shapes_on_meta_and_without_traces(name: str) -> None:
         on_meta = create_model(name, 10, SHAPE)
     assert all(weight.is_meta for weight in on_meta.parameters())
     assert output_shapes(on_meta, SHAPE) == shapes
+    assert count_macs(on_meta, SHAPE) == count_macs(model, SHAPE)
 
 
 def test_other_image_sizes(name: str) -> None:
