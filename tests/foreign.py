@@ -61,7 +61,7 @@ def known_to_workers(folder: Path, sites: Path) -> Iterator[None]:
         folder: of the package.
         sites: the fixture of that name.
     """
-    links = [sites / entry.name for entry in folder.iterdir()]
+    links = [sites / entry.name for entry in folder.iterdir() if entry.name != "__pycache__"]
     for link in links:
         link.symlink_to(folder / link.name)
     yield
