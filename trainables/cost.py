@@ -21,6 +21,7 @@ from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
 from trainables.methods import term
 from trainables.methods.method import Method
+from trainables.methods.typical import BATCH, CLASSES, IMAGE, STUDENT, TEACHER
 from trainables.models.features import FIELDS
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes
@@ -32,13 +33,6 @@ from trainables.teachers.remembering import TABLED
 from trainables.teachers.teacher import Teacher
 from trainables.training import Training
 from trainables.worker import kept
-
-TEACHER, STUDENT = "wrn_40_2", "wrn_16_2"
-IMAGE, CLASSES, BATCH = (3, 32, 32), 100, 64
-SETTING = (
-    f"{TEACHER} -> {STUDENT}, images {'x'.join(map(str, IMAGE))}, {CLASSES} classes, batch {BATCH}"
-)
-"""What the numbers hold for, in words."""
 
 _IMAGES = 50_000  # some terms keep or draw from the whole training set: as many as CIFAR has
 _DRAWN = 500

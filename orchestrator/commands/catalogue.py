@@ -55,15 +55,14 @@ def studies(options: Namespace) -> int:
 
 
 def methods(options: Namespace) -> int:
-    from trainables.cost import SETTING
-    from trainables.methods.registry import PARTS, PLAIN
+    from orchestrator.commands.kept_rows import kept_rows
+    from trainables.methods.registry import PARTS, PLAIN, TERMS
+    from trainables.methods.typical import SETTING
 
     if options.name is not None:
         return _method(options.name)
-    rows = [(PLAIN, "", "nothing", *_costs(PLAIN), "cross-entropy alone")]
-    for name in sorted(PARTS):
-        whole = _whole_method((name,))
-        rows.append((name, _kind(name), _reads(name), *_costs(whole), PARTS.title(name)))
+    ours = {PLAIN, *(name for name, place in TERMS.items() if place.startswith("trainables."))}
+    rows = kept_rows("methods", [PLAIN, *sorted(PARTS)], ours, _listed)
     header = ("method", "kind", "reads of the teacher", "CE", "cost", "looked up", "what it is")
     print_table(header, rows)
     print(
@@ -77,10 +76,20 @@ def methods(options: Namespace) -> int:
     return 0
 
 
+def _listed(name: str) -> tuple[str, ...]:
+    """The row of a method of one part."""
+    from trainables.methods.registry import PARTS, PLAIN
+
+    if name == PLAIN:
+        return name, "", "nothing", *_costs(PLAIN), "cross-entropy alone"
+    return name, _kind(name), _reads(name), *_costs(_whole_method((name,))), PARTS.title(name)
+
+
 def _method(name: str) -> int:
     """Describes a method part by part, then counts and times it as a whole."""
-    from trainables.cost import SETTING, count
+    from trainables.cost import count
     from trainables.methods.registry import PLAIN, term_class, term_settings
+    from trainables.methods.typical import SETTING
     from trainables.timing import measure
 
     names = () if name == PLAIN else tuple(part.strip() for part in name.split("+"))

@@ -132,6 +132,14 @@ def test_readers_of_results_load_no_torch(folder: Path) -> None:
     assert (folder / "s.png").stat().st_size > 1000
 
 
+def test_a_list_that_took_long_is_kept(tmp_path: Path) -> None:
+    (first,), (second,) = (loaded_by(tmp_path, "methods").values() for _ in range(2))
+    assert "torch" in first[1]
+    assert not second[1] & (HEAVY | FRAMES)
+    assert second[2] == first[2]
+    assert "kd" in first[2]
+
+
 def test_what_is_shown_unchecked_was_checked(folder: Path) -> None:
     """A study of a sweep that somebody edited is checked again, whatever that takes."""
     store = Store(folder / "results", "s")

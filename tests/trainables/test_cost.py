@@ -5,20 +5,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.compression.measure import count_macs
-from trainables.cost import (
-    BATCH,
-    CLASSES,
-    IMAGE,
-    STUDENT,
-    TEACHER,
-    Cost,
-    count,
-    step,
-    training_of,
-)
+from trainables.cost import Cost, count, step, training_of
 from trainables.errors import UserError
 from trainables.methods.registry import term_class, term_names
 from trainables.methods.term import LogitModifier
+from trainables.methods.typical import BATCH, CLASSES, IMAGE, STUDENT, TEACHER
 from trainables.models.registry import create_model
 from trainables.timing import measure
 
