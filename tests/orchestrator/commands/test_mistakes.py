@@ -13,11 +13,11 @@ from search_spaces.load import load_study
     [
         ("run digitz", "unknown study 'digitz'; did you mean digits"),
         ("run nowhere.yaml", "'nowhere.yaml' cannot be read"),
-        ("run digits --set method=kdd", "unknown method 'kdd'; did you mean kd"),
+        ("run digits --set method=kdd", "unknown method 'kdd'; did you mean kd?"),
         ("run digits --set temperature=0", "temperature: expected a number > 0, got 0"),
         ("run digits --set epochs=-3", "epochs: expected a whole number >= 1, got -3"),
         ("run digits --set epochs", "--set epochs: expected KEY=VALUE"),
-        ("run digits --set epoch=3", "unknown key 'epoch'; did you mean epochs"),
+        ("run digits --set epoch=3", "unknown key 'epoch'; did you mean epochs?"),
         ("run digits --trials -1", "trials"),
         ("run digits --trials many", "--trials: invalid int value: 'many'"),
         ("run digits --max-concurrent 0", "--max-concurrent: expected at least 1, got 0"),
