@@ -48,8 +48,15 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The known names that are next to one, as a question; empty where none is near."""
-    near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.55)
+    """The known names that are next to one, as a question; empty where none is near.
+
+    Those that begin with it, where they are few; else the most alike.
+    """
+    names = sorted(known)
+    longer = [one for one in names if len(name) > 2 and one.startswith(name)]
+    if 0 < len(longer) <= 3:
+        return f"did you mean {' or '.join(longer)}?"
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.55)
     likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in near]
     near = [one for one, like in zip(near, likeness, strict=True) if like > likeness[0] - 0.1]
     return f"did you mean {' or '.join(near)}?" if near else ""

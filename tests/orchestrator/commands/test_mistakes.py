@@ -17,6 +17,7 @@ from search_spaces.load import load_study
         ("run digits --set temperature=0", "temperature: expected a number > 0, got 0"),
         ("run digits --set epochs=-3", "epochs: expected a whole number >= 1, got -3"),
         ("run digits --set epochs", "--set epochs: expected KEY=VALUE"),
+        ("run digits --set kd.temp=3", "unknown key 'kd.temp'; did you mean kd.temperature?"),
         ("run digits --set epoch=3", "unknown key 'epoch'; did you mean epochs?"),
         ("run digits --trials -1", "trials"),
         ("run digits --trials many", "--trials: invalid int value: 'many'"),
