@@ -1,11 +1,12 @@
 """Rows of a list that take seconds to make and follow from our code alone: kept on disk."""
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -35,7 +36,9 @@ def kept_rows(
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         file = cache_root() / f"{title}.json"
         kept = _read(file.read_text(), code)
-    rows = {name: kept[name] if name in ours and name in kept else make(name) for name in names}
+    known = {name: row for name, row in kept.items() if name in ours}
+    with _seldom_collected():
+        rows = {name: known[name] if name in known else make(name) for name in names}
     fresh = {name: row for name, row in rows.items() if name in ours}
     if file is not None and not fresh.keys() <= kept.keys():
         with contextlib.suppress(OSError):
@@ -43,11 +46,24 @@ def kept_rows(
     return list(rows.values())
 
 
+@contextlib.contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Python looks for garbage while torch is imported, and a fifth of that time is spent so."""
+    usual = gc.get_threshold()
+    gc.set_threshold(100_000, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)
+
+
 def _read(text: str, code: str) -> dict[str, Row]:
     """The rows of a file that this code has made; of another file none."""
     match json.loads(text):
         case {"code": found, "rows": dict(rows)} if found == code:
-            return {name: tuple(map(str, row)) for name, row in rows.items() if type(row) is list}
+            return {
+                name: tuple(map(str, row)) for name, row in rows.items() if isinstance(row, list)
+            }
     return {}
 
 
