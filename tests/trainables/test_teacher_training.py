@@ -175,6 +175,6 @@ def test_a_damaged_teacher_is_refused(quick: Quick, tmp_path: Path) -> None:
 
 
 def test_an_unknown_teacher_is_named_with_its_neighbours(digits_teacher) -> None:
-    with pytest.raises(UserError, match="unknown teacher 'resnet8'; known: resnet8-"):
+    with pytest.raises(UserError, match="unknown teacher 'resnet8'; did you mean resnet8-"):
         load_teacher(digits_teacher.results, "resnet8", "cpu")
     assert find_teacher(digits_teacher.results, "resnet8") is None
