@@ -186,8 +186,7 @@ def _outputs(shapes: Shapes, *, learning: bool) -> Outputs:
 
 @functools.cache
 def _shapes(model: str) -> Shapes:
-    with _WithoutBatchNorm():
-        return output_shapes(_network(model, _META), IMAGE)
+    return output_shapes(_network(model, _META), IMAGE)
 
 
 @kept("networks of the count", entries=8)

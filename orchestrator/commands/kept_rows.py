@@ -10,9 +10,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
+from orchestrator.sweeps.surroundings import ROOT
 from trainables.cache_root import cache_root
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("trainables", "orchestrator/commands")
 
 Row = tuple[str, ...]
