@@ -1,7 +1,10 @@
 """The command line: runs a verb, and says in one line what went wrong."""
 
+import atexit
+import contextlib
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 DEBUG = "KDSWEEP_DEBUG"
@@ -11,13 +14,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb. Returns the exit code: 0, 1 after an interruption or a failure, 2 for a
     mistake. What the user can mend is one line; with ``--debug``, or `DEBUG` in the
     environment, all of it."""
-    from orchestrator.sweeps.surroundings import say, settle, silence
+    if arguments is not None:  # a test or a notebook, and not the program itself
+        return _run(arguments)
+    # Before anything else is imported.
+    from orchestrator.sweeps.surroundings import say, settle
 
-    # The program itself, and not a test or a notebook; before anything else is imported.
-    if arguments is None and (problem := settle()):
+    if problem := settle():
         say(f"kdsweep: {problem}", sys.stderr)
         return 2
+    code = _run(None)
+    _leave(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     from orchestrator.commands.parser import parse
+    from orchestrator.sweeps.surroundings import say, silence
 
     options = parse(arguments)
 
@@ -27,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = getattr(verbs, options.verb)(options)
         code = code if _flushed() else 1
         if code == 1 and arguments is None:
-            # Python's own tidying up takes seconds, which a batch system may not give.
+            # Behind Ray, Python's own tidying up takes seconds, which a batch system may not give.
             os._exit(code)
         return code
     except KeyboardInterrupt:
@@ -40,6 +52,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         return _told(error, getattr(options, "debug", False) or bool(os.environ.get(DEBUG)))
+
+
+def _leave(code: int) -> None:
+    """Ends the process here if nothing is left to do but to take torch apart, object by object,
+    which takes half as long as its import. What was registered for the end is done."""
+    if "ray" in sys.modules or threading.active_count() > 1:
+        return
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):
+        code = code if _flushed() else code or 1
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _told(error: Exception, debug: bool) -> int:

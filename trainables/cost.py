@@ -26,7 +26,7 @@ from trainables.models.features import FIELDS
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
-from trainables.models.shapes import output_shapes
+from trainables.models.shapes import output_shapes, shortcuts
 from trainables.models.weights import Card
 from trainables.teachers.maps import StoredMaps
 from trainables.teachers.remembering import TABLED
@@ -36,6 +36,7 @@ from trainables.worker import kept
 
 _IMAGES = 50_000  # some terms keep or draw from the whole training set: as many as CIFAR has
 _DRAWN = 500
+_HALF = (0.5,) * IMAGE[0]
 _META, _CPU = torch.device("meta"), torch.device("cpu")
 _Counted = TypeVar("_Counted")
 
@@ -59,6 +60,19 @@ class Cost:
     looked_up: float | None
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Where something is computed after all, it is little, and on a busy machine threads that wait
+    for one another cost ten times what they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 def count(method: str) -> Cost:
     """Counts the floating-point operations of a step.
 
@@ -88,7 +102,7 @@ def count(method: str) -> Cost:
 def _student_flops() -> int:
     """Of the student's passes over a batch, forward and backward: the plain student's step."""
     images = torch.zeros(BATCH, *IMAGE, device=_META)
-    with _counting() as counter:
+    with _counting(_META) as counter:
         _network(STUDENT, _META)(images).logits.sum().backward()
     return counter.get_total_flops()
 
@@ -97,7 +111,7 @@ def _student_flops() -> int:
 def _teacher_flops(depth: int | None) -> int:
     """Of the teacher's pass over a batch, as far as it is read."""
     images = torch.zeros(BATCH, *IMAGE, device=_META)
-    with torch.no_grad(), _counting() as counter:
+    with torch.no_grad(), _counting(_META) as counter:
         _network(TEACHER, _META)(images, depth)
     return counter.get_total_flops()
 
@@ -116,7 +130,7 @@ def _counted(count: Callable[[str, torch.device], _Counted], method: str) -> _Co
 def _step_flops(method: str, device: torch.device) -> tuple[Method, int]:
     """A method, and the FLOPs of a whole step."""
     training = training_of(method, device)
-    with _counting() as counter:
+    with _counting(device) as counter:
         step(training)
     return training.method, counter.get_total_flops()
 
@@ -147,10 +161,10 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
         made.attach(teacher.requires_grad_(False), labels, indices)
     made.to(device).train()
     first = (labels[:BATCH].to(device), indices[:BATCH].to(device))
-    batch = term.Batch(*first, config.epochs / 2, 0.5, normalisation=(_dataset().mean,) * 2)
+    batch = term.Batch(*first, config.epochs / 2, 0.5, normalisation=(_HALF, _HALF))
     if made.map_settings:
         batch = batch._replace(maps=_maps(device).of(first[1]))
-    with _counting() as counter:
+    with _counting(device) as counter:
         batch = made.draw(batch)
         if taught is not None:
             if made.plain_teacher:
@@ -196,16 +210,11 @@ def _network(model: str, device: torch.device) -> Network:
 
 
 @contextmanager
-def _counting() -> Iterator[FlopCounterMode]:
-    """Counts on one thread: where something is computed after all, it is little, and on a busy
-    machine threads that wait for one another cost ten times what they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with _WithoutBatchNorm(), FlopCounterMode(display=False) as counter:
-            yield counter
-    finally:
-        torch.set_num_threads(threads)
+def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
+    """Counts what happens on a device."""
+    like = torch.empty(0, device=device)
+    with _WithoutBatchNorm(), FlopCounterMode(display=False) as counter, shortcuts(like):
+        yield counter
 
 
 class _WithoutBatchNorm(TorchFunctionMode):
@@ -232,7 +241,7 @@ def step(training: Training) -> None:
 def training_of(method: str, device: torch.device) -> Training:
     """A training of a method at its default settings; maps are drawn, since it is about steps."""
     teacher, maps = _teacher(device), _maps(device)
-    return Training(_config(method), _dataset(), STUDENT, teacher, device, maps=maps)
+    return Training(_config(method), _dataset(device), STUDENT, teacher, device, maps=maps)
 
 
 def _config(method: str) -> TrialConfig:
@@ -252,7 +261,7 @@ def _config(method: str) -> TrialConfig:
 
 @kept("teachers of the count", entries=2)
 def _teacher(device: torch.device) -> Teacher:
-    data = _dataset()
+    data = _dataset(device)
     card = Card(
         name=TEACHER,
         model=TEACHER,
@@ -275,15 +284,15 @@ def _maps(device: torch.device) -> StoredMaps:
     """Of every image, drawn."""
     draw = torch.Generator().manual_seed(1)
     drawn = torch.rand(_DRAWN, *IMAGE[1:], generator=draw)
-    return StoredMaps(drawn.repeat(_IMAGES // _DRAWN, 1, 1).to(device), {})
+    return StoredMaps(drawn.to(device).repeat(_IMAGES // _DRAWN, 1, 1), {})
 
 
-@kept("data of the count", entries=1)
-def _dataset() -> Dataset:
-    """As large as CIFAR: few random images, many times."""
+@kept("data of the count", entries=2)
+def _dataset(device: torch.device) -> Dataset:
+    """As large as CIFAR: few random images, many times; without values where none are computed."""
     draw = torch.Generator().manual_seed(0)
     drawn = torch.randint(256, (_DRAWN, *IMAGE), dtype=torch.uint8, generator=draw)
+    drawn = drawn.to(device) if device == _META else drawn
     images = Images(drawn.repeat(_IMAGES // _DRAWN, 1, 1, 1), torch.arange(_IMAGES) % CLASSES)
-    half = (0.5,) * IMAGE[0]
-    content = Content(tuple(map(str, range(CLASSES))), images, images, "", "", half, half)
+    content = Content(tuple(map(str, range(CLASSES))), images, images, "", "", _HALF, _HALF)
     return content.dataset("random", crop_padding=4, flip=True)

@@ -119,3 +119,65 @@ def test_the_version_is_printed():
         env=os.environ,
     )
     assert done.stdout.startswith("kdsweep ")
+
+
+def ended(program: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """What a process does that runs a verb as the program itself."""
+    return subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"{program}\nfrom orchestrator.cli import main\nsys.exit(main())",
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+LAST = """
+import atexit, sys, threading, time
+class Cycle:
+    def __del__(self): print("taken apart")
+cycle = Cycle()
+cycle.itself = cycle
+atexit.register(print, "registered")
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("models", "resnet8"), 0), (("models", "resnet9"), 2), (("table", "no"), 2)],
+)
+def test_a_process_ends_without_taking_its_objects_apart(words, code):
+    """After all that it printed, and what was registered for its end."""
+    done = ended(LAST, *words)
+    assert done.returncode == code
+    lines = done.stdout.splitlines()
+    assert lines.pop() == "registered"
+    assert ("resnet8" in "".join(lines)) is (code == 0)
+    assert bool(done.stderr) is (code == 2)
+
+
+def test_threads_are_waited_for():
+    late = "threading.Thread(target=lambda: (time.sleep(1), print('late'))).start()\n"
+    done = ended(LAST + late, "datasets")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-3:] == ["late", "registered", "taken apart"]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no full device here")
+def test_an_output_that_is_full_is_told_of_at_the_end():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "orchestrator.cli", "models", "resnet8"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=300,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("kdsweep: ")
+    assert line.endswith("No space left on device")
