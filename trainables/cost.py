@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import TrialConfig
 from trainables.data.dataset import Content, Dataset, Images
@@ -23,6 +22,7 @@ from trainables.methods import term
 from trainables.methods.method import Method
 from trainables.methods.typical import BATCH, CLASSES, IMAGE, STUDENT, TEACHER
 from trainables.models.features import FIELDS
+from trainables.models.flops import FlopCounter
 from trainables.models.observe import observe
 from trainables.models.outputs import Network, Outputs, Shapes
 from trainables.models.registry import create_model
@@ -104,7 +104,7 @@ def _student_flops() -> int:
     images = torch.zeros(BATCH, *IMAGE, device=_META)
     with _counting(_META) as counter:
         _network(STUDENT, _META)(images).logits.sum().backward()
-    return counter.get_total_flops()
+    return counter.flops
 
 
 @functools.cache
@@ -113,7 +113,7 @@ def _teacher_flops(depth: int | None) -> int:
     images = torch.zeros(BATCH, *IMAGE, device=_META)
     with torch.no_grad(), _counting(_META) as counter:
         _network(TEACHER, _META)(images, depth)
-    return counter.get_total_flops()
+    return counter.flops
 
 
 def _counted(count: Callable[[str, torch.device], _Counted], method: str) -> _Counted:
@@ -132,7 +132,7 @@ def _step_flops(method: str, device: torch.device) -> tuple[Method, int]:
     training = training_of(method, device)
     with _counting(device) as counter:
         step(training)
-    return training.method, counter.get_total_flops()
+    return training.method, counter.flops
 
 
 def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
@@ -146,7 +146,6 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
     indices = torch.arange(_IMAGES)
     labels = indices % CLASSES
     with device:
-        student, teacher = _network(STUDENT, device), _network(TEACHER, device)
         made = Method(config.method, config.terms, _shapes(STUDENT), _shapes(TEACHER))
         peers = {
             name: create_model(model or STUDENT, CLASSES, IMAGE).train()
@@ -158,7 +157,8 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
     if made.needs - FIELDS or made.asked(term.STUDENT):
         return made, None
     if made.needs:
-        made.attach(teacher.requires_grad_(False), labels, indices)
+        teacher = _network(TEACHER, device).requires_grad_(False)
+        made.attach(teacher, labels, indices)
     made.to(device).train()
     first = (labels[:BATCH].to(device), indices[:BATCH].to(device))
     batch = term.Batch(*first, config.epochs / 2, 0.5, normalisation=(_HALF, _HALF))
@@ -175,13 +175,14 @@ def _own_flops(method: str, device: torch.device) -> tuple[Method, int | None]:
         outputs = {name: peer(inputs) for name, peer in peers.items()}
         batch = batch._replace(inputs=inputs, peers=outputs)
         made(said, taught, batch).sum().backward()
-        networks, outputs = {term.STUDENT: student} | peers, {term.STUDENT: said} | outputs
-        for before, name in zip(networks, peers, strict=False):
+        outputs = {term.STUDENT: said} | outputs
+        for before, name in zip((term.STUDENT, *peers), peers, strict=False):
             if made.takes_turns(name):
-                outputs[before] = observe(networks[before], inputs)
+                network = peers[before] if before in peers else _network(STUDENT, device)
+                outputs[before] = observe(network, inputs)
             made.peer_loss(name, outputs, batch).backward()
         made.after_step(batch)
-    return made, None if said.logits.grad is None else counter.get_total_flops()
+    return made, None if said.logits.grad is None else counter.flops
 
 
 def _outputs(shapes: Shapes, *, learning: bool) -> Outputs:
@@ -210,10 +211,10 @@ def _network(model: str, device: torch.device) -> Network:
 
 
 @contextmanager
-def _counting(device: torch.device) -> Iterator[FlopCounterMode]:
+def _counting(device: torch.device) -> Iterator[FlopCounter]:
     """Counts what happens on a device."""
     like = torch.empty(0, device=device)
-    with _WithoutBatchNorm(), FlopCounterMode(display=False) as counter, shortcuts(like):
+    with _WithoutBatchNorm(), FlopCounter() as counter, shortcuts(like):
         yield counter
 
 

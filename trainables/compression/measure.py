@@ -4,11 +4,11 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.edits import MASK
 from trainables.models.family import ImageShape
+from trainables.models.flops import FlopCounter
 from trainables.models.int8 import Int8Layer
 from trainables.models.shapes import blank_images, evaluating, shortcuts
 from trainables.worker import kept
@@ -56,9 +56,9 @@ def count_macs(model: nn.Module, image_shape: ImageShape) -> int:
         image_shape: ``(C, H, W)``.
     """
     images = blank_images(model, image_shape)
-    with evaluating(model), FlopCounterMode(display=False) as counter, shortcuts(images):
+    with evaluating(model), FlopCounter() as counter, shortcuts(images):
         model(images)
-    return counter.get_total_flops() // 2
+    return counter.flops // 2
 
 
 def size_bytes(model: nn.Module) -> int:

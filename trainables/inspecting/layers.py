@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.family import ImageShape
+from trainables.models.flops import FlopCounter
 from trainables.models.outputs import Network
 from trainables.models.shapes import blank_images, evaluating
 
@@ -104,8 +104,8 @@ def layer_table(network: Network, image_shape: ImageShape) -> LayerTable:
         return _clock(images) - start
 
     with evaluating(network):
-        with FlopCounterMode(display=False) as counter:
-            counted = _Heard(counter.get_total_flops)
+        with FlopCounter() as counter:
+            counted = _Heard(lambda: counter.flops)
             with _listening(found, counted):
                 network(images)
         for _ in range(_WARM_UP_RUNS):

@@ -4,10 +4,10 @@ from contextlib import ExitStack
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.models.blueprint import Blueprint, build
 from trainables.models.family import ImageShape
+from trainables.models.flops import FlopCounter
 from trainables.models.shapes import blank_images, evaluating, shortcuts
 from trainables.worker import kept
 
@@ -35,23 +35,23 @@ def bit_operations(model: nn.Module, image_shape: ImageShape) -> int:
     began: list[int] = []
 
     def enter(module: nn.Module, args: object) -> None:
-        began.append(counter.get_total_flops())
+        began.append(counter.flops)
         inner.append(0)
 
     def leave(module: nn.Module, args: object, output: object) -> None:
         nonlocal weighed
-        spent = counter.get_total_flops() - began.pop()
+        spent = counter.flops - began.pop()
         weighed += (spent - inner.pop()) // 2 * _bits(module, "weight") * _bits(module, "input")
         inner[-1] += spent
 
-    with evaluating(model), ExitStack() as hooks, FlopCounterMode(display=False) as counter:
+    with evaluating(model), ExitStack() as hooks, FlopCounter() as counter:
         for module in model.modules():
             if hasattr(module, "weight_bits") or hasattr(module, "input_bits"):
                 hooks.callback(module.register_forward_pre_hook(enter).remove)
                 hooks.callback(module.register_forward_hook(leave).remove)
         with shortcuts(images):
             model(images)
-        outside = counter.get_total_flops() - inner[0]
+        outside = counter.flops - inner[0]
     return weighed + outside // 2 * FULL * FULL
 
 
