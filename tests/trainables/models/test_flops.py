@@ -11,7 +11,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.models.flops import FlopCounter
 from trainables.models.registry import create_model
 
-NETWORKS = ("wrn_10_1", "resnet8-eca", "vgg13_x0.25", "mobilenetv2_x0.25", "timm:vit_tiny_patch16_224")
+NETWORKS = (
+    "wrn_10_1",
+    "resnet8-eca",
+    "vgg13_x0.25",
+    "mobilenetv2_x0.25",
+    "timm:vit_tiny_patch16_224",
+)
 
 
 def counted(compute: Callable[[], object]) -> int:
