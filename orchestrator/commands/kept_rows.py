@@ -36,9 +36,8 @@ def kept_rows(
     with contextlib.suppress(OSError, ValueError, RuntimeError):
         file = cache_root() / f"{title}.json"
         kept = _read(file.read_text(), code)
-    known = {name: row for name, row in kept.items() if name in ours}
     with _seldom_collected():
-        rows = {name: known[name] if name in known else make(name) for name in names}
+        rows = {name: kept[name] if name in kept else make(name) for name in names}
     fresh = {name: row for name, row in rows.items() if name in ours}
     if file is not None and not fresh.keys() <= kept.keys():
         with contextlib.suppress(OSError):

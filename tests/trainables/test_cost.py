@@ -99,6 +99,28 @@ def test_every_method_is_counted(method: str) -> None:
     assert cost.looked_up is None or 1 <= cost.looked_up <= cost.live
 
 
+def test_a_whole_step_is_counted_where_more_than_outputs_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(term_class("kd"), "needs", frozenset({"logits", "class_weights"}))
+    cost = count("kd")
+    assert cost.live == pytest.approx(1 + TEACHING / STEP)
+    assert cost.looked_up is None
+
+
+def test_the_number_of_threads_is_what_it_was() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        count("kd")
+        assert torch.get_num_threads() == 2
+        with pytest.raises(UserError):
+            count("nope")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_unknown_method() -> None:
     with pytest.raises(UserError, match="unknown method 'nope'"):
         count("nope")

@@ -1,5 +1,6 @@
 """Rows of a list that are made once per machine and code."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_ours_are_made_once_and_others_each_time(make: Maker) -> None:
     assert make.made[4:] == ["c"]
     assert kept_rows("other", ["a"], {"a"}, make) == rows("a")
     assert make.made[5:] == ["a"]
+
+
+def test_garbage_is_looked_for_seldom_meanwhile(make: Maker) -> None:
+    usual = gc.get_threshold()
+    during = []
+
+    def noting(name: str) -> tuple[str, ...]:
+        during.append(gc.get_threshold()[0])
+        return make(name)
+
+    kept_rows("list", ["a"], {"a"}, noting)
+    assert during[0] > usual[0]
+    assert gc.get_threshold() == usual
 
 
 def test_of_other_code_nothing_is_read(
