@@ -19,6 +19,13 @@ MAX_DEATHS = 3
 OUT_OF_MEMORY = OutOfMemoryError.__name__
 DEVICE = DeviceError.__name__
 DEATH = "the worker process died; see Ray's logs of its node"
+NO_MEMORY = (
+    "the worker was ended, as its node was out of memory; with a lower --max-concurrent fewer "
+    "share it"
+)
+"""Ray ends any of a node's workers, whoever takes the memory."""
+NO_START = "the worker could not start: "
+"""Followed by why: for example, a package is missing on the node."""
 
 TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{digest}"}
 """How trials are called, by stage; the sweep is the name under which it began. In a search, a
@@ -72,7 +79,7 @@ class Ledger:
     def share(self, errors: Sequence[str]) -> float | None:
         """The GPU share of the attempt after those that failed so; None where there is none."""
         # A lost device is a death, too: the worker's process ended with it.
-        deaths = sum(error == DEATH or error.startswith(DEVICE) for error in errors)
+        deaths = sum(error.startswith((DEATH, NO_MEMORY, NO_START, DEVICE)) for error in errors)
         full = sum(error.startswith(OUT_OF_MEMORY) for error in errors)
         if deaths + full < len(errors) or deaths >= MAX_DEATHS or full > 1:
             return None

@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from orchestrator.sweeps.book import Ask, Book
-from orchestrator.sweeps.ledger import DEATH
+from orchestrator.sweeps.ledger import DEATH, NO_MEMORY, NO_START
 from trainables.failures import meaning
 from trainables.job import PROGRESS, trial_folder
+
+_LOW_ON_MEMORY = "killed due to the node running low on memory"
 
 
 class StudySearcher(Searcher):
@@ -26,13 +28,16 @@ class StudySearcher(Searcher):
 
     Args:
         book: of the sweep.
+
+    Attributes:
+        raised: what ended the worker of one of Tune's trials, as far as it is known: by `Starts`.
     """
 
     def __init__(self, book: Book) -> None:
         super().__init__()
         self.book = book
         self._live: dict[str, Ask] = {}
-        self._errors: dict[str, Callable[[], Exception | None]] = {}
+        self.raised: Callable[[str], Exception | None] = lambda trial_id: None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         ask = self.book.next()
@@ -41,14 +46,8 @@ class StudySearcher(Searcher):
         self._live[trial_id] = ask
         return self.book.plan.job(ask.config, ask.trial_id, ask.attempt, gpus=ask.gpus).to_dict()
 
-    def on_trial_start(self, trial_id: str, error: Callable[[], Exception | None]) -> None:
-        """A trial that was suggested has got a worker: told by `Starts`.
-
-        Args:
-            trial_id: Tune's.
-            error: gives what ended the worker, if it was an exception.
-        """
-        self._errors[trial_id] = error
+    def on_trial_start(self, trial_id: str) -> None:
+        """A trial that was suggested has got a worker: told by `Starts`."""
         self.book.started(self._live[trial_id])
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -60,11 +59,10 @@ class StudySearcher(Searcher):
         ask = self._live.pop(trial_id, None)
         if ask is None:
             return
-        raised = self._errors.pop(trial_id, lambda: None)
         if result is not None and not error:
             over = self.book.ended(ask, result)
         else:
-            over = self.book.died(ask, _reason(raised()))
+            over = self.book.died(ask, _reason(self.raised(trial_id)))
         if over:
             # Kept until now: whoever dies before the row is on disk has not trained for nothing.
             plan = self.book.plan
@@ -86,27 +84,40 @@ class StudySearcher(Searcher):
 
 
 class Starts(Callback):
-    """Tells a searcher when trials start; Tune itself tells searchers only when they end."""
+    """Tells a searcher when trials start, for Tune tells searchers only when they end, and where
+    it may read how."""
 
     def __init__(self, searcher: StudySearcher) -> None:
         self._searcher = searcher
 
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        # All of them: a worker that does not come up ends a trial that has never started.
+        self._searcher.raised = functools.partial(_raised, trials)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._searcher.on_trial_start(trial.trial_id, functools.partial(_raised, trial))
+        self._searcher.on_trial_start(trial.trial_id)
 
 
 def _reason(raised: Exception | None) -> str:
     """What a row says of the end of a worker; of an exception, as of one that ended a trial."""
-    if raised is None:
+    if isinstance(raised, OutOfMemoryError):
+        return NO_MEMORY
+    if isinstance(raised, RayActorError) and raised.actor_init_failed:
+        return NO_START + str(raised).strip().rpartition("\n")[2].strip()
+    if raised is None or isinstance(raised, RayError):
         return DEATH
     meant = meaning(raised)
     return f"{type(meant).__name__}: {meant}"
 
 
-def _raised(trial: Any) -> Exception | None:
-    """The exception in a trial's worker; None where the worker or its node died."""
+def _raised(trials: list[Any], trial_id: str) -> Exception | None:
+    """What ended a trial's worker: the exception in it, or Ray's; None where Tune keeps none."""
+    trial = next(trial for trial in trials if trial.trial_id == trial_id)
     try:
-        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        if trial.pickled_error_file is not None:
+            error: Exception = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+            return error.cause if isinstance(error, RayTaskError) else error
+        words = Path(trial.error_file).read_text()  # of Ray's errors that are not of an actor
     except (OSError, TypeError):
         return None
-    return error.cause if isinstance(error, RayTaskError) else None
+    return OutOfMemoryError(words) if _LOW_ON_MEMORY in words else None

@@ -253,7 +253,7 @@ class Driver:
         given = self.searcher.suggest(tune_id)
         if isinstance(given, dict):
             self.jobs[tune_id] = given
-            self.searcher.on_trial_start(tune_id, lambda: None)
+            self.searcher.on_trial_start(tune_id)
             return tune_id
         return given
 

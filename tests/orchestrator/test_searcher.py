@@ -1,14 +1,17 @@
 """A sweep's book as Tune calls it: who is trained, who is answered, what is booked and told."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from optuna.trial import TrialState
+from ray import cloudpickle, exceptions
 from ray.tune.search import Searcher
 
 from orchestrator.results.store import Store
-from orchestrator.sweeps.ledger import DEATH
+from orchestrator.sweeps.ledger import DEATH, NO_MEMORY, NO_START
+from orchestrator.sweeps.searcher import Starts
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.job import PROGRESS, trial_folder
 
@@ -260,7 +263,7 @@ def test_a_trial_that_outlives_its_worker_is_told_complete(tmp_path, driver_of, 
 def test_a_worker_that_raised_is_not_tried_again(tmp_path, driver_of, study):
     driver = driver_of(tmp_path, study({"lr": [0.1]}))
     trial = driver.start()
-    driver.searcher.on_trial_start(trial, lambda: RuntimeError("what the code did\nand where"))
+    driver.searcher.raised = lambda trial: RuntimeError("what the code did\nand where")
     driver.die(trial)
     assert driver.start() == Searcher.FINISHED
     assert [row["error"] for row in driver.rows()] == ["RuntimeError: what the code did"]
@@ -279,7 +282,7 @@ def test_a_lost_device_is_a_death(tmp_path, raised, driver_of, study):
     for attempt in (1, 2, 3):
         trial = driver.start()
         assert driver.jobs[trial]["attempt"] == attempt
-        driver.searcher.on_trial_start(trial, lambda: raised)
+        driver.searcher.raised = lambda trial: raised
         driver.die(trial)
     assert driver.start() == Searcher.FINISHED
     errors = [row["error"] for row in driver.rows()]
@@ -291,11 +294,48 @@ def test_a_lost_device_is_a_death(tmp_path, raised, driver_of, study):
 
 def test_deaths_of_all_kinds_count_together(tmp_path, driver_of, study):
     driver = driver_of(tmp_path, study({"lr": [0.1]}))
-    for raised in (None, DeviceError("CUDA error: x"), None):
+    for raised in (None, DeviceError("CUDA error: x"), exceptions.OutOfMemoryError("a page")):
         trial = driver.start()
-        driver.searcher.on_trial_start(trial, lambda raised=raised: raised)
+        driver.searcher.raised = lambda trial, raised=raised: raised
         driver.die(trial)
     assert driver.start() == Searcher.FINISHED
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (exceptions.ActorDiedError(), DEATH),
+        (exceptions.ActorUnavailableError("no answer", None), DEATH),
+        (exceptions.RayTaskError("f", "trace", ValueError("x\ny")), "ValueError: x"),
+        (
+            exceptions.ActorDiedError(
+                exceptions.RayTaskError("f", "trace\nImportError: no module 'x'\n", ImportError())
+            ),
+            NO_START + "ImportError: no module 'x'",
+        ),
+        (
+            "1 worker(s) were killed due to the node running low on memory. Memory on\na page",
+            NO_MEMORY,
+        ),
+        ("The node with node id: 1 died", DEATH),
+        (None, DEATH),
+    ],
+)
+def test_a_row_says_how_its_worker_ended(tmp_path, error, expected, driver_of, study):
+    """By what Tune keeps of a trial: an actor's error, pickled, or the words of another one."""
+    driver = driver_of(tmp_path, study({"lr": [0.1]}))
+    assert driver.searcher.suggest("tune1") is not None
+    trial = SimpleNamespace(trial_id="tune1", pickled_error_file=None, error_file=None)
+    if isinstance(error, Exception):
+        trial.pickled_error_file = str(tmp_path / "error.pkl")
+        (tmp_path / "error.pkl").write_bytes(cloudpickle.dumps(error))
+    if error is not None:
+        trial.error_file = str(tmp_path / "error.txt")
+        (tmp_path / "error.txt").write_text(f"Failure # 1 (occurred at 2026)\n{error}\n")
+    other = SimpleNamespace(trial_id="tune0")
+    Starts(driver.searcher).on_step_begin(1, [other, trial])  # it has no worker yet
+    driver.die("tune1")
+    assert driver.rows()[0]["error"] == expected
 
 
 @pytest.mark.parametrize(
@@ -314,7 +354,7 @@ def test_a_full_memory_that_ended_the_worker_is_tried_once_with_a_larger_share(
     for share in (0.25, 0.5):
         trial = driver.start()
         assert driver.jobs[trial]["gpus"] == share
-        driver.searcher.on_trial_start(trial, lambda: raised)
+        driver.searcher.raised = lambda trial: raised
         driver.die(trial)
     assert driver.start() == Searcher.FINISHED
     assert all(row["error"].startswith("OutOfMemoryError: ") for row in driver.rows())
