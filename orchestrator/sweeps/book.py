@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from orchestrator.results.store import Store
-from orchestrator.sweeps.ledger import DEATH, Ledger
+from orchestrator.sweeps.deaths import DEATH
+from orchestrator.sweeps.ledger import Ledger
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.proposal import ANSWERED, TRAINED, Proposal, Row, Source, refused
 from trainables.config import TrialConfig

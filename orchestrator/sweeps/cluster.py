@@ -277,17 +277,3 @@ def largest_node(resource: str) -> float:
 
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
     return max((float(node.get(resource, 0.0)) for node in nodes), default=0.0)
-
-
-def how_it_died(error: BaseException) -> str | None:
-    """How the worker behind one of Ray's errors ended; None where it lives, and raised the error.
-
-    Args:
-        error: what a call to an actor raised.
-    """
-    from ray import exceptions
-
-    if isinstance(error, exceptions.OutOfMemoryError):
-        return "the worker was ended, as its node was out of memory"
-    dead = exceptions.RayActorError, exceptions.NodeDiedError, exceptions.WorkerCrashedError
-    return "the worker died" if isinstance(error, dead) else None

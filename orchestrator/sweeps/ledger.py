@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import pyarrow as pa
 
 from orchestrator.results.store import Store
+from orchestrator.sweeps.deaths import DEATH, NO_MEMORY, NO_START
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.proposal import Known, Row, refused
 from trainables.config import TrialConfig
@@ -18,14 +19,6 @@ MAX_DEATHS = 3
 """A trial whose worker died this often has failed: it may be what kills them."""
 OUT_OF_MEMORY = OutOfMemoryError.__name__
 DEVICE = DeviceError.__name__
-DEATH = "the worker process died; see Ray's logs of its node"
-NO_MEMORY = (
-    "the worker was ended, as its node was out of memory; with a lower --max-concurrent fewer "
-    "share it"
-)
-"""Ray ends any of a node's workers, whoever takes the memory."""
-NO_START = "the worker could not start: "
-"""Followed by why: for example, a package is missing on the node."""
 
 TRIAL_IDS = {"search": "{sweep}-{number:05d}", "confirm": "{sweep}-confirm-{digest}"}
 """How trials are called, by stage; the sweep is the name under which it began. In a search, a

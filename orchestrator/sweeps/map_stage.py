@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from orchestrator.sweeps import cluster
+from orchestrator.sweeps.deaths import how_it_died
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.progress import Pace, Progress
 from orchestrator.sweeps.surroundings import thread_counts
@@ -149,7 +150,7 @@ def _compute(plan: Plan, progress: Progress, fingerprint: str, maps: Maps) -> No
                 raise
             why, cause = str(meant), error
         except ray.exceptions.RayError as error:
-            if not (how := cluster.how_it_died(error)):
+            if not (how := how_it_died(error)):
                 raise
             why, cause = f"attribution maps: {how}", error
         finally:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from ray import cloudpickle
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
 from orchestrator.sweeps.book import Ask, Book
-from orchestrator.sweeps.ledger import DEATH, NO_MEMORY, NO_START
+from orchestrator.sweeps.deaths import DEATH, how_it_died
 from trainables.failures import meaning
 from trainables.job import PROGRESS, trial_folder
 
@@ -100,12 +100,10 @@ class Starts(Callback):
 
 def _reason(raised: Exception | None) -> str:
     """What a row says of the end of a worker; of an exception, as of one that ended a trial."""
-    if isinstance(raised, OutOfMemoryError):
-        return NO_MEMORY
-    if isinstance(raised, RayActorError) and raised.actor_init_failed:
-        return NO_START + str(raised).strip().rpartition("\n")[2].strip()
-    if raised is None or isinstance(raised, RayError):
+    if raised is None:
         return DEATH
+    if how := how_it_died(raised):
+        return how
     meant = meaning(raised)
     return f"{type(meant).__name__}: {meant}"
 

@@ -7,6 +7,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.sweeps import cluster
+from orchestrator.sweeps.deaths import how_it_died
 from orchestrator.sweeps.map_stage import check_maps
 from orchestrator.sweeps.plan import Plan
 from orchestrator.sweeps.progress import Pace, Progress
@@ -175,7 +176,7 @@ class _Stage:
                 raise meant from error
             raise
         except ray.exceptions.RayError as error:
-            if how := cluster.how_it_died(error):
+            if how := how_it_died(error):
                 self._again(lesson, f"teacher {name}: {how}", error)
                 return
             raise

@@ -111,7 +111,7 @@ def test_dead_maps_heads_and_groups_cost_nothing(
     driver.wait_for(f"{COUNT}256 of 1,438")
     for pid in driver.workers("MapComputing"):
         os.kill(pid, signal.SIGKILL)
-    driver.wait_for("attribution maps: the worker died; trying again")
+    driver.wait_for("attribution maps: the worker process died; see Ray")
     key = key_of_maps(tmp_path / "results")
     missing = parts_missing(key)
     driver.wait_until(lambda: len(parts_missing(key)) < len(missing), "another part")

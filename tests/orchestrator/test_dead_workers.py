@@ -4,7 +4,7 @@ import pytest
 from ray import exceptions
 
 from orchestrator.sweeps import teacher_stage
-from orchestrator.sweeps.cluster import how_it_died
+from orchestrator.sweeps.deaths import NO_MEMORY, how_it_died
 from orchestrator.sweeps.teacher_stage import MAX_ATTEMPTS
 from trainables.errors import TrainingFailed
 
@@ -12,11 +12,17 @@ from trainables.errors import TrainingFailed
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (exceptions.ActorDiedError(), "the worker died"),
-        (exceptions.ActorUnavailableError("no answer", None), "the worker died"),
-        (exceptions.NodeDiedError("gone"), "the worker died"),
-        (exceptions.WorkerCrashedError(), "the worker died"),
+        (exceptions.ActorDiedError(), "the worker process died"),
+        (exceptions.ActorUnavailableError("no answer", None), "the worker process died"),
+        (exceptions.NodeDiedError("gone"), "the worker process died"),
+        (exceptions.WorkerCrashedError(), "the worker process died"),
         (exceptions.OutOfMemoryError("killed"), "as its node was out of memory"),
+        (
+            exceptions.ActorDiedError(
+                exceptions.RayTaskError("f", "trace\nImportError: no module 'x'\n", ImportError())
+            ),
+            "the worker could not start: ImportError: no module 'x'",
+        ),
         (exceptions.RayTaskError("f", "trace", ValueError("x")), None),
         (exceptions.GetTimeoutError(), None),
         (ValueError("x"), None),
@@ -57,7 +63,7 @@ def test_a_teacher_whose_worker_lacked_memory_is_tried_again(monkeypatch):
     for _ in range(MAX_ATTEMPTS - 1):
         stage._advance(lesson)
     assert told.begun == MAX_ATTEMPTS - 1
-    line = "teacher wrn: the worker was ended, as its node was out of memory"
+    line = f"teacher wrn: {NO_MEMORY}"
     assert told.lines == [f"{line}; trying again"] * told.begun
     with pytest.raises(TrainingFailed, match=rf"^{line}, as it was {MAX_ATTEMPTS} times") as raised:
         stage._advance(lesson)

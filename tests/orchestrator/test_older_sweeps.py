@@ -7,8 +7,8 @@ import yaml
 
 from orchestrator.results.store import Store
 from orchestrator.sweeps import notes, sweep
+from orchestrator.sweeps.deaths import DEATH
 from orchestrator.sweeps.journal import NAME
-from orchestrator.sweeps.ledger import DEATH
 from orchestrator.sweeps.plan import Plan
 from search_spaces.load import parse_study
 from trainables.errors import UserError

@@ -10,7 +10,7 @@ from ray import cloudpickle, exceptions
 from ray.tune.search import Searcher
 
 from orchestrator.results.store import Store
-from orchestrator.sweeps.ledger import DEATH, NO_MEMORY, NO_START
+from orchestrator.sweeps.deaths import DEATH, NO_MEMORY, NO_START
 from orchestrator.sweeps.searcher import Starts
 from trainables.errors import DeviceError, OutOfMemoryError
 from trainables.job import PROGRESS, trial_folder
