@@ -156,7 +156,7 @@ def _compute(plan: Plan, progress: Progress, fingerprint: str, maps: Maps) -> No
         finally:
             ray.kill(worker)
         if attempt == MAX_ATTEMPTS:
-            raise TrainingFailed(f"{why}, as it was {MAX_ATTEMPTS} times") from cause
+            raise TrainingFailed(f"{why}; tried {MAX_ATTEMPTS} times") from cause
         progress.stage(f"{why}; trying again")
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -277,7 +278,8 @@ def _train(session: Session, source: Source, stage: str) -> Outcome:
     except Exception as error:
         # Tune puts the whole traceback into the text of an error of its own.
         cause = traceback.format_exception_only(error)[-1].strip().splitlines()[-1]
-        ending.leave(f"{session.plan.sweep} ended by an error ({cause[:150]})")
+        cause = textwrap.shorten(cause, 150, placeholder=" ...")
+        ending.leave(f"{session.plan.sweep} ended by an error ({cause})")
         raise
     return Outcome(plan.sweep, book.finished, progress.done, progress.failed, progress.infeasible)
 

@@ -200,9 +200,7 @@ class _Stage:
         import ray
 
         if lesson.attempts == MAX_ATTEMPTS:
-            raise TrainingFailed(
-                f"{why}, as it was {MAX_ATTEMPTS} times; see Ray's logs of its node"
-            ) from error
+            raise TrainingFailed(f"{why}; tried {MAX_ATTEMPTS} times") from error
         self._progress.stage(f"{why}; trying again")
         ray.kill(lesson.worker)
         self._start(lesson, alone=len(self._lessons) == 1)

@@ -65,6 +65,6 @@ def test_a_teacher_whose_worker_lacked_memory_is_tried_again(monkeypatch):
     assert told.begun == MAX_ATTEMPTS - 1
     line = f"teacher wrn: {NO_MEMORY}"
     assert told.lines == [f"{line}; trying again"] * told.begun
-    with pytest.raises(TrainingFailed, match=rf"^{line}, as it was {MAX_ATTEMPTS} times") as raised:
+    with pytest.raises(TrainingFailed) as raised:
         stage._advance(lesson)
-    assert "\n" not in str(raised.value)
+    assert str(raised.value) == f"{line}; tried {MAX_ATTEMPTS} times"
