@@ -20,6 +20,9 @@ from trainables.errors import UserError
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 # Stores where an object becomes visible only when its upload ends; others need a rename.
 _ATOMIC_PUT = {"s3", "gcs", "abfs"}
+# Google's client tries again for a quarter of an hour, and hears no signal meanwhile.
+_PATIENCE = "retry_limit_seconds"
+_PATIENCE_SECONDS = 15
 # How filesystems say that they do not sync folders.
 _REFUSALS = {
     errno.EINVAL,
@@ -155,8 +158,11 @@ def open_folder(where: "str | Path | Folder") -> Folder:
 
 
 def _open_uri(uri: str) -> Folder:
+    limited = uri
+    if uri.startswith(("gs://", "gcs://")) and _PATIENCE not in uri:
+        limited += f"{'&' if '?' in uri else '?'}{_PATIENCE}={_PATIENCE_SECONDS}"
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        filesystem, path = fs.FileSystem.from_uri(limited)
     except (ArrowException, OSError) as error:
         raise UserError(
             f"--results '{uri}' cannot be opened: {_line(error)}; expected a local folder or a URI "

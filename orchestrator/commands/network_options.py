@@ -71,6 +71,14 @@ def explaining_options(parser: argparse.ArgumentParser) -> None:
 def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
+        type=place,
         metavar="DIR",
         help="where data sets are; default: where the sweep had them, $KDSWEEP_DATA",
     )
+
+
+def place(text: str) -> str:
+    """A folder as somebody named it: an empty name is a variable of a script that was not set."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a folder, got an empty name")
+    return text

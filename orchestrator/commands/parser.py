@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from orchestrator.commands.examples import EXAMPLES
-from orchestrator.commands.network_options import explaining_options, network_options
+from orchestrator.commands.network_options import explaining_options, network_options, place
 from trainables.tasks.metrics import SHOWN
 
 VERBS = {
@@ -135,7 +135,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--image", default="3x32x32", metavar="CxHxW", help="default: 3x32x32"
     )
     made["datasets"].add_argument("name", nargs="?", metavar="NAME")
-    made["datasets"].add_argument("--data", metavar="DIR", help="where data sets are")
+    made["datasets"].add_argument("--data", type=place, metavar="DIR", help="where data sets are")
     made["datasets"].add_argument("--download", action="store_true", help="fetch it if missing")
 
     _teacher(made["teacher"])
@@ -209,13 +209,19 @@ def _verb(verbs: "argparse._SubParsersAction[_Parser]", name: str) -> argparse.A
 
 def _results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--results", default="./results", metavar="DIR_OR_URI", help="default: ./results"
+        "--results",
+        type=place,
+        default="./results",
+        metavar="DIR_OR_URI",
+        help="default: ./results",
     )
 
 
 def _where(parser: argparse.ArgumentParser) -> None:
     _results(parser)
-    parser.add_argument("--data", metavar="DIR", help="where data sets are; default: $KDSWEEP_DATA")
+    parser.add_argument(
+        "--data", type=place, metavar="DIR", help="where data sets are; default: $KDSWEEP_DATA"
+    )
 
 
 def _set(parser: argparse.ArgumentParser) -> None:

@@ -153,3 +153,19 @@ def test_a_disk_that_fails_is_no_refusal(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", _refusing(errno.EIO))
     with pytest.raises(OSError, match="Input/output error"):
         open_folder(tmp_path).write("x", b"x")
+
+
+@pytest.mark.parametrize(
+    ("uri", "seconds"),
+    [
+        ("gs://anonymous@bucket/results", 15),
+        ("gcs://anonymous@bucket/results?scheme=http", 15),
+        ("gs://anonymous@bucket/results?retry_limit_seconds=100", 100),
+    ],
+)
+def test_a_bucket_of_google_is_waited_for_so_long(uri, seconds):
+    """Also by the workers, which get it pickled."""
+    for folder in (open_folder(uri), pickle.loads(pickle.dumps(open_folder(uri)))):
+        _, (options,) = folder.filesystem.__reduce__()
+        assert options["retry_time_limit"].total_seconds() == seconds
+        assert folder.path == "bucket/results"
