@@ -38,7 +38,7 @@ def check_study(study: Study) -> None:
             kind.check(f"dimensions.{key}", value)
         if kind.kind is int and dimension.step and not dimension.step.is_integer():
             raise UserError(
-                f"dimensions.{key}.step: expected a whole number, got {dimension.step:g}"
+                f"dimensions.{key}.step: expected a whole number, got {dimension.step:.12g}"
             )
     for key, fixed in study.fixed.items():
         if fixed is not None:
@@ -236,7 +236,7 @@ def _check_range(where: str, key: str, dimension: Dimension) -> None:
         raise UserError(f"{where}: is no number; expected a list of choices")
     if dimension.high != dimension.last:
         raise UserError(
-            f"{where}: steps of {dimension.step:g} from {dimension.low:g} end at "
+            f"{where}: steps of {dimension.step:.12g} from {dimension.low:.12g} end at "
             f"{dimension.last:.12g} and never reach high, {dimension.high:.12g}; "
             f"set high: {dimension.last:.12g}"
         )

@@ -65,7 +65,7 @@ class Dimension(Strict):
             assert self.low is not None
             assert self.high is not None
             if self.low > self.high:
-                raise ValueError(f"low {self.low:g} is above high {self.high:g}")
+                raise ValueError(f"low {self.low:.12g} is above high {self.high:.12g}")
             if self.log and self.low <= 0:
                 raise ValueError("a log range must start above 0")
             if self.log and self.step is not None:

@@ -38,7 +38,7 @@ class Constraint:
 
     def __str__(self) -> str:
         unit = self.column.unit
-        return f"{self.name} {'<=' if self.upper else '>='} {self.bound:g}" + (
+        return f"{self.name} {'<=' if self.upper else '>='} {self.bound:.12g}" + (
             f" {unit}" if unit not in ("", "fraction") else ""
         )
 
@@ -87,8 +87,16 @@ def named(constraints: Iterable[Constraint], values: Mapping[str, float]) -> str
         values: of those that are violated, by column.
     """
     words = [
-        f"{one.name} is {values[one.name]:.6g}, expected {str(one).removeprefix(one.name + ' ')}"
+        f"{one.name} is {_told(values[one.name], one)}, "
+        f"expected {str(one).removeprefix(one.name + ' ')}"
         for one in constraints
         if one.name in values
     ]
     return "; ".join(words)
+
+
+def _told(value: float, constraint: Constraint) -> str:
+    """A value with as few digits as show that it is beyond the bound; a count with all."""
+    short = f"{value:.6g}"
+    enough = constraint.excess(float(short)) > 0 and not float(value).is_integer()
+    return short if enough else f"{value:.12g}"

@@ -64,13 +64,13 @@ class Setting:
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
         text = words[self.kind]
         if self.above is not None:
-            text += f" > {self.above:g}"
+            text += f" > {self.above:.12g}"
         if self.at_least is not None and self.at_most is not None:
-            text += f" from {self.at_least:g} to {self.at_most:g}"
+            text += f" from {self.at_least:.12g} to {self.at_most:.12g}"
         elif self.at_least is not None:
-            text += f" >= {self.at_least:g}"
+            text += f" >= {self.at_least:.12g}"
         elif self.at_most is not None:
-            text += f"{' and' if self.above is not None else ''} <= {self.at_most:g}"
+            text += f"{' and' if self.above is not None else ''} <= {self.at_most:.12g}"
         return text
 
     def check(self, name: str, value: object) -> Scalar:

@@ -115,8 +115,8 @@ def _values(dimension: Dimension) -> str:
     if dimension.choices is not None:
         text = listed(dimension.choices, _SHOWN)
     else:
-        text = f"{dimension.low:g} to {dimension.last:g}"
-        text += f" in steps of {dimension.step:g}" if dimension.step else ""
+        text = f"{dimension.low:.12g} to {dimension.last:.12g}"
+        text += f" in steps of {dimension.step:.12g}" if dimension.step else ""
     text += ", log" if dimension.log else ""
     for key, allowed in dimension.when.items():
         text += f", where {key} is {' or '.join(map(str, allowed))}"

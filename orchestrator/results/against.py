@@ -207,7 +207,7 @@ def _changes(cells: pd.DataFrame, published: Published) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:.12g}" if isinstance(value, float) else str(value)
 
 
 def _one_line(text: str) -> str:

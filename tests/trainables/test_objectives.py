@@ -79,6 +79,22 @@ def test_violations_are_in_the_columns_own_unit() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("name", "bound", "value", "line"),
+    [
+        ("params", "<= 1234567", 1234568.0, "params is 1234568, expected <= 1234567"),
+        ("size_bytes", "<= 3e5", 300001.0, "size_bytes is 300001, expected <= 300000 bytes"),
+        ("latency_ms", "<= 5", 6.7512345678, "latency_ms is 6.75123, expected <= 5 ms"),
+        ("latency_ms", "<= 5", 5.00000012, "latency_ms is 5.00000012, expected <= 5 ms"),
+        ("val_acc", ">= 0.9123456", 0.91234559, "val_acc is 0.91234559, expected >= 0.9123456"),
+    ],
+)
+def test_a_value_and_its_bound_are_told_apart(
+    name: str, bound: str, value: float, line: str
+) -> None:
+    assert named([read_constraint(name, bound)], {name: value}) == line
+
+
 def test_every_column_that_may_be_optimised_may_be_bounded() -> None:
     for name, column in TRIALS.items():
         if column.better and "test" not in column.needs:

@@ -16,6 +16,7 @@ from search_spaces.load import load_study
         ("run digits --set method=kdd", "unknown method 'kdd'; did you mean kd?"),
         ("run digits --set temperature=0", "temperature: expected a number > 0, got 0"),
         ("run digits --set epochs=-3", "epochs: expected a whole number >= 1, got -3"),
+        ("run digits --set seed=-1", "seed: expected a whole number from 0 to 4294967295, got -1"),
         ("run digits --set epochs", "--set epochs: expected KEY=VALUE"),
         ("run digits --set kd.temp=3", "unknown key 'kd.temp'; did you mean kd.temperature?"),
         ("run digits --set epoch=3", "unknown key 'epoch'; did you mean epochs?"),
