@@ -55,7 +55,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	! $(PIP) config list | grep -Eq "index-url='http|no-index=" && $(PIP) install --quiet uv && \
 	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet --system-certs $(WHAT) || $(PIP) install --quiet $(WHAT)
-	-$(BIN)/kdsweep methods > /dev/null # what each costs is counted once, and not while somebody waits
+	$(BIN)/kdsweep methods > /dev/null 2>&1 & # what each costs is counted once, before somebody waits
 	touch $@
 
 clean:

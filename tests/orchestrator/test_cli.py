@@ -149,7 +149,7 @@ atexit.register(print, "registered")
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(("models", "resnet8"), 0), (("models", "resnet9"), 2), (("table", "no"), 2)],
+    [(("models", "resnet8"), 0), (("table", "resnet8"), 2)],
 )
 def test_a_process_ends_without_taking_its_objects_apart(words, code):
     """After all that it printed, and what was registered for its end."""
@@ -172,7 +172,7 @@ def test_threads_are_waited_for():
 def test_an_output_that_is_full_is_told_of_at_the_end():
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [sys.executable, "-m", "orchestrator.cli", "models", "resnet8"],
+            [sys.executable, "-m", "orchestrator.cli", "studies"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
