@@ -79,6 +79,6 @@ def _data(parser: argparse.ArgumentParser) -> None:
 
 def place(text: str) -> str:
     """A folder as somebody named it: an empty name is a variable of a script that was not set."""
-    if not text.strip():
+    if not text:
         raise argparse.ArgumentTypeError("expected a folder, got an empty name")
     return text

@@ -294,11 +294,38 @@ def test_a_lost_device_is_a_death(tmp_path, raised, driver_of, study):
 
 def test_deaths_of_all_kinds_count_together(tmp_path, driver_of, study):
     driver = driver_of(tmp_path, study({"lr": [0.1]}))
-    for raised in (None, DeviceError("CUDA error: x"), exceptions.OutOfMemoryError("a page")):
+    missing = exceptions.RayTaskError("f", "trace\nImportError: x\n", ImportError())
+    deaths = (exceptions.OutOfMemoryError("a page"), exceptions.ActorDiedError(missing), None)
+    for attempt, raised in enumerate(deaths, start=1):
+        trial = driver.start()
+        assert driver.jobs[trial]["attempt"] == attempt
+        driver.searcher.raised = lambda trial, raised=raised: raised
+        driver.die(trial)
+    assert driver.start() == Searcher.FINISHED
+    assert [row["error"] for row in driver.rows()] == [
+        NO_MEMORY,
+        NO_START + "ImportError: x",
+        DEATH,
+    ]
+
+
+def test_a_lost_device_counts_among_them(tmp_path, driver_of, study):
+    driver = driver_of(tmp_path, study({"lr": [0.1]}))
+    for raised in (None, DeviceError("CUDA error: x"), None):
         trial = driver.start()
         driver.searcher.raised = lambda trial, raised=raised: raised
         driver.die(trial)
     assert driver.start() == Searcher.FINISHED
+    assert len(driver.rows()) == 3
+
+
+def test_a_trial_starts_when_it_has_a_worker(tmp_path, driver_of, study):
+    driver = driver_of(tmp_path, study({"lr": [0.1]}))
+    assert driver.searcher.suggest("tune1") is not None
+    assert driver.log.of("started") == []
+    trial = SimpleNamespace(trial_id="tune1")
+    Starts(driver.searcher).on_trial_start(1, [trial], trial)
+    assert driver.log.of("started") == ["s-00000"]
 
 
 @pytest.mark.parametrize(
