@@ -3,11 +3,12 @@
 from typing import Any
 
 from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from trainables.models.dispatching import Uncompiled
 
-class FlopCounter(TorchDispatchMode):
+
+class FlopCounter(Uncompiled):
     """Counts what is computed inside it: convolutions, matrix products and attention, at two
     operations per multiply-accumulate, also in backward passes.
 
@@ -23,10 +24,6 @@ class FlopCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; to keep the compiler out costs at every operation
 
     def __torch_dispatch__(
         self,

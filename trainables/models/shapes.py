@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainables.models.dispatching import Uncompiled
 from trainables.models.family import ImageShape
 from trainables.models.features import (
     CLASS_WEIGHTS,
@@ -47,12 +47,8 @@ _IN_PLACE = frozenset((_ATEN.relu_.default, _ATEN.hardtanh_.default, _ATEN.silu_
 _LIKE_THE_FIRST = frozenset((_ATEN.relu.default, _ATEN.hardtanh.default, _ATEN.silu.default))
 
 
-class _Shortcuts(TorchDispatchMode):
+class _Shortcuts(Uncompiled):
     """Knows of a few layers that a tensor without values comes out as it went in."""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here; to keep the compiler out costs at every operation
 
     def __torch_dispatch__(
         self,
